@@ -1,0 +1,44 @@
+# `make testnet` is the main job, `make test` checks everything; both do the set-up themselves.
+NODES ?= 4
+ARGS ?=
+PYTEST_ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup testnet test test-unit lint types imports contracts bench clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## virtual environment and npm tools by their lock files (nothing to do: instant)
+	@deploy/setup.sh
+
+testnet: setup ## a local cluster with a live table until Ctrl-C (NODES=4, ARGS="--weights 3,2,2,2")
+	@$(BIN)/dstack-cluster testnet up --nodes $(NODES) $(ARGS)
+
+test: setup ## all tests: unit, and integration with real processes and a real chain
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-unit: setup ## the tests that start no process
+	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+
+types: setup ## mypy, strict, on the rooms whose mistakes cost most
+	$(BIN)/mypy -p consensus -p attest -p chain
+
+imports: setup ## the arrows between the rooms
+	$(BIN)/lint-imports
+
+contracts: setup ## the committed artifacts fit the sources, and the contracts' own tests
+	cd contracts/evm && npm run --silent check && npm run --silent test
+
+bench: setup ## figures beside etcd, on this machine
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## stops the testnet and removes what was generated (.venv, .tools, caches)
+	@if [ -f .testnet/testnet.json ]; then $(BIN)/dstack-cluster testnet down; fi
+	rm -rf .venv .tools .testnet dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+		.import_linter_cache contracts/evm/node_modules contracts/evm/out contracts/evm/cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
