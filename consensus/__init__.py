@@ -1,0 +1,8 @@
+"""The protocol: stable-leader Simplex with weights, as a pure function of events.
+
+May enter: the standard library, msgpack, Keccak, and the ``Signer``/``Verifier`` interfaces of
+``signatures``. May not enter: sockets, clocks, threads, randomness, any other room of this house.
+Read in this order: ``limits``, ``types``, ``validators``, ``order``, ``digests``, ``signatures``,
+``wire``, ``certificates``, ``ledger``, ``machine``, ``mempool``, ``interface`` (events and
+effects), ``boot``, ``engine``. The rules R1-R9 that the code cites are in ``docs/protocol.md``.
+"""

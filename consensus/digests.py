@@ -1,0 +1,101 @@
+"""What is signed and hashed. Vote digests are EIP-712, so that a contract can check a vote.
+
+The cluster id is the EIP-712 domain separator of the registry contract; every digest and hash is
+bound to it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from Crypto.Hash import keccak
+
+from .types import Header, Vote, VoteKind
+
+BLOCK_TAG = b"dstack-cluster/block/v1"
+BODY_TAG = b"dstack-cluster/body/v1"
+GENESIS_TAG = b"dstack-cluster/genesis/v1"
+
+_NOTARIZE = b"Notarize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
+_NULLIFY = b"Nullify(uint64 epoch,uint64 term,uint64 index,uint8 reason)"
+_FINALIZE = b"Finalize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
+_BOOT = b"Boot(uint256 seat,uint64 incarnation,bytes32 bootId)"
+_BOOT_ACK = b"BootAck(uint256 seat,uint64 incarnation,bytes32 bootId)"
+
+
+def keccak256(data: bytes) -> bytes:
+    """Keccak-256 as Ethereum uses it (not SHA3-256)."""
+    digest: bytes = keccak.new(digest_bits=256, data=data).digest()
+    return digest
+
+
+_TYPE_HASHES = {
+    VoteKind.NOTARIZE: keccak256(_NOTARIZE),
+    VoteKind.NULLIFY: keccak256(_NULLIFY),
+    VoteKind.FINALIZE: keccak256(_FINALIZE),
+}
+_BOOT_HASH = keccak256(_BOOT)
+_BOOT_ACK_HASH = keccak256(_BOOT_ACK)
+
+
+def _word(value: int) -> bytes:
+    return value.to_bytes(32, "big")
+
+
+def _typed(cluster_id: bytes, struct_hash: bytes) -> bytes:
+    """EIP-712: keccak256(0x1901, domain separator, struct hash)."""
+    return keccak256(b"\x19\x01" + cluster_id + struct_hash)
+
+
+def vote_digest(
+    cluster_id: bytes, kind: VoteKind, epoch: int, term: int, index: int, block: bytes, reason: int
+) -> bytes:
+    """The digest that a vote signs."""
+    last = _word(reason) if kind is VoteKind.NULLIFY else block
+    words = (_TYPE_HASHES[kind], _word(epoch), _word(term), _word(index), last)
+    return _typed(cluster_id, keccak256(b"".join(words)))
+
+
+def digest_of(cluster_id: bytes, vote: Vote) -> bytes:
+    """``vote_digest`` of a vote."""
+    term, index = vote.view
+    return vote_digest(cluster_id, vote.kind, vote.epoch, term, index, vote.block, vote.reason)
+
+
+def boot_digest(cluster_id: bytes, seat: int, incarnation: int, boot_id: bytes) -> bytes:
+    """The digest that a booting member signs."""
+    words = _BOOT_HASH + _word(seat) + _word(incarnation) + boot_id
+    return _typed(cluster_id, keccak256(words))
+
+
+def boot_ack_digest(cluster_id: bytes, seat: int, incarnation: int, boot_id: bytes) -> bytes:
+    """The digest with which a member acknowledges another's boot."""
+    words = _BOOT_ACK_HASH + _word(seat) + _word(incarnation) + boot_id
+    return _typed(cluster_id, keccak256(words))
+
+
+def block_hash(cluster_id: bytes, header: Header) -> bytes:
+    """Hash of a block: all header fields at fixed width."""
+    packed = struct.pack(
+        ">QQQQ32sQ32sQ32s",
+        header.epoch,
+        header.view.term,
+        header.view.index,
+        header.height,
+        header.parent,
+        header.time_ms,
+        header.body_hash,
+        header.state_height,
+        header.state_hash,
+    )
+    return keccak256(BLOCK_TAG + cluster_id + packed)
+
+
+def body_hash(body: bytes) -> bytes:
+    """Hash of a block's encoded body."""
+    return keccak256(BODY_TAG + body)
+
+
+def genesis_hash(cluster_id: bytes, epoch: int, registry_digest: bytes) -> bytes:
+    """The parent hash of an epoch's first block when no block precedes it."""
+    return keccak256(GENESIS_TAG + cluster_id + epoch.to_bytes(8, "big") + registry_digest)

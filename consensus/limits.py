@@ -1,0 +1,33 @@
+"""Every bound of the protocol, in one table. All are part of it: members must use the same ones."""
+
+MEMBERS_MAX = 256
+WEIGHT_MAX = 2**32 - 1
+
+COMMAND_BYTES_MAX = 72 * 1024  # one encoded command
+KEY_BYTES_MAX = 1024
+VALUE_BYTES_MAX = 64 * 1024
+BLOCK_BYTES_MAX = 256 * 1024  # commands of one block, encoded
+BLOCK_COMMANDS_MAX = 2048
+MESSAGE_BYTES_MAX = 1024 * 1024
+
+# A leader may run this many blocks ahead of finality; members refuse to vote for more.
+UNFINALIZED_BLOCKS_MAX = 16
+# Votes for views this far ahead of ours are kept; further ones are left to certificates (R8).
+VIEWS_AHEAD_MAX = 2 * UNFINALIZED_BLOCKS_MAX
+TERMS_AHEAD_MAX = 2
+# Nullifications that one proposal may carry (R1): one per term since the parent.
+NULLIFICATIONS_MAX = 1024
+
+CLOCK_SKEW_MS_MAX = 10_000  # how far a block's time may lie ahead of a voter's clock
+
+SESSIONS_MAX = 65_536  # clients whose last request is remembered for exactly-once
+MEMPOOL_COMMANDS_MAX = 8_192
+MEMPOOL_BYTES_MAX = 16 * 1024 * 1024
+
+SYNC_BYTES_MAX = 512 * 1024  # blocks in one answer of catch-up
+SYNC_BLOCKS_MAX = 512
+SYNC_LINKS_MAX = 1024  # headers from the last block of an answer to the finalized one
+
+STATE_HASHES_KEPT = 1024  # heights whose state hash can still be compared with a header's
+EVIDENCE_MAX = 64
+U64_MAX = 2**64 - 1

@@ -1,0 +1,41 @@
+"""The order in which the members of an epoch lead: a weighted permutation without replacement.
+
+P(first) is proportional to weight, a deposed leader returns only after everyone else had a turn,
+and the order is a pure function of the set and its seed. Integers only.
+"""
+
+from __future__ import annotations
+
+from .digests import keccak256
+from .validators import ValidatorSet
+
+ORDER_TAG = b"dstack-cluster/leader-order/v1"
+SEED_TAG = b"dstack-cluster/epoch-seed/v1"
+
+
+def epoch_seed(cluster_id: bytes, block_hash: bytes, prev_randao: bytes, epoch: int) -> bytes:
+    """Seed of an epoch's order from the chain block whose membership it uses (32 bytes each)."""
+    return keccak256(SEED_TAG + cluster_id + block_hash + prev_randao + epoch.to_bytes(8, "big"))
+
+
+def leader_order(validators: ValidatorSet) -> tuple[int, ...]:
+    """Seats in the order of their terms; term ``t`` belongs to ``order[(t - 1) % n]``.
+
+    Draw k takes the seat at offset ``keccak(tag, seed, k) mod remaining weight``, walking the
+    remaining seats in ascending order. A 256-bit draw modulo a 40-bit weight is biased by less
+    than 2**-215.
+    """
+    remaining = list(validators.weights.items())
+    total = validators.total
+    order = []
+    for k in range(len(remaining)):
+        draw = keccak256(ORDER_TAG + validators.seed + k.to_bytes(8, "big"))
+        offset = int.from_bytes(draw, "big") % total
+        for position, (seat, weight) in enumerate(remaining):
+            if offset < weight:
+                order.append(seat)
+                total -= weight
+                del remaining[position]
+                break
+            offset -= weight
+    return tuple(order)

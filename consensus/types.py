@@ -1,0 +1,214 @@
+"""The values of the protocol: views, votes, certificates, blocks, commands.
+
+All are frozen; what comes from outside is validated where it is decoded (``wire``), so that the
+rest of the room asserts and never re-checks. Hashes are 32 bytes, signatures 65 bytes r, s, v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
+
+ZERO_HASH = bytes(32)
+
+
+class View(NamedTuple):
+    """Position inside an epoch, ordered lexicographically.
+
+    A term is one leader's reign; terms count from 1, indexes inside a term from 0. ``GENESIS`` is
+    the view of an epoch's first parent and belongs to no leader.
+    """
+
+    term: int
+    index: int
+
+    def next(self) -> View:
+        """The following view of the same term."""
+        return View(self.term, self.index + 1)
+
+    def __str__(self) -> str:
+        return f"{self.term}.{self.index}"
+
+
+GENESIS = View(0, 0)
+
+
+class VoteKind(IntEnum):
+    """The three votes. The order is the one in which a member may send them in one view."""
+
+    NOTARIZE = 1
+    NULLIFY = 2
+    FINALIZE = 3
+
+
+class Reason(IntEnum):
+    """Why a member votes to end a term; signed, and counted in finalized history."""
+
+    NONE = 0
+    NO_PROPOSAL = 1
+    STALL = 2
+    UNRESPONSIVE = 3
+    CENSORSHIP = 4
+    SLOW = 5
+    STALE_EPOCH = 6
+    BEHIND_CHAIN = 7
+    SUPERSEDED = 8
+    OPERATOR = 9
+    STEP_DOWN = 10
+    JOINED = 11  # weight above a third complained, so I do too (R4)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One signed vote. ``block`` is zero for a nullify vote, ``reason`` zero for the others."""
+
+    kind: VoteKind
+    epoch: int
+    view: View
+    seat: int
+    block: bytes
+    reason: int
+    signature: bytes
+
+    def position(self) -> tuple[View, int]:
+        """Where this vote stands in the order in which its signer may sign."""
+        return (self.view, int(self.kind))
+
+
+class Part(NamedTuple):
+    """One member's share of a certificate."""
+
+    seat: int
+    reason: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Votes of one kind for one view (and one block) by more than 2/3 of the weight.
+
+    Notarization, nullification and finalization by ``kind``; ``parts`` are sorted by seat.
+    """
+
+    kind: VoteKind
+    epoch: int
+    view: View
+    block: bytes
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a block's hash covers. ``state_hash`` is the state after ``state_height``."""
+
+    epoch: int
+    view: View
+    height: int
+    parent: bytes
+    time_ms: int
+    body_hash: bytes
+    state_height: int
+    state_hash: bytes
+
+
+@dataclass(frozen=True)
+class Block:
+    """A header with its body: encoded commands, and the nullifications that led to its term."""
+
+    header: Header
+    hash: bytes
+    commands: tuple[bytes, ...]
+    nullifications: tuple[Certificate, ...]
+
+    @cached_property
+    def command_ids(self) -> frozenset[bytes]:
+        """Identities (client and sequence) of the commands in it."""
+        return frozenset(raw_command_id(raw) for raw in self.commands)
+
+
+class Op(IntEnum):
+    """What a command does to the state."""
+
+    PUT = 1
+    DELETE = 2
+    BARRIER = 3  # changes nothing: a read that waits for it is linearizable
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One request. ``(client, sequence)`` makes it exactly-once (see ``machine``)."""
+
+    client: bytes  # 16 bytes
+    sequence: int
+    op: Op
+    key: bytes
+    value: bytes
+
+    @property
+    def id(self) -> bytes:
+        """24 bytes: client and big-endian sequence."""
+        return self.client + self.sequence.to_bytes(8, "big")
+
+
+def raw_command_id(raw: bytes) -> bytes:
+    """The identity of an encoded command: its first 24 bytes by construction of the encoding."""
+    return raw[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A leader's block with the proof of its parent.
+
+    ``parent`` is a notarization or finalization of the parent, None on top of a genesis.
+    ``signature`` is the leader's own notarize vote for the block.
+    """
+
+    block: Block
+    parent: Certificate | None
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two votes of one seat that no correct member signs both (the three pair rules)."""
+
+    first: Vote
+    second: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class BootRequest:
+    """A booting member asks to be counted under a new incarnation; signed by its node key."""
+
+    seat: int
+    incarnation: int
+    boot_id: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BootAck:
+    """A member's signed promise to count that incarnation only, with what it knows of the seat.
+
+    ``last_vote`` is the highest vote it saw the seat sign, None when it saw none. ``tip`` proves
+    how far the signer of the acknowledgement is.
+    """
+
+    seat: int
+    incarnation: int
+    boot_id: bytes
+    signature: bytes
+    last_vote: Vote | None
+    tip: Certificate | None
+
+
+@dataclass(frozen=True, slots=True)
+class BootCertificate:
+    """Acknowledgements of more than 2/3 of the weight for one boot."""
+
+    seat: int
+    incarnation: int
+    boot_id: bytes
+    parts: tuple[Part, ...]
