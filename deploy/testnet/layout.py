@@ -1,0 +1,328 @@
+"""Where a testnet keeps its files and ports, and the state file that every verb reads.
+
+    DIR/testnet.json   this module's ``Testnet``: ports, contract, processes (mode 0600, replaced whole)
+    DIR/lock           held while a verb changes testnet.json
+    DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
+    DIR/log/           anvil.log, agents.log, node-SEAT.log
+    DIR/node-SEAT/     config.toml and the daemon's data directory
+    socket_dir         the agents' Unix sockets; outside DIR when DIR's path is too long for a socket
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+STATE_FILE = "testnet.json"
+STATE_BYTES_MAX = 1 << 20
+FORMAT = 1
+NODES_MAX = 40  # p2p ports start at +10 and API ports at +50
+SOCKET_PATH_BYTES_MAX = 100  # the kernel takes 107; the rest is for the file name's growth
+WEIGHT_MAX = 1_000_000
+BASE_PORT_DEFAULT = 26600
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class TestnetError(Exception):
+    """A verb could not do what it was asked; the text is for the person who typed it."""
+
+    __test__ = False  # the name starts like a test class
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process that we started. The start time tells it from a later one with the same pid."""
+
+    pid: int
+    start_ticks: int  # field 22 of /proc/PID/stat: clock ticks since boot
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """One seat of the testnet; ``process`` is the last daemon that was started for it."""
+
+    seat: int
+    weight: int
+    instance_seed: str  # hex
+    process: ProcessRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Testnet:
+    """The whole state of one testnet; ``mark`` stands in the environment of all its processes."""
+
+    __test__ = False
+
+    directory: Path
+    mark: str
+    base_port: int
+    socket_dir: Path
+    app_id: str  # hex, 20 bytes
+    contract: str  # 0x..., empty until deployed
+    chain: ProcessRecord | None
+    agents: ProcessRecord | None
+    nodes: tuple[NodeRecord, ...]
+
+    @property
+    def rpc_port(self) -> int:
+        return self.base_port
+
+    @property
+    def rpc_url(self) -> str:
+        return f"http://127.0.0.1:{self.rpc_port}"
+
+    @property
+    def weight_total(self) -> int:
+        return sum(node.weight for node in self.nodes)
+
+    @property
+    def kms_root_file(self) -> Path:
+        return self.directory / "kms-root"
+
+    def p2p_port(self, seat: int) -> int:
+        return self.base_port + 10 + seat
+
+    def api_port(self, seat: int) -> int:
+        return self.base_port + 50 + seat
+
+    def api_url(self, seat: int) -> str:
+        return f"http://127.0.0.1:{self.api_port(seat)}"
+
+    def ports(self) -> dict[int, str]:
+        """Every port the testnet listens on, with what listens there."""
+        ports = {self.rpc_port: "anvil"}
+        for node in self.nodes:
+            ports[self.p2p_port(node.seat)] = f"node {node.seat} (p2p)"
+            ports[self.api_port(node.seat)] = f"node {node.seat} (API)"
+        return ports
+
+    def socket(self, seat: int) -> Path:
+        return self.socket_dir / f"{seat}.sock"
+
+    def log(self, name: str) -> Path:
+        return self.directory / "log" / f"{name}.log"
+
+    def node_log(self, seat: int) -> Path:
+        return self.log(f"node-{seat}")
+
+    def node_dir(self, seat: int) -> Path:
+        return self.directory / f"node-{seat}"
+
+    def node_config(self, seat: int) -> Path:
+        return self.node_dir(seat) / "config.toml"
+
+    def node(self, seat: int) -> NodeRecord:
+        """The record of that seat. Raises TestnetError when there is none."""
+        for node in self.nodes:
+            if node.seat == seat:
+                return node
+        seats = ", ".join(str(node.seat) for node in self.nodes)
+        raise TestnetError(f"no seat {seat} in this testnet (seats: {seats})")
+
+    def with_node_process(self, seat: int, process: ProcessRecord) -> Testnet:
+        """A copy in which that seat's daemon is ``process``."""
+        nodes = tuple(
+            replace(node, process=process) if node.seat == seat else node for node in self.nodes
+        )
+        return replace(self, nodes=nodes)
+
+    def processes(self) -> dict[str, ProcessRecord]:
+        """Recorded processes by name, daemons first: the order in which they are stopped."""
+        found = {f"node {n.seat}": n.process for n in self.nodes if n.process is not None}
+        if self.agents is not None:
+            found["agents"] = self.agents
+        if self.chain is not None:
+            found["anvil"] = self.chain
+        return found
+
+    def save(self) -> None:
+        """Replace the state file in one step."""
+        values = asdict(self)
+        del values["directory"]
+        values["socket_dir"] = str(self.socket_dir)
+        values["format"] = FORMAT
+        write_private(self.directory / STATE_FILE, json.dumps(values, indent=1).encode())
+
+
+def parse_weights(text: str | None, nodes: int) -> tuple[int, ...]:
+    """The weights of all seats, from ``3,2,2,2``; all 1 when ``text`` is None."""
+    if not 1 <= nodes <= NODES_MAX:
+        raise TestnetError(f"--nodes must be 1 to {NODES_MAX}, not {nodes}")
+    if text is None:
+        return (1,) * nodes
+    parts = text.split(",")
+    if len(parts) != nodes:
+        raise TestnetError(f"--weights has {len(parts)} numbers for {nodes} nodes")
+    weights = []
+    for part in parts:
+        part = part.strip()
+        if not (part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= WEIGHT_MAX):
+            raise TestnetError(f"a weight is a whole number from 1 to {WEIGHT_MAX}, not {part!r}")
+        weights.append(int(part))
+    return tuple(weights)
+
+
+def create(directory: Path, weights: tuple[int, ...], base_port: int) -> Testnet:
+    """Make the directory of a new testnet and its secrets; nothing runs yet.
+
+    The directory must be new, empty, or hold nothing but a stopped testnet's files, which the
+    caller has removed. Raises TestnetError.
+    """
+    if not 1024 <= base_port <= 65535 - 100:
+        raise TestnetError(f"--base-port must be 1024 to {65535 - 100}, not {base_port}")
+    directory.mkdir(parents=True, exist_ok=True)
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name != "lock")
+    if foreign:
+        raise TestnetError(f"{directory} is not empty ({foreign[0]}, ...) and holds no testnet")
+    (directory / "log").mkdir()
+    testnet = Testnet(
+        directory=directory,
+        mark=secrets.token_hex(16),
+        base_port=base_port,
+        socket_dir=_make_socket_dir(directory),
+        app_id=secrets.token_hex(20),
+        contract="",
+        chain=None,
+        agents=None,
+        nodes=tuple(
+            NodeRecord(seat, weight, secrets.token_hex(32))
+            for seat, weight in enumerate(weights, start=1)
+        ),
+    )
+    testnet.save()
+    for node in testnet.nodes:
+        testnet.node_dir(node.seat).mkdir(mode=0o700)
+    return testnet
+
+
+def load(directory: Path) -> Testnet:
+    """Read the state file. Raises TestnetError when there is none or it is damaged."""
+    path = directory / STATE_FILE
+    try:
+        with path.open("rb") as file:
+            raw = file.read(STATE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise TestnetError(f"no testnet in {directory} (start one: testnet up --nodes 4)") from None
+    if len(raw) > STATE_BYTES_MAX:
+        raise TestnetError(f"{path} is larger than {STATE_BYTES_MAX} bytes")
+    try:
+        values = json.loads(raw)
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format number")
+        return Testnet(
+            directory=directory,
+            mark=str(values["mark"]),
+            base_port=int(values["base_port"]),
+            socket_dir=Path(values["socket_dir"]),
+            app_id=str(values["app_id"]),
+            contract=str(values["contract"]),
+            chain=_process(values["chain"]),
+            agents=_process(values["agents"]),
+            nodes=tuple(
+                NodeRecord(
+                    int(n["seat"]), int(n["weight"]), str(n["instance_seed"]), _process(n["process"])
+                )
+                for n in values["nodes"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TestnetError(f"{path} is damaged: {error}") from None
+
+
+def exists(directory: Path) -> bool:
+    """Whether a testnet, running or not, is recorded there."""
+    return (directory / STATE_FILE).is_file()
+
+
+def remove(testnet: Testnet) -> None:
+    """Remove the testnet's own files, and the directory if nothing else is in it."""
+    shutil.rmtree(testnet.socket_dir, ignore_errors=True)
+    for node in testnet.nodes:
+        shutil.rmtree(testnet.node_dir(node.seat), ignore_errors=True)
+    shutil.rmtree(testnet.directory / "log", ignore_errors=True)
+    testnet.kms_root_file.unlink(missing_ok=True)
+    for leftover in testnet.directory.glob(f".{STATE_FILE}.*"):
+        leftover.unlink(missing_ok=True)
+    # The state file goes last: until then a failed removal can be repeated.
+    (testnet.directory / STATE_FILE).unlink(missing_ok=True)
+    (testnet.directory / "lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        testnet.directory.rmdir()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory against other verbs that change it. Raises TestnetError when taken."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TestnetError(f"cannot use {directory}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TestnetError(f"another command is changing the testnet in {directory}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_ports(ports: dict[int, str]) -> None:
+    """Raise TestnetError that names every port of ``ports`` which somebody listens on."""
+    taken = []
+    for port, user in sorted(ports.items()):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # Closed connections of an earlier run must not count as taken, a listener must.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                taken.append(f"{port} for {user}")
+    if taken:
+        raise TestnetError(f"ports in use: {', '.join(taken)}; choose others with --base-port")
+
+
+def find_anvil(repository: Path = REPOSITORY) -> Path:
+    """The anvil executable that npm installed. Raises TestnetError when it is not there."""
+    pattern = "contracts/evm/node_modules/@foundry-rs/anvil-linux-*/bin/anvil"
+    for path in sorted(repository.glob(pattern)):
+        if os.access(path, os.X_OK):
+            return path
+    raise TestnetError(f"no anvil at {repository}/{pattern}: run `make setup`")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file with mode 0600 so that a reader sees the old or the new content, never half."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _process(values: dict[str, Any] | None) -> ProcessRecord | None:
+    if values is None:
+        return None
+    return ProcessRecord(int(values["pid"]), int(values["start_ticks"]))
+
+
+def _make_socket_dir(directory: Path) -> Path:
+    inside = directory / "sockets"
+    if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES_MAX - len("/99.sock"):
+        inside.mkdir(mode=0o700)
+        return inside
+    return Path(tempfile.mkdtemp(prefix="dstack-testnet-"))

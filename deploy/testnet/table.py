@@ -1,0 +1,92 @@
+"""The table of a testnet: one row per seat, made for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .survey import SeatView, Survey
+
+WIDTH_CHARS = 100
+STATE_STYLES = {
+    "active": "green",
+    "dead": "bold red",
+    "halted": "bold red",
+    "paused": "yellow",
+    "silent": "yellow",
+    "waiting": "yellow",
+}
+COLUMNS = (
+    "seat", "pid", "state", "weight", "height", "epoch", "term", "view",
+    "leader", "peers", "inc", "lag", "state hash",
+)  # fmt: skip
+
+
+def render(survey: Survey, title: str = "") -> RenderableType:
+    """The head line, the rows, and beneath them why the cluster waits and what is insecure."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in COLUMNS:
+        left = name in ("state", "state hash")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for node in survey.nodes:
+        table.add_row(*_cells(node, survey), style="dim" if not node.answers else None)
+    parts: list[RenderableType] = [_headline(survey, title), table]
+    for line in survey.why():
+        parts.append(Text(f"waits: {line}", style="yellow"))
+    for node in survey.nodes:
+        if survey.leader is not None and node.answers and node.state != "active" and node.reason:
+            parts.append(Text(f"seat {node.seat}: {node.reason}", style="yellow"))
+    flags = sorted({flag for node in survey.nodes for flag in node.insecure})
+    if flags:
+        parts.append(Text(f"insecure modes on (test only): {', '.join(flags)}", style="red"))
+    return Group(*parts)
+
+
+def as_text(survey: Survey, title: str = "", width_chars: int = WIDTH_CHARS) -> str:
+    """The same without colours, for files and pipes."""
+    console = Console(width=width_chars, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render(survey, title))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def fingerprint(survey: Survey) -> tuple[object, ...]:
+    """Changes when something changes that a reader of a log wants to see."""
+    rows = tuple((n.seat, n.pid, n.state, n.weight, n.leader, n.term, n.epoch) for n in survey.nodes)
+    return (survey.leader, survey.term, rows)
+
+
+def _headline(survey: Survey, title: str) -> Text:
+    line = Text(f"{title}  " if title else "")
+    if survey.leader is None:
+        line.append("no leader", style="bold yellow")
+    else:
+        line.append(f"leader: seat {survey.leader}", style="bold green")
+        line.append(f"  term {survey.term}")
+    line.append(f"  height {_text(survey.height)}")
+    line.append(f"  weight {survey.weight_answering} of {survey.weight_total}")
+    return line
+
+
+def _cells(node: SeatView, survey: Survey) -> list[Text]:
+    leads = node.seat == survey.leader
+    return [
+        Text(f"*{node.seat}" if leads else str(node.seat), style="bold green" if leads else ""),
+        Text(_text(node.pid)),
+        Text(node.state[:8], style=STATE_STYLES.get(node.state, "")),
+        Text(str(node.weight)),
+        Text(_text(node.height)),
+        Text(_text(node.epoch)),
+        Text(_text(node.term)),
+        Text(_text(node.view)[:12]),
+        Text(_text(node.leader)),
+        Text(_text(node.peers)),
+        Text(_text(node.incarnation)),
+        Text(_text(node.lag)),
+        Text((node.state_hash or "-").removeprefix("0x")[:8]),
+    ]
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
