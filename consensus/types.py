@@ -22,7 +22,7 @@ class View(NamedTuple):
     """
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs here
 
     def next(self) -> View:
         """The following view of the same term."""
@@ -115,10 +115,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Block:
-    """A header with its body: encoded commands, and the nullifications that led to its term."""
+    """A header with its body: encoded commands, and the nullifications that led to its term.
+
+    ``body`` is the encoding that the header commits to, kept so that it is passed on unchanged.
+    """
 
     header: Header
     hash: bytes
+    body: bytes
     commands: tuple[bytes, ...]
     nullifications: tuple[Certificate, ...]
 

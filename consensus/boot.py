@@ -1,0 +1,169 @@
+"""Incarnations: how a booting member gets the right to vote, and how an older copy loses it.
+
+A booting member asks all members to acknowledge (seat, incarnation, boot id) and needs more than
+2/3 of the weight, its own included. Whoever acknowledged counts votes under that incarnation only.
+An acknowledgement tells, with proof, the highest vote that its signer saw the seat sign. If our
+vote log is older than that, the disk was rolled back, and we must not vote where we may have
+voted before: we abstain until a term that no forgotten vote of ours can reach. Leaving a term
+takes a quorum of nullify votes, so some correct member that answered was in every term we can
+have left, and our own votes are at most one term later: the highest term told plus two is safe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .certificates import verify_certificate
+from .digests import boot_ack_digest, boot_digest, digest_of
+from .signatures import Signer, Verifier
+from .types import BootAck, BootCertificate, BootRequest, Certificate, Part, Vote
+from .validators import ValidatorSet
+
+
+@dataclass(slots=True)
+class Progress:
+    """Acknowledgements of our current request."""
+
+    request: BootRequest
+    acks: dict[int, BootAck] = field(default_factory=dict)
+
+
+class Boot:
+    """Our own boot, and what we know of everybody's incarnation."""
+
+    def __init__(
+        self,
+        *,
+        validators: ValidatorSet,
+        cluster_id: bytes,
+        seat: int,
+        signer: Signer,
+        verifier: Verifier,
+        boot_id: bytes,
+        last_incarnation: int,
+    ) -> None:
+        self._validators = validators
+        self._cluster_id = cluster_id
+        self._seat = seat
+        self._signer = signer
+        self._verifier = verifier
+        self._boot_id = boot_id
+        self.known: dict[int, BootRequest] = {}  # the newest acknowledged request of each seat
+        self._certified: dict[int, int] = {}  # incarnations learnt from certificates
+        self.certificate: BootCertificate | None = None
+        self.progress: Progress
+        self.renumber(last_incarnation + 1)
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation that we ask for or have."""
+        return self.progress.request.incarnation
+
+    @property
+    def done(self) -> bool:
+        """True when we have the right to vote."""
+        return self.certificate is not None
+
+    def renumber(self, incarnation: int) -> BootRequest:
+        """A new request under a higher number; the caller persists it before sending."""
+        digest = boot_digest(self._cluster_id, self._seat, incarnation, self._boot_id)
+        request = BootRequest(self._seat, incarnation, self._boot_id, self._signer.sign(digest))
+        self.progress = Progress(request)
+        return request
+
+    # --- others -------------------------------------------------------------------------------
+
+    def current(self, seat: int) -> int:
+        """The incarnation under which we count a seat's votes."""
+        if seat == self._seat:
+            return self.incarnation
+        known = self.known.get(seat)
+        return max(known.incarnation if known else 0, self._certified.get(seat, 0))
+
+    def genuine(self, request: BootRequest) -> bool:
+        """True when the seat's own key signed the request."""
+        key = self._validators.keys.get(request.seat)
+        r = request
+        digest = boot_digest(self._cluster_id, r.seat, r.incarnation, r.boot_id)
+        return key is not None and self._verifier.verify(key, digest, r.signature)
+
+    def accept(self, request: BootRequest) -> bool:
+        """True when we may acknowledge: newer than all we know, or the same one again."""
+        known = self.known.get(request.seat)
+        if known == request:
+            return True
+        return request.incarnation > self.current(request.seat)
+
+    def acknowledge(
+        self, request: BootRequest, last_vote: Vote | None, tip: Certificate | None
+    ) -> BootAck:
+        """The signed acknowledgement of an accepted (and persisted) request."""
+        self.known[request.seat] = request
+        r = request
+        digest = boot_ack_digest(self._cluster_id, r.seat, r.incarnation, r.boot_id)
+        signature = self._signer.sign(digest)
+        return BootAck(r.seat, r.incarnation, r.boot_id, signature, last_vote, tip)
+
+    def learn(self, certificate: BootCertificate) -> bool:
+        """Takes another member's boot certificate; False when it proves nothing (new)."""
+        c = certificate
+        if c.incarnation <= self.current(c.seat) or c.seat == self._seat:
+            return False
+        if not self._validators.is_quorum(self._validators.weight(p.seat for p in c.parts)):
+            return False
+        digest = boot_ack_digest(self._cluster_id, c.seat, c.incarnation, c.boot_id)
+        for part in c.parts:
+            key = self._validators.keys.get(part.seat)
+            if key is None or not self._verifier.verify(key, digest, part.signature):
+                return False
+        self._certified[c.seat] = c.incarnation
+        return True
+
+    # --- ourselves --------------------------------------------------------------------------------
+
+    def take(self, sender: int, ack: BootAck) -> bool:
+        """Counts an acknowledgement of our request; False when it is not valid."""
+        request = self.progress.request
+        told = (ack.seat, ack.incarnation, ack.boot_id)
+        if told != (request.seat, request.incarnation, request.boot_id):
+            return True  # an answer to an earlier number of ours: of no use, but no offence
+        key = self._validators.keys.get(sender)
+        digest = boot_ack_digest(self._cluster_id, *told)
+        if key is None or not self._verifier.verify(key, digest, ack.signature):
+            return False
+        if ack.last_vote is not None:
+            own_key = self._validators.keys[self._seat]
+            vote_digest = digest_of(self._cluster_id, ack.last_vote)
+            if ack.last_vote.seat != self._seat or not self._verifier.verify(
+                own_key, vote_digest, ack.last_vote.signature
+            ):
+                return False
+        if ack.tip is not None and not verify_certificate(
+            ack.tip, self._validators, self._cluster_id, self._verifier
+        ):
+            return False
+        self.progress.acks[sender] = ack
+        return True
+
+    def complete(self) -> bool:
+        """Makes the boot certificate when the acknowledgements suffice; True when it is new."""
+        request, acks = self.progress.request, self.progress.acks
+        if self.certificate is not None:
+            return False
+        if not self._validators.is_quorum(self._validators.weight(acks)):
+            return False
+        parts = tuple(Part(seat, 0, acks[seat].signature) for seat in sorted(acks))
+        self.certificate = BootCertificate(
+            request.seat, request.incarnation, request.boot_id, parts
+        )
+        return True
+
+    def told(self) -> tuple[Vote | None, int]:
+        """The highest vote of ours that anyone saw, and the highest term anyone proved."""
+        acks = self.progress.acks.values()
+        votes = [a.last_vote for a in acks if a.last_vote is not None]
+        highest = max(votes, key=Vote.position, default=None)
+        terms = [a.tip.view.term for a in acks if a.tip is not None]
+        if highest is not None:
+            terms.append(highest.view.term)
+        return highest, max(terms, default=0)

@@ -1,0 +1,190 @@
+"""Counting votes and checking certificates.
+
+``VoteBook`` keeps what members signed for the views around ours, at most one vote per seat, kind
+and view. Signatures are checked as late as possible: not before the votes would make a quorum (or
+a join), and no further once they do. Two votes that no correct member signs both are checked at
+once and become evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .digests import digest_of, vote_digest
+from .signatures import Verifier
+from .types import Certificate, Evidence, Part, View, Vote, VoteKind
+from .validators import ValidatorSet
+
+
+def verify_certificate(
+    certificate: Certificate, validators: ValidatorSet, cluster_id: bytes, verifier: Verifier
+) -> bool:
+    """True when members of more than 2/3 of the weight really signed it.
+
+    Every part is checked: a certificate is stored and passed on whole, so a bad part that rides
+    along with a good quorum would spoil it for whoever checks all of them (a contract does).
+    """
+    c = certificate
+    if c.epoch != validators.epoch:
+        return False
+    if not validators.is_quorum(validators.weight(part.seat for part in c.parts)):
+        return False
+    term, index = c.view
+    digests: dict[int, bytes] = {}
+    for part in c.parts:
+        key = validators.keys.get(part.seat)
+        if key is None or (part.reason and c.kind is not VoteKind.NULLIFY):
+            return False
+        digest = digests.get(part.reason)
+        if digest is None:
+            digest = vote_digest(cluster_id, c.kind, c.epoch, term, index, c.block, part.reason)
+            digests[part.reason] = digest
+        if not verifier.verify(key, digest, part.signature):
+            return False
+    return True
+
+
+def conflict(first: Vote, second: Vote) -> bool:
+    """The three pair rules: True when no correct member signs both votes of one seat."""
+    if (first.seat, first.epoch) != (second.seat, second.epoch):
+        return False
+    if first.kind is second.kind:
+        if first.kind is VoteKind.NULLIFY or first.view != second.view:
+            return False
+        return first.block != second.block
+    kinds = {first.kind: first, second.kind: second}
+    nullify, finalize = kinds.get(VoteKind.NULLIFY), kinds.get(VoteKind.FINALIZE)
+    if nullify is None or finalize is None or nullify.view.term != finalize.view.term:
+        return False
+    return nullify.view.index <= finalize.view.index
+
+
+class VoteBook:
+    """Votes of one epoch for the views that still matter."""
+
+    def __init__(self, validators: ValidatorSet, cluster_id: bytes, verifier: Verifier) -> None:
+        self._validators = validators
+        self._cluster_id = cluster_id
+        self._verifier = verifier
+        self._votes: dict[View, dict[tuple[VoteKind, int], Vote]] = {}
+        self._valid: set[Vote] = set()
+        # Per term and seat, for the third pair rule and for joining (R4).
+        self._lowest_nullify: dict[int, dict[int, Vote]] = {}
+        self._highest_finalize: dict[int, dict[int, Vote]] = {}
+        self.forged: list[Vote] = []  # votes whose signature was wrong, for the caller to report
+
+    def get(self, view: View, kind: VoteKind, seat: int) -> Vote | None:
+        """The vote of that kind that a seat sent for a view."""
+        return self._votes.get(view, {}).get((kind, seat))
+
+    def trust(self, vote: Vote) -> None:
+        """Mark a vote as checked: our own, or one that was restored."""
+        self._valid.add(vote)
+
+    def add(self, vote: Vote) -> Evidence | None:
+        """Take a vote into account; evidence when it convicts its signer."""
+        rivals = [
+            self.get(vote.view, vote.kind, vote.seat),
+            self._highest_finalize.get(vote.view.term, {}).get(vote.seat),
+            self._lowest_nullify.get(vote.view.term, {}).get(vote.seat),
+        ]
+        for rival in rivals:
+            if rival is None or not conflict(rival, vote):
+                continue
+            if not self.is_valid(vote):
+                return None
+            if self.is_valid(rival):
+                return Evidence(rival, vote)
+        book = self._votes.setdefault(vote.view, {})
+        if (vote.kind, vote.seat) in book:
+            return None
+        book[vote.kind, vote.seat] = vote
+        self._index(vote)
+        return None
+
+    def _index(self, vote: Vote) -> None:
+        term, seat = vote.view.term, vote.seat
+        if vote.kind is VoteKind.NULLIFY:
+            lowest = self._lowest_nullify.setdefault(term, {})
+            if seat not in lowest or vote.view < lowest[seat].view:
+                lowest[seat] = vote
+        elif vote.kind is VoteKind.FINALIZE:
+            highest = self._highest_finalize.setdefault(term, {})
+            if seat not in highest or vote.view > highest[seat].view:
+                highest[seat] = vote
+
+    def is_valid(self, vote: Vote) -> bool:
+        """Checks a vote's signature once; a forged vote is forgotten and noted in ``forged``."""
+        if vote in self._valid:
+            return True
+        key = self._validators.keys.get(vote.seat)
+        digest = digest_of(self._cluster_id, vote)
+        if key is not None and self._verifier.verify(key, digest, vote.signature):
+            self._valid.add(vote)
+            return True
+        self._forget(vote)
+        self.forged.append(vote)
+        return False
+
+    def _forget(self, vote: Vote) -> None:
+        book = self._votes.get(vote.view, {})
+        if book.get((vote.kind, vote.seat)) == vote:
+            del book[vote.kind, vote.seat]
+        for index in (self._lowest_nullify, self._highest_finalize):
+            votes = index.get(vote.view.term, {})
+            if votes.get(vote.seat) == vote:
+                del votes[vote.seat]
+                for other in self._votes.values():
+                    again = other.get((vote.kind, vote.seat))
+                    if again is not None and again.view.term == vote.view.term:
+                        self._index(again)
+
+    def certificate(self, kind: VoteKind, view: View) -> Certificate | None:
+        """A certificate from the votes at hand, None while no block has a quorum."""
+        by_block: dict[bytes, list[Vote]] = {}
+        for (vote_kind, _), vote in self._votes.get(view, {}).items():
+            if vote_kind is kind:
+                by_block.setdefault(vote.block, []).append(vote)
+        for block, votes in by_block.items():
+            chosen = self._choose(votes, self._validators.is_quorum)
+            if chosen:
+                parts = sorted(Part(v.seat, v.reason, v.signature) for v in chosen)
+                return Certificate(kind, votes[0].epoch, view, block, tuple(parts))
+        return None
+
+    def joins(self, term: int) -> bool:
+        """True when members of more than 1/3 of the weight voted to end the term (R4)."""
+        votes = list(self._lowest_nullify.get(term, {}).values())
+        return bool(self._choose(votes, self._validators.is_join))
+
+    def _choose(self, votes: Iterable[Vote], enough: object) -> list[Vote]:
+        """The first valid votes whose weight is enough; empty when there are none."""
+        assert callable(enough)
+        votes = list(votes)
+        weights = self._validators.weights
+        if not enough(sum(weights.get(v.seat, 0) for v in votes)):
+            return []
+        # Checked ones first: often they suffice.
+        votes.sort(key=lambda v: v not in self._valid)
+        chosen, weight = [], 0
+        for vote in votes:
+            if self.is_valid(vote):
+                chosen.append(vote)
+                weight += weights.get(vote.seat, 0)
+                if enough(weight):
+                    return chosen
+        return []
+
+    def complaints(self, term: int) -> dict[int, int]:
+        """Seat to reason of those who voted to end the term, for status; not all are checked."""
+        return {s: v.reason for s, v in self._lowest_nullify.get(term, {}).items()}
+
+    def prune(self, view: View) -> None:
+        """Forget views below ``view``, and terms below its term."""
+        for old in [v for v in self._votes if v < view]:
+            for vote in self._votes.pop(old).values():
+                self._valid.discard(vote)
+        for index in (self._lowest_nullify, self._highest_finalize):
+            for term in [t for t in index if t < view.term]:
+                for vote in index.pop(term).values():
+                    self._valid.discard(vote)

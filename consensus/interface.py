@@ -1,0 +1,282 @@
+"""What goes into the core and what comes out.
+
+Events are values; time is one of them. ``Output`` lists the caller's duties **in the order in
+which it must do them**: first make ``persist`` durable (fsync), all of it; then send; then the
+rest. A vote that leaves before it is on disk could be contradicted after a crash, so the outputs
+of several steps may be merged, but no send may overtake the persist of its own step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .ledger import Tip
+from .machine import Applied, Machine
+from .types import (
+    Block,
+    BootRequest,
+    Certificate,
+    Evidence,
+    View,
+    Vote,
+)
+from .wire import Message
+
+
+class Timer(Enum):
+    """Timers, named by what they wait for; setting one replaces it."""
+
+    LEADER = "leader"  # a proposal in this view
+    HEARTBEAT = "heartbeat"  # time for an idle leader to show that it lives
+    STALL = "stall"  # finality (R9)
+    RETRY = "retry"  # send again what may be lost (R7)
+    BOOT = "boot"  # acknowledgements of our boot
+
+
+# --- events -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event: the store is read, the network is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A decoded message from an authenticated member."""
+
+    sender: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer ran out."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Encoded commands of this node's own clients."""
+
+    commands: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A link to a member opened."""
+
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A link to a member closed."""
+
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """The operator, or a clean stop, asks this node to give up leadership."""
+
+
+Event = Started | Received | TimerFired | Submitted | PeerConnected | PeerLost | StepDown
+
+
+# --- records: what must be on disk before anything is sent -----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRecord:
+    """A vote of ours. At most one per view and kind."""
+
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """A block that we vote for: whoever voted for it can serve it."""
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A certificate that brought us to a view."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizedRecord:
+    """A block is final and applied; ``finalization`` is None when a later block's covers it."""
+
+    applied: Applied
+    finalization: Certificate | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncarnationRecord:
+    """The incarnation and boot id that we ask for, on disk before anyone hears of it."""
+
+    incarnation: int
+    boot_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgedRecord:
+    """A boot of another member that we acknowledge."""
+
+    request: BootRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AbstainRecord:
+    """Our store was rolled back: no vote before this term."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """Proof that a member broke the rules."""
+
+    evidence: Evidence
+
+
+Record = (
+    VoteRecord
+    | BlockRecord
+    | CertificateRecord
+    | FinalizedRecord
+    | IncarnationRecord
+    | AcknowledgedRecord
+    | AbstainRecord
+    | EvidenceRecord
+)
+
+
+# --- duties after that ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a member, or to all other members when ``to`` is None."""
+
+    to: int | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ServeBlocks:
+    """Read finalized blocks from the store and send them to a member as a ``SyncReply``."""
+
+    to: int
+    from_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    """The view of who leads changed."""
+
+    epoch: int
+    term: int
+    leader: int
+
+
+@dataclass(frozen=True, slots=True)
+class Misbehaved:
+    """A member sent something that no correct member sends; for logs and link strikes."""
+
+    seat: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Safety is at stake: the node must stop, loudly, and not restart by itself."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Output:
+    """The duties of one or several steps, in order. See the module."""
+
+    persist: list[Record] = field(default_factory=list)
+    send: list[Send] = field(default_factory=list)
+    applied: list[Applied] = field(default_factory=list)
+    rejected: list[bytes] = field(default_factory=list)  # command ids: no room, nothing accepted
+    timers: dict[Timer, int | None] = field(default_factory=dict)  # delay in ms, None cancels
+    serve: list[ServeBlocks] = field(default_factory=list)
+    notices: list[LeaderChanged | Misbehaved] = field(default_factory=list)
+    halt: Halt | None = None
+
+    def merge(self, later: Output) -> None:
+        """Appends the duties of a later step."""
+        self.persist += later.persist
+        self.send += later.send
+        self.applied += later.applied
+        self.rejected += later.rejected
+        self.timers.update(later.timers)
+        self.serve += later.serve
+        self.notices += later.notices
+        self.halt = self.halt or later.halt
+
+
+# --- what the caller gives at the start -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Timer durations in milliseconds; data, so that tests and simulations choose theirs.
+
+    The leader timer is ``leader_ms``, longer by half of it for each term in a row that ended
+    without finality, at most ``growth_max`` times; it never doubles and is reset by finality.
+    """
+
+    leader_ms: int = 1000
+    heartbeat_ms: int = 300
+    stall_ms: int = 3000
+    retry_ms: int = 500
+    boot_ms: int = 300
+    link_grace_ms: int = 100  # how long a leader's lost link may take to come back
+    growth_max: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the store kept: everything that was ever in a record, minus what finality superseded."""
+
+    tip: Tip
+    machine: Machine
+    votes: Sequence[Vote] = ()
+    blocks: Sequence[Block] = ()
+    certificates: Sequence[Certificate] = ()
+    incarnation: int = 0
+    acknowledged: Sequence[BootRequest] = ()
+    abstain_until_term: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A picture of the core for the operator."""
+
+    state: str  # booting, syncing, waiting, active, halted
+    reason: str
+    epoch: int
+    view: View
+    leader: int
+    height: int
+    revision: int
+    state_hash: bytes
+    incarnation: int
+    lag: int
+    connected_weight: int
+    complaints: dict[int, int]
+    mempool: int
+    evidence: int
