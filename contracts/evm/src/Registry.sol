@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {ERC721} from "@openzeppelin/contracts/token/ERC721/ERC721.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+
+import {IRegistry} from "./IRegistry.sol";
+import {KeyClaims} from "./KeyClaims.sol";
+import {TrustAnchors} from "./TrustAnchors.sol";
+
+/// @title Seats (ERC-721 with weights) and the attested nodes that sit on them.
+/// @notice Reading order: IRegistry (what there is), KeyClaims (what dstack signs), Ledger (rows,
+///         weights, digest), TrustAnchors (roots, apps, app keys), then this file.
+///
+///         Who may do what. The contract owner (a timelock or Safe) grants, weighs and burns seats
+///         and names the trust anchors. The guardian may only take away. The seat owner decides
+///         which instance sits on the seat. The node key speaks for the node. Anybody may relay,
+///         certify app keys and sweep. No function takes money, and none calls out except ERC-1271
+///         (static) to a seat owner that is a contract.
+contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
+    bytes32 private constant REGISTER_TYPEHASH = keccak256(
+        "Register(uint256 seat,bytes32 keyX,bool keyOdd,bytes20 instanceId,uint8 scheme,uint48 incarnation,uint64 deadline,string endpoint)"
+    );
+    bytes32 private constant ANNOUNCE_TYPEHASH =
+        keccak256("Announce(uint256 seat,uint48 incarnation,uint64 deadline,string endpoint)");
+    bytes32 private constant AUTHORIZE_TYPEHASH =
+        keccak256("Authorize(uint256 seat,bytes20 instanceId,uint64 deadline)");
+
+    uint256 private constant ENDPOINT_BYTES_MAX = 128;
+    uint256 private constant DEADLINE_AHEAD_MAX = 1 days;
+    uint40 private constant LEASE_MAX = 365 days;
+
+    /// @notice Most seats that may exist at a time.
+    uint32 public immutable maxSeats;
+
+    /// @notice May only take away: pause, revoke roots, deactivate nodes.
+    address public guardian;
+
+    mapping(address signer => uint256 seat) private _seatOfSigner;
+    mapping(bytes20 instanceId => uint256 seat) private _seatOfInstance;
+    /// @inheritdoc IRegistry
+    mapping(uint256 seat => bytes20) public override boundInstance;
+
+    modifier onlyGuardian() {
+        if (msg.sender != guardian && msg.sender != owner()) revert NotGuardian();
+        _;
+    }
+
+    constructor(
+        address initialOwner,
+        address guardian_,
+        address kmsRoot,
+        uint32 maxSeats_,
+        uint40 leaseSeconds
+    ) ERC721("dstack cluster seat", "SEAT") EIP712("dstack-cluster", "1") Ownable(initialOwner) {
+        if (maxSeats_ == 0) revert TooManySeats();
+        maxSeats = maxSeats_;
+        _setGuardian(guardian_);
+        _setLease(leaseSeconds);
+        _rotateRoot(kmsRoot, 0);
+    }
+
+    // -------------------------------------------------------------- anybody
+
+    /// @inheritdoc IRegistry
+    function register(
+        Registration calldata r,
+        bytes calldata appSignature,
+        bytes calldata nodeSignature,
+        bytes calldata ownerSignature
+    ) external whenNotPaused {
+        Node storage n = _nodes[r.seat];
+        if (n.weight == 0) revert NoSuchSeat();
+        // zero is the "nothing bound" of boundInstance: it must never match
+        if (r.instanceId == 0) revert BadInstance();
+        _checkDeadline(r.deadline);
+        _checkEndpoint(r.endpoint);
+        if (r.incarnation <= n.incarnation) revert BadIncarnation(n.incarnation);
+        if (!KeyClaims.onCurve(r.keyX, r.keyY)) revert NotOnCurve();
+        _authorize(r.seat, r.instanceId, ownerSignature);
+
+        bool keyOdd = KeyClaims.isOdd(r.keyY);
+        (uint32 appIndex, uint16 rootEpoch) = _requireAppKey(_claim(r, keyOdd), appSignature);
+        address signer = KeyClaims.addressOf(r.keyX, r.keyY);
+        if (ECDSA.recoverCalldata(_registerHash(r, keyOdd), nodeSignature) != signer) {
+            revert BadSignature();
+        }
+        _occupy(r.seat, n, signer, r.instanceId);
+
+        n.expiresAt = _leaseEnd();
+        n.rootEpoch = rootEpoch;
+        n.status = ACTIVE;
+        n.keyX = r.keyX;
+        n.incarnation = r.incarnation;
+        n.appIndex = appIndex;
+        n.scheme = r.scheme;
+        n.keyOdd = keyOdd;
+        n.endpoint = r.endpoint;
+        _commit(r.seat);
+        emit Endpoint(r.seat, r.incarnation, r.endpoint, n.expiresAt);
+    }
+
+    /// @inheritdoc IRegistry
+    function announce(
+        uint256 seat,
+        uint48 incarnation,
+        uint64 deadline,
+        string calldata endpoint,
+        bytes calldata nodeSignature
+    ) external whenNotPaused {
+        Node storage n = _nodes[seat];
+        if (n.status != ACTIVE) revert NoNode();
+        _checkDeadline(deadline);
+        _checkEndpoint(endpoint);
+        if (incarnation <= n.incarnation) revert BadIncarnation(n.incarnation);
+        _requireLiveAnchors(n.appIndex, n.rootEpoch);
+        bytes32 hash = _hashTypedDataV4(
+            keccak256(
+                abi.encode(
+                    ANNOUNCE_TYPEHASH, seat, incarnation, deadline, keccak256(bytes(endpoint))
+                )
+            )
+        );
+        if (ECDSA.recoverCalldata(hash, nodeSignature) != n.signer) revert BadSignature();
+
+        uint40 expiresAt = _leaseEnd();
+        n.expiresAt = expiresAt;
+        n.incarnation = incarnation;
+        n.endpoint = endpoint;
+        emit Endpoint(seat, incarnation, endpoint, expiresAt);
+    }
+
+    /// @inheritdoc IRegistry
+    function sweep(uint256[] calldata seats) external {
+        for (uint256 i = 0; i < seats.length; ++i) {
+            Node storage n = _nodes[seats[i]];
+            if (n.status != ACTIVE) continue;
+            if (block.timestamp < n.expiresAt && _anchorsLive(n.appIndex, n.rootEpoch)) continue;
+            n.status = INACTIVE;
+            _commit(seats[i]);
+        }
+    }
+
+    /// @inheritdoc IRegistry
+    function launch() external {
+        if (_launch.blockNumber != 0) revert AlreadyLaunched();
+        uint32 weight = activeWeight;
+        if (weight == 0) revert NothingToLaunch();
+        if (msg.sender != owner()) {
+            _requireNotPaused();
+            // every seat weighs at least one, so equal sums mean that no seat is missing
+            if (weight != grantedWeight) revert OwnableUnauthorizedAccount(msg.sender);
+        }
+        _launch.blockNumber = uint64(block.number);
+        _launch.version = version;
+        _launch.weight = weight;
+        _launch.digest = digest;
+        emit Launched(version, digest, weight);
+    }
+
+    // ----------------------------------------------------------- seat owner
+
+    /// @inheritdoc IRegistry
+    function bindInstance(uint256 seat, bytes20 instanceId) external {
+        if (_ownerOfSeat(seat) != msg.sender) revert NotSeatOwner();
+        _bind(seat, instanceId);
+    }
+
+    /// @inheritdoc IRegistry
+    function deactivate(uint256 seat) external {
+        if (msg.sender != _ownerOfSeat(seat) && msg.sender != guardian && msg.sender != owner()) {
+            revert NotSeatOwner();
+        }
+        Node storage n = _nodes[seat];
+        if (n.status != ACTIVE) revert NoNode();
+        // or the node would simply register again
+        if (boundInstance[seat] != 0) _bind(seat, 0);
+        n.status = INACTIVE;
+        _commit(seat);
+    }
+
+    // ------------------------------------------------------- contract owner
+
+    /// @inheritdoc IRegistry
+    function grantSeat(address to, uint32 weight) external onlyOwner returns (uint256 seat) {
+        if (weight == 0) revert BadWeight();
+        if (_liveSeats >= maxSeats) revert TooManySeats();
+        _regrant(0, weight);
+        ++_liveSeats;
+        seat = ++_seatCount;
+        _nodes[seat].weight = weight;
+        // not _safeMint: nothing may run between the parts of a grant
+        _mint(to, seat);
+        _commit(seat);
+    }
+
+    /// @inheritdoc IRegistry
+    function setWeight(uint256 seat, uint32 weight) external onlyOwner {
+        Node storage n = _nodes[seat];
+        if (n.weight == 0) revert NoSuchSeat();
+        if (weight == 0) revert BadWeight();
+        _regrant(n.weight, weight);
+        n.weight = weight;
+        _commit(seat);
+    }
+
+    /// @inheritdoc IRegistry
+    function burnSeat(uint256 seat) external onlyOwner {
+        if (_nodes[seat].weight == 0) revert NoSuchSeat();
+        _burn(seat);
+    }
+
+    /// @inheritdoc IRegistry
+    function rotateRoot(address newRoot, uint40 graceUntil) external onlyOwner {
+        _rotateRoot(newRoot, graceUntil);
+    }
+
+    /// @inheritdoc IRegistry
+    function allowApp(bytes20 appId, bool allowed) external onlyOwner {
+        _allowApp(appId, allowed);
+    }
+
+    /// @inheritdoc IRegistry
+    function setGuardian(address newGuardian) external onlyOwner {
+        _setGuardian(newGuardian);
+    }
+
+    /// @inheritdoc IRegistry
+    function setLease(uint40 leaseSeconds) external onlyOwner {
+        _setLease(leaseSeconds);
+    }
+
+    /// @inheritdoc IRegistry
+    function setTransfersAllowed(bool allowed) external onlyOwner {
+        _launch.transfersAllowed = allowed;
+        emit TransfersAllowed(allowed);
+    }
+
+    /// @inheritdoc IRegistry
+    function unpause() external onlyOwner {
+        _unpause();
+    }
+
+    /// @notice A registry without an owner could never replace a broken root: refused.
+    function renounceOwnership() public pure override {
+        revert OwnableInvalidOwner(address(0));
+    }
+
+    // ------------------------------------------------------------- guardian
+
+    /// @inheritdoc IRegistry
+    function revokeRoot(uint16 epoch) external onlyGuardian {
+        _revokeRoot(epoch);
+    }
+
+    /// @inheritdoc IRegistry
+    function pause() external onlyGuardian {
+        _pause();
+    }
+
+    // ---------------------------------------------------------------- views
+
+    /// @inheritdoc IRegistry
+    function page(uint256 from, uint256 count)
+        external
+        view
+        returns (Member[] memory members, uint256 next)
+    {
+        uint256 last = _seatCount;
+        if (from == 0) from = 1;
+        if (from > last) return (members, 0);
+        uint256 end = last + 1;
+        if (count < end - from) {
+            end = from + count;
+            next = end;
+        }
+        uint256 found = 0;
+        for (uint256 seat = from; seat < end; ++seat) {
+            if (_nodes[seat].weight != 0) ++found;
+        }
+        members = new Member[](found);
+        found = 0;
+        for (uint256 seat = from; seat < end; ++seat) {
+            if (_nodes[seat].weight != 0) members[found++] = _row(seat);
+        }
+    }
+
+    /// @inheritdoc IRegistry
+    function member(uint256 seat) external view returns (Member memory) {
+        if (_nodes[seat].weight == 0) revert NoSuchSeat();
+        return _row(seat);
+    }
+
+    /// @inheritdoc IRegistry
+    function purposeOf(uint256 seat, bytes20 instanceId) external view returns (string memory) {
+        return string(KeyClaims.purpose(seat, instanceId));
+    }
+
+    /// @inheritdoc IRegistry
+    function domainSeparator() external view returns (bytes32) {
+        return _domainSeparatorV4();
+    }
+
+    /// @notice Length of the lease that `register` and `announce` give, in seconds.
+    function leaseDuration() external view returns (uint40) {
+        return _leaseSeconds;
+    }
+
+    /// @notice Whether seat owners may transfer their seats.
+    function transfersAllowed() external view returns (bool) {
+        return _launch.transfersAllowed;
+    }
+
+    // ------------------------------------------------------------- internal
+
+    /// @dev One place for mint, transfer and burn. A seat that changes hands loses its node; its
+    ///      incarnation stays, so that the former node cannot return under an old number.
+    function _update(address to, uint256 seat, address auth)
+        internal
+        override
+        returns (address from)
+    {
+        from = _ownerOf(seat);
+        if (to != address(0)) {
+            if (from != address(0) && !_launch.transfersAllowed) revert SeatLocked();
+            if (balanceOf(to) != 0) revert WalletHasSeat();
+        }
+        super._update(to, seat, auth);
+        if (from == address(0)) return from;
+
+        Node storage n = _nodes[seat];
+        (uint32 weight, uint48 incarnation) = (n.weight, n.incarnation);
+        if (n.signer != address(0)) {
+            delete _seatOfSigner[n.signer];
+            delete _seatOfInstance[n.instanceId];
+        }
+        if (boundInstance[seat] != 0) _bind(seat, 0);
+        delete _nodes[seat];
+        if (to == address(0)) {
+            _regrant(weight, 0);
+            --_liveSeats;
+        } else {
+            n.weight = weight;
+            n.incarnation = incarnation;
+        }
+        _commit(seat);
+    }
+
+    /// @dev Passes if the seat owner wants this instance here. Her own word (sender or signature)
+    ///      also withdraws an older binding, or the earlier instance could push the new one off.
+    function _authorize(uint256 seat, bytes20 instanceId, bytes calldata ownerSignature) private {
+        bytes20 bound = boundInstance[seat];
+        if (bound == instanceId) return;
+        address seatOwner = _ownerOf(seat);
+        if (msg.sender != seatOwner) {
+            // the shortest abi.encode(uint64, bytes) with a signature in it: 4 words
+            if (ownerSignature.length < 128) revert NotAuthorized();
+            (uint64 deadline, bytes memory signature) =
+                abi.decode(ownerSignature, (uint64, bytes));
+            _checkDeadline(deadline);
+            bytes32 hash = _hashTypedDataV4(
+                keccak256(abi.encode(AUTHORIZE_TYPEHASH, seat, instanceId, deadline))
+            );
+            if (!SignatureChecker.isValidSignatureNow(seatOwner, hash, signature)) {
+                revert NotAuthorized();
+            }
+        }
+        if (bound != 0) _bind(seat, 0);
+    }
+
+    /// @dev One seat per key and per instance; what the seat held before is set free.
+    function _occupy(uint256 seat, Node storage n, address signer, bytes20 instanceId) private {
+        address oldSigner = n.signer;
+        if (oldSigner != signer) {
+            if (_seatOfSigner[signer] != 0) revert KeyInUse();
+            if (oldSigner != address(0)) delete _seatOfSigner[oldSigner];
+            _seatOfSigner[signer] = seat;
+            n.signer = signer;
+        }
+        bytes20 oldInstanceId = n.instanceId;
+        if (oldInstanceId != instanceId) {
+            if (_seatOfInstance[instanceId] != 0) revert InstanceInUse();
+            if (oldInstanceId != 0) delete _seatOfInstance[oldInstanceId];
+            _seatOfInstance[instanceId] = seat;
+            n.instanceId = instanceId;
+        }
+    }
+
+    function _bind(uint256 seat, bytes20 instanceId) private {
+        boundInstance[seat] = instanceId;
+        emit InstanceBound(seat, instanceId);
+    }
+
+    function _setGuardian(address newGuardian) private {
+        if (newGuardian == address(0)) revert ZeroAddress();
+        guardian = newGuardian;
+        emit GuardianChanged(newGuardian);
+    }
+
+    function _setLease(uint40 leaseSeconds) private {
+        if (leaseSeconds == 0 || leaseSeconds > LEASE_MAX) revert BadLease();
+        _leaseSeconds = leaseSeconds;
+        emit LeaseChanged(leaseSeconds);
+    }
+
+    /// @dev The claim is rebuilt here from what is registered; no caller's text enters it.
+    function _claim(Registration calldata r, bool keyOdd) private view returns (bytes32) {
+        bytes memory purposeText = KeyClaims.purpose(r.seat, r.instanceId);
+        if (r.scheme == 0) return KeyClaims.claimV0(purposeText, r.keyX, keyOdd);
+        if (r.scheme == 1) return KeyClaims.claimV1(purposeText, r.keyX, keyOdd);
+        revert BadScheme();
+    }
+
+    function _registerHash(Registration calldata r, bool keyOdd) private view returns (bytes32) {
+        return _hashTypedDataV4(
+            keccak256(
+                abi.encode(
+                    REGISTER_TYPEHASH,
+                    r.seat,
+                    r.keyX,
+                    keyOdd,
+                    r.instanceId,
+                    r.scheme,
+                    r.incarnation,
+                    r.deadline,
+                    keccak256(bytes(r.endpoint))
+                )
+            )
+        );
+    }
+
+    function _leaseEnd() private view returns (uint40) {
+        return uint40(block.timestamp) + _leaseSeconds;
+    }
+
+    function _ownerOfSeat(uint256 seat) private view returns (address seatOwner) {
+        seatOwner = _ownerOf(seat);
+        if (seatOwner == address(0)) revert NoSuchSeat();
+    }
+
+    function _checkDeadline(uint64 deadline) private view {
+        if (deadline <= block.timestamp || deadline > block.timestamp + DEADLINE_AHEAD_MAX) {
+            revert BadDeadline();
+        }
+    }
+
+    function _checkEndpoint(string calldata endpoint) private pure {
+        uint256 length = bytes(endpoint).length;
+        if (length == 0 || length > ENDPOINT_BYTES_MAX) revert BadEndpoint();
+    }
+
+    function _row(uint256 seat) private view returns (Member memory) {
+        Node storage n = _nodes[seat];
+        return Member({
+            seat: seat,
+            owner: _ownerOf(seat),
+            weight: n.weight,
+            status: n.status,
+            rootEpoch: n.rootEpoch,
+            scheme: n.scheme,
+            keyOdd: n.keyOdd,
+            expiresAt: n.expiresAt,
+            incarnation: n.incarnation,
+            instanceId: n.instanceId,
+            keyX: n.keyX,
+            signer: n.signer,
+            endpoint: n.endpoint
+        });
+    }
+}
