@@ -1,0 +1,239 @@
+"""The guest agent's methods as the simulator answers them: one request in, one answer out, no I/O.
+
+Surfaces: v0 at ``/<Method>`` (and ``/v0/<Method>`` where v1 exists), v1 at ``/v1/<Method>``. The
+simulator is no TDX machine and issues no quotes: quote methods are refused, never imitated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .kms import AppKeys, DerivedKey, UnsupportedAlgorithm, get_key_v0, get_key_v1, instance_id
+
+VERSION_WITH_V1 = "0.6.0"
+VERSION_WITHOUT_V1 = "0.5.11"
+REVISION = "simulator"
+TEXT_CHARS_MAX = 4096
+
+DEFAULT_APP_NAME = "dstack-cluster-testnet"
+DEFAULT_APP_COMPOSE = json.dumps(
+    {
+        "manifest_version": 2,
+        "name": DEFAULT_APP_NAME,
+        "runner": "docker-compose",
+        "docker_compose_file": "",
+        "kms_enabled": True,
+        "gateway_enabled": False,
+    },
+    separators=(",", ":"),
+)
+
+NO_QUOTES = "this simulator issues no quotes: it is not a TDX machine"
+
+
+class MethodError(Exception):
+    """The method failed; the text is the agent's answer, with status 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One simulated guest agent: an instance of the app that ``keys`` belong to."""
+
+    keys: AppKeys
+    seed: bytes
+    app_name: str = DEFAULT_APP_NAME
+    app_compose: str = DEFAULT_APP_COMPOSE
+    serves_v0: bool = True
+    serves_v1: bool = True
+
+    @property
+    def instance_id(self) -> bytes:
+        """20 bytes, from the seed and the app id."""
+        return instance_id(self.seed, self.keys.app_id)
+
+    @property
+    def version(self) -> str:
+        """The release whose API surfaces this agent shows."""
+        return VERSION_WITH_V1 if self.serves_v1 else VERSION_WITHOUT_V1
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Status and body; ``is_json`` is false where the real agent answers outside its RPC layer."""
+
+    status: int
+    body: bytes
+    is_json: bool = True
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, {len(self.body)} bytes)"
+
+
+Method = Callable[[Agent, Mapping[str, Any]], dict[str, Any]]
+
+
+def error_reply(status: int, text: str) -> Reply:
+    """The agent's error shape."""
+    return Reply(status, json.dumps({"error": text}).encode())
+
+
+def not_mounted() -> Reply:
+    """What the web framework says where no RPC surface is: plain text, not JSON."""
+    return Reply(404, b"404 Not Found\n", is_json=False)
+
+
+def is_mounted(agent: Agent, path: str) -> bool:
+    """Whether an RPC surface answers at ``path``, with whatever result."""
+    return _surface(agent, path) is not None
+
+
+def answer(agent: Agent, path: str, request: Mapping[str, Any]) -> Reply:
+    """Answer one call; ``path`` is the URL path, ``request`` its fields (unknown ones ignored)."""
+    surface = _surface(agent, path)
+    if surface is None:
+        return not_mounted()
+    methods, name = surface
+    method = methods.get(name)
+    if method is None:
+        return error_reply(404, f"Service not found: {name}")
+    try:
+        return Reply(200, json.dumps(method(agent, request)).encode())
+    except MethodError as error:
+        return error_reply(400, str(error))
+
+
+def _surface(agent: Agent, path: str) -> tuple[Mapping[str, Method], str] | None:
+    parts = path.removeprefix("/").split("/")
+    if len(parts) == 1 and parts[0] and agent.serves_v0:
+        return _V0, parts[0]
+    if len(parts) == 2 and parts[1] and agent.serves_v1:
+        if parts[0] == "v1":
+            return _V1, parts[1]
+        # The explicit name of the frozen API came together with v1.
+        if parts[0] == "v0" and agent.serves_v0:
+            return _V0, parts[1]
+    return None
+
+
+def _text(request: Mapping[str, Any], name: str) -> str:
+    value = request.get(name, "")
+    if not isinstance(value, str):
+        raise MethodError(f"field {name}: expected a string")
+    if len(value) > TEXT_CHARS_MAX:
+        raise MethodError(f"field {name}: at most {TEXT_CHARS_MAX} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MethodError(f"field {name}: not valid Unicode") from None
+    return value
+
+
+def _get_key_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        key = get_key_v0(
+            agent.keys,
+            _text(request, "path"),
+            _text(request, "purpose"),
+            _text(request, "algorithm"),
+        )
+    except UnsupportedAlgorithm as error:
+        raise MethodError(str(error)) from None
+    return _key_reply(key)
+
+
+def _get_key_v1(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        key = get_key_v1(agent.keys, _text(request, "domain"), _text(request, "algorithm"))
+    except UnsupportedAlgorithm as error:
+        raise MethodError(str(error)) from None
+    return {**_key_reply(key), "public_key": key.public_key.hex()}
+
+
+def _key_reply(key: DerivedKey) -> dict[str, Any]:
+    return {
+        "key": key.key.hex(),
+        "signature_chain": [signature.hex() for signature in key.signature_chain],
+    }
+
+
+def _names(agent: Agent) -> dict[str, Any]:
+    return {
+        "app_id": agent.keys.app_id.hex(),
+        "instance_id": agent.instance_id.hex(),
+        "app_name": agent.app_name,
+        "device_id": hashlib.sha256(b"simulated device:" + agent.seed).hexdigest(),
+        # Measurements stay empty: inventing some could let a policy believe them.
+        "mr_aggregated": "",
+        "os_image_hash": "",
+        "key_provider_info": json.dumps({"name": "kms", "id": ""}),
+        "compose_hash": hashlib.sha256(agent.app_compose.encode()).hexdigest(),
+        "vm_config": "",
+        "cloud_vendor": "",
+        "cloud_product": "",
+    }
+
+
+def _info_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    names = _names(agent)
+    tcb_info = {
+        "mrtd": "",
+        "rtmr0": "",
+        "rtmr1": "",
+        "rtmr2": "",
+        "rtmr3": "",
+        "mr_aggregated": "",
+        "os_image_hash": "",
+        "compose_hash": names["compose_hash"],
+        "device_id": names["device_id"],
+        "event_log": [],
+        "app_compose": agent.app_compose,
+    }
+    return {**names, "app_cert": "", "tcb_info": json.dumps(tcb_info)}
+
+
+def _info_v1(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_names(agent), "app_compose": agent.app_compose}
+
+
+def _version(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"version": agent.version, "rev": REVISION}
+
+
+def _health(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _refuse(text: str) -> Method:
+    def method(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+        raise MethodError(text)
+
+    return method
+
+
+_NOT_OFFERED = _refuse("this simulator does not offer the method")
+
+_V0: Mapping[str, Method] = {
+    "GetKey": _get_key_v0,
+    "Info": _info_v0,
+    "Version": _version,
+    "GetQuote": _refuse(NO_QUOTES),
+    "Attest": _refuse(NO_QUOTES),
+    "EmitEvent": _refuse("RTMR3 is owned by the system; events can no longer be emitted"),
+    "GetTlsKey": _NOT_OFFERED,
+    "Sign": _NOT_OFFERED,
+    "Verify": _NOT_OFFERED,
+}
+
+_V1: Mapping[str, Method] = {
+    "GetKey": _get_key_v1,
+    "Info": _info_v1,
+    "Version": _version,
+    "Health": _health,
+    "Attest": _refuse(NO_QUOTES),
+    "AttestGpu": _refuse(NO_QUOTES),
+    "IssueCert": _NOT_OFFERED,
+}
