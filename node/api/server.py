@@ -1,0 +1,279 @@
+"""Sockets and connections under the API: hypercorn's HTTP/1.1 on trio, with bounds of our own.
+
+Hypercorn alone would take any number of connections, wait for ever for a client that does not
+read its answer (its send is shielded from cancellation), and speak HTTP/2 to whoever asks. Here
+each connection is counted, its stream gives up on slow readers, and only HTTP/1.1 is spoken.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from node.api.answers import encode
+from node.api.bounds import (
+    CONNECTIONS_MAX,
+    HEADER_BYTES_MAX,
+    IDLE_TIMEOUT_S,
+    SEND_TIMEOUT_S,
+    STOP_GRACE_S,
+    TOKEN_BYTES_MAX,
+    TOKEN_BYTES_MIN,
+)
+from node.api.changes import ChangeStreams
+from node.api.gate import ABORT_KEY, Gate
+from node.api.kv import kv_routes
+from node.api.reads import read_routes
+from node.api.registration import registration_routes
+from node.config import ApiConfig, Config, listens_only_here
+from node.facade import NodeFacade
+
+log = structlog.get_logger("api")
+
+_FULL_BODY = encode({"error": {"code": "busy", "message": "too many connections are open"}})
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
+)
+
+
+class ApiError(Exception):
+    """The API cannot be served: its address is taken, its token file is unusable."""
+
+
+def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> ASGIApp:
+    """The ASGI application: gate and routes.
+
+    Raises:
+        ApiError: the token file is unusable.
+    """
+    routes = [
+        *kv_routes(facade),  # first: the busy ones
+        *read_routes(facade, streams),
+        *registration_routes(facade),
+    ]
+    token = None if config.token_file is None else read_token(config.token_file)
+    return Gate(Router(routes, redirect_slashes=False), _hosts(config.listen), token)
+
+
+def read_token(path: Path) -> bytes:
+    """The bearer token of a file that only its owner may read.
+
+    Raises:
+        ApiError: missing, readable by others, too short or too long, not one printable word.
+    """
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb") as handle:
+            raw = handle.read(TOKEN_BYTES_MAX + 2).strip()
+    except OSError as error:
+        raise ApiError(f"api.token_file {path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode) or mode & 0o077:
+        raise ApiError(f"api.token_file {path}: expected a file with mode 0600 or stricter")
+    if not TOKEN_BYTES_MIN <= len(raw) <= TOKEN_BYTES_MAX:
+        raise ApiError(
+            f"api.token_file {path}: expected {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} bytes"
+        )
+    if not all(0x21 <= byte <= 0x7E for byte in raw):
+        raise ApiError(f"api.token_file {path}: expected printable ASCII without blanks")
+    return raw
+
+
+async def serve(
+    facade: NodeFacade,
+    config: Config,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the API until cancelled; then give requests under way a moment and close.
+
+    ``task_status`` gets the address clients use: ``http://host:port`` (the real port when 0 was
+    configured) or ``unix:/path``.
+
+    Raises:
+        ApiError: the address cannot be bound or the token file is unusable.
+    """
+    streams = ChangeStreams()
+    app = build_app(facade, config.api, streams)
+    listener = _listen(config.api.listen)
+    address = _address(config.api.listen, listener)
+    connections = _Connections(app)
+    stopping = trio.Event()
+    log.info("api_listening", address=address)
+    try:
+        async with trio.open_nursery() as nursery:
+            holder = await nursery.start(connections.hold, stopping, streams)
+            try:
+                task_status.started(address)
+                await trio.serve_listeners(connections.run, [listener], handler_nursery=holder)
+            finally:
+                stopping.set()
+    finally:
+        listener.socket.close()
+        if address.startswith("unix:"):
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+class _Connections:
+    """The open connections of one API."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._open_count = 0
+        self._context = WorkerContext(None)
+        self._config = HypercornConfig()
+        self._config.accesslog = None
+        self._config.errorlog = None
+        self._config.h11_max_incomplete_size = HEADER_BYTES_MAX
+        self._config.keep_alive_timeout = IDLE_TIMEOUT_S
+        self._config.keep_alive_max_requests = 1_000_000
+        self._config.include_server_header = False
+        self._config.include_date_header = False
+
+    async def hold(
+        self,
+        stopping: trio.Event,
+        streams: ChangeStreams,
+        *,
+        task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep the connections' nursery open past cancellation, for ``STOP_GRACE_S`` at most."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await stopping.wait()
+                streams.closing.set()
+                await self._context.terminated.set()
+                nursery.cancel_scope.deadline = trio.current_time() + STOP_GRACE_S
+
+    async def run(self, stream: trio.SocketStream) -> None:
+        """Serve one connection; never raises but for cancellation from outside."""
+        if self._open_count >= CONNECTIONS_MAX:
+            with trio.move_on_after(1):
+                try:
+                    await stream.send_all(_FULL)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+            return
+        self._open_count += 1
+        try:
+            with trio.CancelScope() as scope:
+                app = _with_abort(self._app, scope.cancel)
+                await _Connection(
+                    wrap_app(app, 0, "asgi"),
+                    self._config,
+                    self._context,
+                    ConnectionState({}),
+                    _BoundedStream(stream),  # type: ignore[arg-type]
+                ).run()
+        except Exception:
+            log.exception("api_connection_failed")
+        finally:
+            self._open_count -= 1
+
+
+def _with_abort(app: ASGIApp, abort: Callable[[], None]) -> ASGIApp:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ABORT_KEY] = abort
+        await app(scope, receive, send)
+
+    return application
+
+
+class _Connection(TCPServer):
+    """Hypercorn's connection that refuses to be talked into HTTP/2."""
+
+    async def _read_data(self) -> None:
+        self.protocol = self.protocol.protocol  # type: ignore[assignment]
+        try:
+            await super()._read_data()
+        except (H2CProtocolRequiredError, H2ProtocolAssumedError):
+            return
+
+
+class _BoundedStream:
+    """A socket stream whose sends end by themselves when the client does not read."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+        self.receive_some = stream.receive_some
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(SEND_TIMEOUT_S) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError("the client does not read")
+
+
+def _listen(listen: str) -> trio.SocketListener:
+    """A bound, listening socket for an ``api.listen`` value."""
+    if listen.startswith("unix:"):
+        return _listen_unix(listen.removeprefix("unix:"))
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited on accept
+        sock.bind((host, int(port)))
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise ApiError(f"api.listen {listen}: cannot be bound: {error.strerror}") from None
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _listen_unix(path: str) -> trio.SocketListener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if Path(path).is_socket():
+            _remove_if_dead(path)
+        sock.bind(path)
+        os.chmod(path, 0o660)  # before listen, so nobody is let in under wider rights
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise ApiError(f"api.listen unix:{path}: cannot be bound: {error.strerror}") from None
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _remove_if_dead(path: str) -> None:
+    """Remove the socket that a killed process left; leave one that answers."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
+def _address(listen: str, listener: trio.SocketListener) -> str:
+    if listen.startswith("unix:"):
+        return listen
+    host, port = listener.socket.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _hosts(listen: str) -> Iterable[str] | None:
+    """Names that ``Host`` may carry: on loopback its names, elsewhere the token protects."""
+    if listen.startswith("unix:") or not listens_only_here(listen):
+        return None
+    return {"127.0.0.1", "localhost", "::1", listen.rpartition(":")[0].strip("[]")}

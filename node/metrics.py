@@ -1,0 +1,150 @@
+"""Prometheus metrics, read from ``NodeFacade.status()`` at the moment of a scrape.
+
+Nothing is counted here: the daemon's own numbers are the only truth, so the page cannot disagree
+with ``/v1/status``. A number that the status does not carry is left out instead of shown as zero.
+
+=========================================  =======  ==================================================
+name                                       type     meaning
+=========================================  =======  ==================================================
+dstack_cluster_height                      gauge    finalized blocks applied
+dstack_cluster_revision                    gauge    revision of the key-value store
+dstack_cluster_epoch                       gauge    validator set's epoch
+dstack_cluster_term                        gauge    the leader's term in the epoch
+dstack_cluster_view_index                  gauge    index of the view in the term
+dstack_cluster_is_leader                   gauge    1 while this seat leads
+dstack_cluster_leader_seat                 gauge    seat of the leader; absent while there is none
+dstack_cluster_peers_connected             gauge    members connected, without this one
+dstack_cluster_weight                      gauge    vote weight of this seat
+dstack_cluster_weight_connected            gauge    weight of this and all connected members
+dstack_cluster_weight_total                gauge    weight of the whole validator set
+dstack_cluster_weight_quorum               gauge    weight that a quorum needs
+dstack_cluster_lag_blocks                  gauge    blocks behind the best certified height known
+dstack_cluster_incarnation                 gauge    boot number of this seat
+dstack_cluster_uptime_seconds              gauge    age of the process
+dstack_cluster_ready                       gauge    1 while linearizable requests are served
+dstack_cluster_state{state=}               gauge    1 for the present state, 0 for the others
+dstack_cluster_insecure{mode=}             gauge    1 for each weaker mode switched on
+dstack_cluster_chain_finalized_block       gauge    newest finalized block seen on the chain
+dstack_cluster_chain_finalized_age_seconds gauge    age of that block
+dstack_cluster_leader_changes_total        counter  terms that this node saw begin
+dstack_cluster_commits_total               counter  commands applied
+dstack_cluster_refused_handshakes_total    counter  strangers cut at the handshake
+dstack_cluster_info{version=,...}          info     version, seat, chain and contract
+=========================================  =======  ==================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from node.facade import NodeFacade
+
+STATES = ("booting", "syncing", "active", "waiting", "halted")
+PREFIX = "dstack_cluster_"
+
+# name, path in the status, help
+_GAUGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("height", ("height",), "Finalized blocks applied"),
+    ("revision", ("revision",), "Revision of the key-value store"),
+    ("epoch", ("epoch",), "Epoch of the validator set"),
+    ("term", ("term",), "Term of the leader in the epoch"),
+    ("view_index", ("index",), "Index of the view in the term"),
+    ("leader_seat", ("leader",), "Seat of the leader"),
+    ("peers_connected", ("peers",), "Members connected, without this one"),
+    ("weight", ("weight",), "Vote weight of this seat"),
+    ("weight_connected", ("weight_connected",), "Weight of this and all connected members"),
+    ("weight_total", ("weight_total",), "Weight of the whole validator set"),
+    ("weight_quorum", ("quorum_weight",), "Weight that a quorum needs"),
+    ("lag_blocks", ("lag",), "Blocks behind the best certified height known"),
+    ("incarnation", ("incarnation",), "Boot number of this seat"),
+    ("uptime_seconds", ("uptime_s",), "Age of the process"),
+    ("chain_finalized_block", ("chain", "finalized_number"), "Newest finalized block seen"),
+    ("chain_finalized_age_seconds", ("chain", "finalized_age_s"), "Age of that block"),
+)
+_COUNTERS: tuple[tuple[str, str, str], ...] = (
+    ("leader_changes", "leader_changes", "Terms that this node saw begin"),
+    ("commits", "commits", "Commands applied"),
+    ("refused_handshakes", "refused_handshakes", "Strangers cut at the handshake"),
+)
+
+
+class StatusCollector(Collector):
+    """Turns the node's status into metric families at each scrape."""
+
+    def __init__(self, facade: NodeFacade) -> None:
+        self._facade = facade
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of the table above that the status has numbers for."""
+        status = self._facade.status()
+        for name, path, text in _GAUGES:
+            value = _number(status, path)
+            if value is not None:
+                yield GaugeMetricFamily(PREFIX + name, text, value=value)
+        leads = status.get("leader") is not None and status.get("leader") == status.get("seat")
+        yield GaugeMetricFamily(PREFIX + "is_leader", "1 while this seat leads", value=float(leads))
+        ready = not self._facade.ready()
+        yield GaugeMetricFamily(
+            PREFIX + "ready", "1 while linearizable requests are served", value=float(ready)
+        )
+        state = GaugeMetricFamily(PREFIX + "state", "1 for the present state", labels=["state"])
+        for name in STATES:
+            state.add_metric([name], float(status.get("state") == name))
+        yield state
+        insecure = GaugeMetricFamily(
+            PREFIX + "insecure", "1 for each weaker mode switched on", labels=["mode"]
+        )
+        for mode in status.get("insecure") or ():
+            insecure.add_metric([str(mode)], 1.0)
+        yield insecure
+        for name, key, text in _COUNTERS:
+            value = _number(status, (key,))
+            if value is not None:
+                yield CounterMetricFamily(PREFIX + name, text, value=value)
+        chain = status.get("chain") or {}
+        info = {
+            "version": str(status.get("version", "")),
+            "seat": str(status.get("seat", "")),
+            "chain_id": str(chain.get("chain_id", "")),
+            "contract": str(chain.get("contract", "")),
+        }
+        yield InfoMetricFamily(PREFIX.rstrip("_"), "What runs here", value=info)
+
+
+def metrics_registry(facade: NodeFacade) -> CollectorRegistry:
+    """A registry of its own (not the process-wide one) with the node's collector."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Described(facade))
+    return registry
+
+
+class _Described(StatusCollector):
+    """Registering must not call the node, which may not have booted yet."""
+
+    def describe(self) -> list[Metric]:
+        return []
+
+
+def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The page and its content type: OpenMetrics when ``accept`` asks for it, else text."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _number(status: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+    value: Any = status
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
