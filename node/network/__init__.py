@@ -1,0 +1,28 @@
+"""The member mesh: one authenticated, encrypted, bounded link to every other member, over libp2p.
+
+Nothing above this room imports libp2p; nothing in it knows consensus: payloads are opaque bytes, members come from the
+registry. What enters: TCP connections of anybody (bounded, refused unless a member), payloads from ``send``.
+Reading order: limits, addresses, events, frames, yamux (pure), identity, channel, handshake, admission, queues, link, mesh.
+"""
+
+from node.network.addresses import BadEndpoint, PeerAddress, peer_id_of
+from node.network.errors import NetworkError, PayloadTooLarge
+from node.network.events import LinkStatus, MessageFrom, NetworkEvent, PeerDown, PeerUp, Priority
+from node.network.limits import NetworkLimits
+from node.network.mesh import Mesh
+
+__all__ = [
+    "BadEndpoint",
+    "LinkStatus",
+    "Mesh",
+    "MessageFrom",
+    "NetworkError",
+    "NetworkEvent",
+    "NetworkLimits",
+    "PayloadTooLarge",
+    "PeerAddress",
+    "PeerDown",
+    "PeerUp",
+    "Priority",
+    "peer_id_of",
+]

@@ -1,0 +1,138 @@
+"""Noise-encrypted bytes over a TCP socket, after libp2p's handshake has made the keys.
+
+The handshake reads exactly what it needs (``HandshakeStream``); afterwards ``SecureChannel`` reads
+the socket in large pieces and opens all Noise messages in them at once, and joins what it writes into
+one system call. Reading may be cancelled at any time; a cancelled write leaves half a message on the
+wire, so whoever cancels one must close the socket (links do).
+Format: libp2p specs, noise/README.md (2-byte big-endian length, at most 65535 bytes of ciphertext).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from node.network.errors import LinkBroken, Refused
+from node.network.identity import ConnectionClosedError, ReadWriteCloser
+
+READ_BYTES = 64 * 1024
+PLAINTEXT_BYTES_MAX = 65535 - 16
+
+
+class HandshakeStream(ReadWriteCloser):  # type: ignore[misc]
+    """What libp2p's handshake code reads and writes: bounded in single reads and in total."""
+
+    def __init__(self, stream: trio.SocketStream, bytes_max: int) -> None:
+        self._stream = stream
+        self._bytes_left = bytes_max
+
+    async def read(self, n: int | None = None) -> bytes:
+        size = min(READ_BYTES if n is None else n, self._bytes_left)
+        if size <= 0:
+            if n == 0:
+                return b""
+            raise Refused("handshake_too_large")
+        # Never more than 4 KiB at once: the length came from the other side, and the socket call
+        # allocates what it asks for.
+        data = await self._stream.receive_some(min(size, 4096))
+        if not data:
+            raise ConnectionClosedError("closed during the handshake", transport="tcp")
+        self._bytes_left -= len(data)
+        return bytes(data)
+
+    async def write(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def close(self) -> None:
+        close_now(self._stream)
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return None
+
+
+class SecureChannel:
+    """Encrypted byte stream of an authenticated peer.
+
+    Args:
+        stream: the socket; from now on only this object uses it.
+        session: libp2p's ``SecureSession`` of the finished handshake.
+    """
+
+    def __init__(self, stream: trio.SocketStream, session: Any) -> None:
+        self._stream = stream
+        self._encrypt = session.conn.encrypt
+        self._decrypt = session.conn.decrypt
+        # Plaintext that came in one Noise message with the end of the muxer negotiation.
+        self._early: bytes = session._drain(None)
+        self._sealed = b""
+        self.opened_messages = 0
+        self.sealed_bytes_received = 0
+
+    async def receive(self) -> bytes:
+        """Next plaintext bytes, b"" when the peer closed.
+
+        Raises:
+            LinkBroken: ``bad_ciphertext`` or ``connection_lost``.
+        """
+        if self._early:
+            early, self._early = self._early, b""
+            return early
+        while True:
+            try:
+                data = await self._stream.receive_some(READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise LinkBroken("connection_lost") from None
+            if not data:
+                return b""
+            self.sealed_bytes_received += len(data)
+            plaintext = self._open(bytes(data))
+            if plaintext:
+                return plaintext
+
+    def _open(self, data: bytes) -> bytes:
+        if self._sealed:
+            data = self._sealed + data
+        pieces: list[bytes] = []
+        position, end = 0, len(data)
+        try:
+            while end - position >= 2:
+                next_position = position + 2 + (data[position] << 8 | data[position + 1])
+                if next_position > end:
+                    break
+                pieces.append(self._decrypt(data[position + 2 : next_position]))
+                position = next_position
+        except Exception:  # the cipher's own exception types vary; all mean the same
+            raise LinkBroken("bad_ciphertext") from None
+        self._sealed = data[position:] if position < end else b""
+        self.opened_messages += len(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def send(self, plaintext: bytes) -> None:
+        """Encrypt and write everything.
+
+        Raises:
+            LinkBroken: ``connection_lost``.
+        """
+        if len(plaintext) <= PLAINTEXT_BYTES_MAX:
+            sealed = self._encrypt(plaintext)
+            wire = len(sealed).to_bytes(2, "big") + sealed
+        else:
+            pieces = []
+            for start in range(0, len(plaintext), PLAINTEXT_BYTES_MAX):
+                sealed = self._encrypt(plaintext[start : start + PLAINTEXT_BYTES_MAX])
+                pieces += (len(sealed).to_bytes(2, "big"), sealed)
+            wire = b"".join(pieces)
+        try:
+            await self._stream.send_all(wire)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise LinkBroken("connection_lost") from None
+
+    def close(self) -> None:
+        """Close the socket now; whoever waits on it wakes with ``LinkBroken``."""
+        close_now(self._stream)
+
+
+def close_now(stream: trio.SocketStream) -> None:
+    """Close without ceremony and without waiting."""
+    stream.socket.close()

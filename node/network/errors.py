@@ -1,0 +1,44 @@
+"""The errors of this room. ``reason`` is a short fixed word: it is counted, logged and told to callers."""
+
+from __future__ import annotations
+
+
+class NetworkError(Exception):
+    """Anything this room raises."""
+
+
+class PayloadTooLarge(NetworkError):
+    """The caller tried to send more than one frame may hold."""
+
+
+class BadEndpoint(NetworkError):
+    """An address text that this mesh cannot dial or listen on."""
+
+
+class Refused(NetworkError):
+    """A connection that must not become a link.
+
+    Args:
+        reason: fixed word, for example ``not_a_member``.
+        peer_id: base58 text of the authenticated peer, empty when nobody was authenticated yet.
+        detail: what was expected and what came; never secrets, bounded in length.
+        penalty: whether the peer must wait before it is let in again.
+    """
+
+    def __init__(
+        self, reason: str, *, peer_id: str = "", detail: str = "", penalty: bool = False
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.peer_id = peer_id
+        self.detail = detail
+        self.penalty = penalty
+
+
+class LinkBroken(NetworkError):
+    """An established link must end; ``penalty`` as in ``Refused``."""
+
+    def __init__(self, reason: str, *, penalty: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.penalty = penalty

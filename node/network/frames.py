@@ -1,0 +1,99 @@
+"""Frames on the stream (4-byte big-endian length, payload) and the hello that must come first. Pure."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import msgpack
+
+from node.network.errors import LinkBroken, Refused
+
+LENGTH = struct.Struct("!I")
+HELLO_BYTES_MAX = 256
+BOOT_NONCE_BYTES = 16
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """Length prefix and payload."""
+    return LENGTH.pack(len(payload)) + payload
+
+
+class FrameReader:
+    """Cuts a byte stream into payloads; an announced length above the cap ends the link at once,
+    before anything is allocated for it."""
+
+    __slots__ = ("_buffer", "payload_bytes_max")
+
+    def __init__(self, payload_bytes_max: int) -> None:
+        self.payload_bytes_max = payload_bytes_max
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take stream bytes, give back the payloads completed by them.
+
+        Raises:
+            LinkBroken: ``oversize_frame``.
+        """
+        buffer = self._buffer
+        buffer += data
+        payloads: list[bytes] = []
+        position, end = 0, len(buffer)
+        while end - position >= 4:
+            (length,) = LENGTH.unpack_from(buffer, position)
+            if length > self.payload_bytes_max:
+                raise LinkBroken("oversize_frame", penalty=True)
+            if end - position - 4 < length:
+                break
+            position += 4
+            payloads.append(bytes(buffer[position : position + length]))
+            position += length
+        if position:
+            del buffer[:position]
+        return payloads
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held of an incomplete frame."""
+        return len(self._buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame of either side; ``boot_nonce`` tells two lives of the same member apart."""
+
+    version: int
+    cluster_id: bytes
+    seat: int
+    boot_nonce: bytes
+
+    def encode(self) -> bytes:
+        """msgpack array of the four fields in order."""
+        packed: bytes = msgpack.packb([self.version, self.cluster_id, self.seat, self.boot_nonce])
+        return packed
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Decode and validate the shape of a hello.
+
+    Raises:
+        Refused: ``bad_hello``.
+    """
+    if len(payload) > HELLO_BYTES_MAX:
+        raise Refused("bad_hello", detail=f"{len(payload)} bytes", penalty=True)
+    try:
+        value = msgpack.unpackb(payload, raw=False)
+    except Exception as error:
+        raise Refused("bad_hello", detail=type(error).__name__, penalty=True) from error
+    match value:
+        case [int(version), bytes(cluster_id), int(seat), bytes(nonce)] if (
+            not isinstance(version, bool)
+            and not isinstance(seat, bool)
+            and len(cluster_id) <= 32
+            and len(nonce) == BOOT_NONCE_BYTES
+        ):
+            return Hello(version, cluster_id, seat, nonce)
+        case [int(version), *_] if not isinstance(version, bool):
+            # Another protocol version may have other fields: let the version check speak.
+            return Hello(version, b"", 0, bytes(BOOT_NONCE_BYTES))
+    raise Refused("bad_hello", detail="fields", penalty=True)

@@ -1,0 +1,60 @@
+"""Every bound of the mesh in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * 1024
+
+PROTOCOL_VERSION = 1
+PROTOCOL_ID = "/dstack-cluster/mesh/1"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLimits:
+    """Bounds and periods; the defaults suit 4 to 100 members over wide-area links.
+
+    Memory a single member can make us hold is at most about
+    ``frame_bytes_max + inbox_bytes_max + window_bytes`` inbound and the three queue bounds outbound.
+    """
+
+    # frames and flow control
+    frame_bytes_max: int = 1 * MIB  # one payload
+    window_bytes: int = 1 * MIB  # Yamux receive window we grant
+    write_batch_bytes: int = 32 * KIB  # frames joined into one write
+
+    # outbound queues, per link
+    queue_consensus_bytes: int = 8 * MIB
+    queue_forward_bytes: int = 4 * MIB
+    queue_bulk_bytes: int = 4 * MIB
+
+    # inbound
+    events_max: int = 1024  # shared channel
+    inbox_messages_max: int = 1024  # per peer, used while the shared channel is full
+    inbox_bytes_max: int = 4 * MIB
+    messages_per_s: float = 50_000.0  # per peer; beyond it reading slows down to this rate
+    message_burst: float = 100_000.0
+    bytes_per_s: float = 64.0 * MIB
+    byte_burst: float = 128.0 * MIB
+    strikes_max: int = 30  # seconds of throttling, less one per clean 10 s, before the link is cut
+    penalty_s: float = 2.0  # a peer that broke the rules waits this long, doubled each time
+    penalty_max_s: float = 60.0
+
+    # connections that are not links yet
+    half_open_max: int = 64
+    half_open_per_ip_max: int = 8
+    handshakes_per_s_per_ip: float = 20.0
+    handshake_burst_per_ip: float = 40.0
+    handshake_timeout_s: float = 3.0
+    handshake_bytes_max: int = 64 * KIB
+
+    # liveness and dialling
+    heartbeat_s: float = 1.0
+    dead_after_s: float = 3.0
+    write_stall_s: float = 15.0  # a peer that takes nothing for so long loses its link
+    dial_timeout_s: float = 3.0
+    dial_grace_s: float = 2.0  # how long the higher seat waits for the lower one to dial
+    backoff_min_s: float = 0.2
+    backoff_max_s: float = 5.0
+    good_link_s: float = 5.0  # a link that lived this long resets the backoff

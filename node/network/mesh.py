@@ -1,0 +1,506 @@
+"""The mesh: a listener, one dialling task per member, and the table of links.
+
+Theory of operation. Each pair keeps one link. The lower seat dials; the higher one dials when
+nothing has come for a grace time, so one reachable side is enough. Two dials may cross: then both
+ends keep the one that the lower seat dialled. In any other case the newest connection of a peer
+replaces the older one, because a peer only dials when it has lost, or never had, what we still hold.
+Every task is wrapped: a defect ends one connection or restarts one task after a pause, never more.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import structlog
+import trio
+
+from node.network.addresses import (
+    BadEndpoint,
+    PeerAddress,
+    TcpAddress,
+    endpoint_text,
+    parse_endpoint,
+)
+from node.network.admission import Admission
+from node.network.channel import close_now
+from node.network.errors import NetworkError, PayloadTooLarge, Refused
+from node.network.events import LinkStatus, NetworkEvent, PeerDown, PeerUp, Priority
+from node.network.frames import BOOT_NONCE_BYTES, Hello, encode_frame
+from node.network.handshake import Established, Handshaker
+from node.network.identity import key_pair, peer_id_from_key
+from node.network.inbox import Inbox
+from node.network.limits import PROTOCOL_VERSION, NetworkLimits
+from node.network.link import Counters, Link
+
+RESTART_PAUSE_MIN_S = 0.1
+RESTART_PAUSE_MAX_S = 5.0
+PENALTY_FORGIVEN_AFTER_S = 60.0
+# Outbound handshakes that end so say something about the way or the other side, not about a refusal of ours.
+_DIAL_FAILURES = frozenset(
+    {"unreachable", "handshake_failed", "handshake_timeout", "connection_lost", "duplicate"}
+)
+
+
+class _Peer:
+    """A present member."""
+
+    def __init__(
+        self,
+        address: PeerAddress,
+        limits: NetworkLimits,
+        events: trio.MemorySendChannel[NetworkEvent],
+    ) -> None:
+        self.address = address
+        self.seat = address.seat
+        self.id = peer_id_from_key(address.node_key)
+        self.peer_id: str = self.id.to_base58()
+        self.tcp: TcpAddress | None = None
+        self.inbox = Inbox(limits, events)
+        self.counters = Counters()
+        self.link: Link | None = None
+        self.changed = trio.Event()  # pulsed when the link or the address changes
+        self.removed = trio.Event()
+        self.refused_until = 0.0
+        self.penalty_s = 0.0
+        self.since: float | None = None
+        self.last_data: float | None = None
+        self.down_reason = ""
+
+    def pulse(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class Mesh:
+    """Links to all other members.
+
+    Args:
+        secret: 32-byte secp256k1 secret of the node key; kept inside libp2p's key object only.
+        cluster_id: 32 bytes; both sides of a link must have the same.
+        seat: our own.
+        listen: multiaddr to listen on, port 0 takes a free one.
+        limits: all bounds.
+        log: structlog logger; ours by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        cluster_id: bytes,
+        seat: int,
+        listen: str,
+        limits: NetworkLimits | None = None,
+        log: Any = None,
+    ) -> None:
+        self.seat = seat
+        self.limits = limits or NetworkLimits()
+        self.refused: Counter[str] = Counter()
+        self.listen_address = ""
+        self._listen = parse_endpoint(listen, port_zero=True)
+        self._log = log if log is not None else structlog.get_logger("node.network")
+        keys = key_pair(secret)
+        self._node_key: bytes = keys.public_key.to_bytes()
+        self.peer_id: str = peer_id_from_key(self._node_key).to_base58()
+        hello = Hello(PROTOCOL_VERSION, cluster_id, seat, os.urandom(BOOT_NONCE_BYTES))
+        self._handshaker = Handshaker(keys, hello, self.limits, self._find_member)
+        self._events_in: trio.MemorySendChannel[NetworkEvent]
+        self.events: trio.MemoryReceiveChannel[NetworkEvent]
+        self._events_in, self.events = trio.open_memory_channel(self.limits.events_max)
+        self._peers: dict[int, _Peer] = {}
+        self._seat_of: dict[Any, int] = {}
+        self._admission: Admission | None = None
+        self._nursery: trio.Nursery | None = None
+        self._listeners: list[trio.SocketListener] = []
+        self._random = random.Random()
+
+    # -- members ------------------------------------------------------------------------------
+
+    def set_members(self, members: Iterable[PeerAddress]) -> None:
+        """Replace the member set, at any time; links of removed members and of changed keys end now.
+
+        A member whose key cannot be read is left out and logged: one bad entry of the registry must
+        not keep the others apart.
+        """
+        wanted = {m.seat: m for m in members if m.seat != self.seat}
+        for seat, peer in list(self._peers.items()):
+            address = wanted.get(seat)
+            if address is None or address.node_key != peer.address.node_key:
+                self._remove(peer)
+        for seat, address in wanted.items():
+            known = self._peers.get(seat)
+            if known is None:
+                self._add(address)
+            elif known.address != address:
+                known.address = address
+                self._set_endpoint(known)
+        if self._admission is not None:
+            self._admission.member_hosts = self._member_hosts()
+
+    def _add(self, address: PeerAddress) -> None:
+        try:
+            peer = _Peer(address, self.limits, self._events_in)
+        except NetworkError as error:
+            self._log.error("member_unusable", seat=address.seat, detail=str(error))
+            return
+        if peer.id in self._seat_of or address.node_key == self._node_key:
+            self._log.error("member_unusable", seat=address.seat, detail="node key of another seat")
+            return
+        self._peers[peer.seat] = peer
+        self._seat_of[peer.id] = peer.seat
+        self._set_endpoint(peer)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve_peer, peer)
+
+    def _remove(self, peer: _Peer) -> None:
+        del self._peers[peer.seat]
+        del self._seat_of[peer.id]
+        if peer.link is not None:
+            self._detach(peer, peer.link, "removed")
+        peer.removed.set()
+        peer.pulse()
+
+    def _set_endpoint(self, peer: _Peer) -> None:
+        peer.tcp = None
+        if peer.address.endpoint:
+            try:
+                tcp = parse_endpoint(peer.address.endpoint)
+                if tcp.peer_id and tcp.peer_id != peer.peer_id:
+                    raise BadEndpoint("the endpoint names another peer id than the node key")
+                peer.tcp = tcp
+            except BadEndpoint as error:
+                self._log.warning("endpoint_unusable", seat=peer.seat, detail=str(error))
+        peer.pulse()
+
+    def _member_hosts(self) -> frozenset[str]:
+        return frozenset(p.tcp.host for p in self._peers.values() if p.tcp and p.tcp.literal)
+
+    def _find_member(self, peer_id: Any) -> int | None:
+        seat = self._seat_of.get(peer_id)
+        if seat is not None and trio.current_time() < self._peers[seat].refused_until:
+            raise Refused("penalised", peer_id=self._peers[seat].peer_id)
+        return seat
+
+    # -- use ----------------------------------------------------------------------------------
+
+    def send(
+        self, seat: int, payload: bytes, priority: Priority = Priority.CONSENSUS
+    ) -> bool:
+        """Queue a payload for one member; never blocks.
+
+        Keep bulk payloads at 64 KiB or less: a frame in writing is not interrupted by urgent ones.
+
+        Returns:
+            False when there is no link or the queue refused it. True is no proof of delivery.
+
+        Raises:
+            PayloadTooLarge: above ``frame_bytes_max``.
+        """
+        self._check_size(payload)
+        peer = self._peers.get(seat)
+        if peer is None or peer.link is None:
+            return False
+        return peer.link.send(encode_frame(payload), priority)
+
+    def broadcast(self, payload: bytes, priority: Priority = Priority.CONSENSUS) -> int:
+        """Queue a payload for every linked member.
+
+        Returns:
+            How many links took it.
+
+        Raises:
+            PayloadTooLarge: above ``frame_bytes_max``.
+        """
+        self._check_size(payload)
+        frame = encode_frame(payload)
+        taken = 0
+        for peer in self._peers.values():
+            if peer.link is not None and peer.link.send(frame, priority):
+                taken += 1
+        return taken
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self.limits.frame_bytes_max:
+            raise PayloadTooLarge(
+                f"payload of {len(payload)} bytes, at most {self.limits.frame_bytes_max}"
+            )
+
+    def links(self) -> list[LinkStatus]:
+        """One row per other member, by seat. Call inside the trio run."""
+        now = trio.current_time()
+        return [self._status(peer, now) for _, peer in sorted(self._peers.items())]
+
+    def _status(self, peer: _Peer, now: float) -> LinkStatus:
+        link, counters = peer.link, peer.counters
+        last = link.last_data if link else peer.last_data
+        return LinkStatus(
+            seat=peer.seat,
+            peer_id=peer.peer_id,
+            endpoint=peer.address.endpoint,
+            remote=link.remote if link else "",
+            connected=link is not None,
+            rtt_ms=link.rtt_ms if link else None,
+            last_seen_ms_ago=None if last is None else max(0, int((now - last) * 1000)),
+            queued_bytes=link.queued_bytes if link else 0,
+            since=peer.since,
+            down_reason=peer.down_reason,
+            sent_messages=counters.sent_messages,
+            sent_bytes=counters.sent_bytes,
+            received_messages=counters.received_messages,
+            received_bytes=counters.received_bytes,
+            dropped_messages=counters.dropped_messages,
+        )
+
+    @property
+    def half_open(self) -> int:
+        """Inbound handshakes running now."""
+        return self._admission.half_open if self._admission else 0
+
+    # -- service ------------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen, dial and serve until cancelled; sockets are closed on the way out.
+
+        Raises:
+            OSError: the listen address cannot be bound at the start.
+        """
+        assert self._nursery is None, "a mesh runs once at a time"
+        self._admission = Admission(self.limits, self._log, self.refused)
+        self._admission.member_hosts = self._member_hosts()
+        await self._open_listeners()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for peer in self._peers.values():
+                    nursery.start_soon(self._serve_peer, peer)
+                nursery.start_soon(self._restarting, "ticker", self._tick)
+                nursery.start_soon(self._restarting, "listener", self._serve_listeners)
+                self._log.info("mesh_listening", address=self.listen_address, peer_id=self.peer_id)
+                task_status.started()
+        finally:
+            self._nursery = None
+            for listener in self._listeners:
+                listener.socket.close()
+            self._listeners = []
+            for peer in self._peers.values():
+                if peer.link is not None:
+                    self._detach(peer, peer.link, "shut_down")
+
+    async def _restarting(self, name: str, serve: Callable[[], Awaitable[None]]) -> None:
+        pause_s = RESTART_PAUSE_MIN_S
+        while True:
+            started = trio.current_time()
+            try:
+                await serve()
+            except Exception as error:
+                self._log.error("network_task_crashed", task=name, error=type(error).__name__)
+            if trio.current_time() - started > RESTART_PAUSE_MAX_S:
+                pause_s = RESTART_PAUSE_MIN_S
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    async def _open_listeners(self) -> None:
+        # After a crash of the accept loop the port taken at first is taken again.
+        known = parse_endpoint(self.listen_address) if self.listen_address else self._listen
+        self._listeners = await trio.open_tcp_listeners(known.port, host=known.host)
+        host, port = self._listeners[0].socket.getsockname()[:2]
+        self.listen_address = endpoint_text(host, port)
+
+    async def _serve_listeners(self) -> None:
+        assert self._nursery is not None
+        if not self._listeners:
+            await self._open_listeners()
+        try:
+            await trio.serve_listeners(
+                self._accept, self._listeners, handler_nursery=self._nursery
+            )
+        finally:
+            for listener in self._listeners:
+                listener.socket.close()
+            self._listeners = []
+
+    async def _tick(self) -> None:
+        limits = self.limits
+        period_s = min(limits.heartbeat_s, limits.dead_after_s) / 4
+        before = trio.current_time()
+        while True:
+            await trio.sleep(period_s)
+            now = trio.current_time()
+            # If this process itself stood still, the silence was ours.
+            paused = now - before > limits.dead_after_s / 2
+            before = now
+            for peer in list(self._peers.values()):
+                if peer.link is not None:
+                    if paused:
+                        peer.link.last_data = now
+                    peer.link.tick(now)
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        assert self._admission is not None
+        address = "?"
+        try:
+            ip, port = stream.socket.getpeername()[:2]
+            address = f"{ip}:{port}"
+            with self._admission.slot(ip):
+                established = await self._handshaker.inbound(stream)
+            await self._run_link(established, address)
+        except Refused as refusal:
+            self._refuse(refusal, address, dialled=False)
+        except OSError:
+            pass  # gone before we looked
+        except Exception as error:
+            self._log.error("link_crashed", address=address, error=type(error).__name__)
+        finally:
+            close_now(stream)
+
+    def _refuse(self, refusal: Refused, address: str, *, dialled: bool) -> None:
+        assert self._admission is not None
+        if refusal.penalty:
+            for peer in self._peers.values():
+                if peer.peer_id == refusal.peer_id:
+                    self._punish(peer)
+        self._admission.record(refusal, address=address, dialled=dialled)
+
+    def _punish(self, peer: _Peer) -> None:
+        limits = self.limits
+        peer.penalty_s = min(max(peer.penalty_s * 2, limits.penalty_s), limits.penalty_max_s)
+        peer.refused_until = trio.current_time() + peer.penalty_s
+
+    # -- links --------------------------------------------------------------------------------
+
+    async def _run_link(self, established: Established, address: str) -> None:
+        try:
+            peer, link = self._attach(established, address)
+        except Refused:
+            established.channel.close()
+            raise
+        try:
+            await link.run()
+        finally:
+            self._detach(peer, link, link.end_reason)
+
+    def _attach(self, established: Established, address: str) -> tuple[_Peer, Link]:
+        peer = self._peers.get(established.seat)
+        if peer is None or peer.peer_id != established.peer_id:
+            raise Refused("not_a_member", peer_id=established.peer_id)
+        if peer.inbox.full:
+            raise Refused("busy", peer_id=peer.peer_id, detail="inbox full")
+        if peer.link is not None:
+            if not self._newer_wins(peer.link, established):
+                raise Refused("duplicate", peer_id=peer.peer_id)
+            self._detach(peer, peer.link, "replaced")
+        link = Link(established, address, self.limits, peer.inbox, peer.counters)
+        peer.link = link
+        peer.since = link.since
+        peer.inbox.put(PeerUp(peer.seat))
+        peer.pulse()
+        self._log.info(
+            "peer_up", seat=peer.seat, peer_id=peer.peer_id, address=address, dialled=link.dialled
+        )
+        return peer, link
+
+    def _newer_wins(self, old: Link, new: Established) -> bool:
+        crossed = (
+            old.boot_nonce == new.boot_nonce
+            and old.dialled != new.dialled
+            and trio.current_time() - old.opened_at < self.limits.handshake_timeout_s
+        )
+        return not crossed or new.dialled == (self.seat < new.seat)
+
+    def _detach(self, peer: _Peer, link: Link, reason: str) -> None:
+        link.kill(reason)
+        if peer.link is not link:
+            return
+        peer.link = None
+        peer.last_data = link.last_data
+        peer.down_reason = link.end_reason
+        peer.since = time.time()
+        if link.penalty:
+            self._punish(peer)
+        elif trio.current_time() - link.opened_at > PENALTY_FORGIVEN_AFTER_S:
+            peer.penalty_s = 0.0
+        peer.inbox.put(PeerDown(peer.seat, link.end_reason))
+        peer.pulse()
+        self._log.info(
+            "peer_down", seat=peer.seat, peer_id=peer.peer_id, reason=link.end_reason
+        )
+
+    # -- dialling -----------------------------------------------------------------------------
+
+    async def _serve_peer(self, peer: _Peer) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._restarting, "deliver", peer.inbox.deliver)
+            with trio.CancelScope() as dialling:
+                async with trio.open_nursery() as dial_nursery:
+                    dial_nursery.start_soon(
+                        self._restarting, "dial", lambda: self._dial_forever(peer)
+                    )
+                    await peer.removed.wait()
+                    dialling.cancel()
+            await peer.inbox.wait_until_empty()
+            nursery.cancel_scope.cancel()
+
+    async def _dial_forever(self, peer: _Peer) -> None:
+        limits = self.limits
+        grace_s = limits.dial_grace_s if self.seat > peer.seat else 0.0
+        backoff_s = limits.backoff_min_s
+        delay_s = grace_s
+        while True:
+            changed, tcp, link = peer.changed, peer.tcp, peer.link
+            if link is not None or tcp is None:
+                await changed.wait()
+                if link is not None and peer.link is None:
+                    if trio.current_time() - link.opened_at >= limits.good_link_s:
+                        backoff_s = limits.backoff_min_s
+                    delay_s = grace_s + self._jitter(backoff_s)
+                continue
+            with trio.move_on_after(
+                max(delay_s, peer.refused_until - trio.current_time())
+            ) as waiting:
+                await changed.wait()
+            if not waiting.cancelled_caught:
+                if peer.tcp != tcp:
+                    delay_s = 0.0
+                continue
+            opened_at = trio.current_time()
+            try:
+                await self._dial(peer, tcp)
+                delay_s = grace_s
+            except Refused as refusal:
+                delay_s = 0.0
+                if refusal.reason in _DIAL_FAILURES:
+                    self._log.debug(
+                        "dial_failed",
+                        seat=peer.seat,
+                        endpoint=peer.address.endpoint,
+                        reason=refusal.reason,
+                        detail=refusal.detail,
+                    )
+                else:
+                    self._refuse(refusal, peer.address.endpoint, dialled=True)
+            if trio.current_time() - opened_at >= limits.good_link_s:
+                backoff_s = limits.backoff_min_s
+            delay_s += self._jitter(backoff_s)
+            backoff_s = min(backoff_s * 2, limits.backoff_max_s)
+
+    def _jitter(self, backoff_s: float) -> float:
+        return backoff_s * self._random.uniform(0.5, 1.0)
+
+    async def _dial(self, peer: _Peer, tcp: TcpAddress) -> None:
+        try:
+            with trio.fail_after(self.limits.dial_timeout_s):
+                stream = await trio.open_tcp_stream(tcp.host, tcp.port)
+        except (OSError, trio.TooSlowError) as error:
+            raise Refused("unreachable", detail=type(error).__name__) from None
+        try:
+            established = await self._handshaker.outbound(stream, peer.seat, peer.id)
+            await self._run_link(established, f"{tcp.host}:{tcp.port}")
+        finally:
+            close_now(stream)
