@@ -117,7 +117,8 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
         testnet.save()
         say(f"node {node.seat} {testnet.api_url(node.seat)} (pid {process.pid})")
 
-    await _with_living_daemons(testnet, registry.wait_all_active)
+    current = testnet
+    await registry.wait_all_active(lambda: _check_daemons(current))
     say("every seat is registered on the chain")
     await registry.launch()
     say("registry launched: this is the validator set of epoch 0")
@@ -138,34 +139,6 @@ async def wait_leader(testnet: Testnet) -> survey.Survey:
         if seen.leader is not None and all(node.answers for node in seen.nodes):
             return seen
         await trio.sleep(POLL_S)
-
-
-async def _with_living_daemons(
-    testnet: Testnet, wait: Callable[[], object]
-) -> None:
-    """Run ``wait`` but give up at once when a daemon ends."""
-
-    async def watch() -> None:
-        while True:
-            _check_daemons(testnet)
-            await trio.sleep(POLL_S)
-
-    failure: TestnetError | None = None
-    async with trio.open_nursery() as nursery:
-
-        async def guarded_watch() -> None:
-            nonlocal failure
-            try:
-                await watch()
-            except TestnetError as error:
-                failure = error
-                nursery.cancel_scope.cancel()
-
-        nursery.start_soon(guarded_watch)
-        await wait()  # type: ignore[misc]
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 def _check_daemons(testnet: Testnet) -> None:

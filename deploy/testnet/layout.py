@@ -1,11 +1,11 @@
 """Where a testnet keeps its files and ports, and the state file that every verb reads.
 
-    DIR/testnet.json   this module's ``Testnet``: ports, contract, processes (mode 0600, replaced whole)
+    DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
     DIR/lock           held while a verb changes testnet.json
     DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
     DIR/log/           anvil.log, agents.log, node-SEAT.log
     DIR/node-SEAT/     config.toml and the daemon's data directory
-    socket_dir         the agents' Unix sockets; outside DIR when DIR's path is too long for a socket
+    socket_dir         the agents' Unix sockets; outside DIR when its path is too long for them
 """
 
 from __future__ import annotations
@@ -230,7 +230,10 @@ def load(directory: Path) -> Testnet:
             agents=_process(values["agents"]),
             nodes=tuple(
                 NodeRecord(
-                    int(n["seat"]), int(n["weight"]), str(n["instance_seed"]), _process(n["process"])
+                    int(n["seat"]),
+                    int(n["weight"]),
+                    str(n["instance_seed"]),
+                    _process(n["process"]),
                 )
                 for n in values["nodes"]
             ),

@@ -24,7 +24,7 @@ MARK_VARIABLE = "DSTACK_TESTNET_MARK"
 POLL_S = 0.02
 KILL_GRACE_S = 10.0
 
-# Children of this very process must be reaped, or they stay as zombies; those of others are not ours.
+# Children of this very process must be reaped, or they stay as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -139,7 +139,10 @@ async def wait_paused(record: ProcessRecord, paused: bool, deadline_s: float) ->
 
 
 async def stop(records: Iterable[ProcessRecord], grace_s: float = KILL_GRACE_S) -> None:
-    """End all of them: SIGTERM, then SIGKILL after the grace; returns when they are gone."""
+    """End all of them: SIGTERM, then SIGKILL after the grace or when cancelled.
+
+    Returns when they are gone; whether the kernel really removed them is for the caller to verify.
+    """
     pending = [record for record in records if send(record, signal.SIGTERM)]
     for record in pending:
         send(record, signal.SIGCONT)  # a paused process acts on SIGTERM only when it runs
@@ -150,9 +153,6 @@ async def stop(records: Iterable[ProcessRecord], grace_s: float = KILL_GRACE_S) 
             send(record, signal.SIGKILL)
         with trio.CancelScope(shield=True):
             await _all_gone(pending, KILL_GRACE_S)
-    left = [record.pid for record in pending if is_alive(record)]
-    if left:
-        raise TestnetError(f"processes survived SIGKILL: {left}")
 
 
 def marked(mark: str) -> list[ProcessRecord]:
@@ -194,7 +194,7 @@ async def _all_gone(records: Sequence[ProcessRecord], deadline_s: float) -> None
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the third (state) on; the second may hold spaces and brackets."""
+    """Fields of /proc/PID/stat from the third (state) on; the second may hold anything."""
     try:
         text = Path("/proc", str(pid), "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -193,7 +193,7 @@ def read_answer(node: NodeRecord, pid: int, answer: dict[str, Any]) -> SeatView:
 
     def text(key: str) -> str:
         value = answer.get(key)
-        return "".join(c for c in value if c.isprintable())[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
+        return _printable(value) if isinstance(value, str) else ""
 
     peers = answer.get("peers")
     weight = number("weight")
@@ -214,8 +214,15 @@ def read_answer(node: NodeRecord, pid: int, answer: dict[str, Any]) -> SeatView:
         lag=number("lag"),
         revision=number("revision"),
         reason=text("reason"),
-        insecure=tuple(str(flag)[:40] for flag in insecure[:10]) if isinstance(insecure, list) else (),
+        insecure=tuple(_printable(str(f))[:40] for f in insecure[:10])
+        if isinstance(insecure, list)
+        else (),
     )
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could otherwise rewrite the reader's terminal."""
+    return "".join(c for c in text if c.isprintable())[:TEXT_CHARS_MAX]
 
 
 def _row(node: SeatView) -> dict[str, Any]:

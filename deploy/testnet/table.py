@@ -19,15 +19,17 @@ STATE_STYLES = {
 }
 COLUMNS = (
     "seat", "pid", "state", "weight", "height", "epoch", "term", "view",
-    "leader", "peers", "inc", "lag", "state hash",
+    "leader", "peers", "inc", "lag", "hash",
 )  # fmt: skip
 
 
 def render(survey: Survey, title: str = "") -> RenderableType:
     """The head line, the rows, and beneath them why the cluster waits and what is insecure."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table = Table(
+        box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", width=WIDTH_CHARS
+    )
     for name in COLUMNS:
-        left = name in ("state", "state hash")
+        left = name in ("state", "hash")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for node in survey.nodes:
         table.add_row(*_cells(node, survey), style="dim" if not node.answers else None)
@@ -53,7 +55,9 @@ def as_text(survey: Survey, title: str = "", width_chars: int = WIDTH_CHARS) -> 
 
 def fingerprint(survey: Survey) -> tuple[object, ...]:
     """Changes when something changes that a reader of a log wants to see."""
-    rows = tuple((n.seat, n.pid, n.state, n.weight, n.leader, n.term, n.epoch) for n in survey.nodes)
+    rows = tuple(
+        (n.seat, n.pid, n.state, n.weight, n.leader, n.term, n.epoch) for n in survey.nodes
+    )
     return (survey.leader, survey.term, rows)
 
 
