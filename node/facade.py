@@ -76,7 +76,7 @@ class NodeFacade(Protocol):
 
         Keys: seat, pid, state (booting|syncing|active|waiting|halted), reason, weight, weight_total, quorum_weight,
         weight_connected, height, epoch, term, view ("term.index"), index, leader (seat or None), peers, incarnation,
-        state_hash (hex), revision, lag (blocks behind the best certified height known), insecure (list of
+        state_hash (hex), instance_id (hex), revision, lag (blocks behind the best certified height known), insecure (list of
         weaker modes switched on by flag), version, chain {chain_id, contract, finalized_number, finalized_age_s,
         endpoints: [...]}, uptime_s.
         """

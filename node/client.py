@@ -1,0 +1,383 @@
+"""HTTP client for a node's API, under trio and asyncio alike (httpx over anyio).
+
+The command line, the SDK and the testnet launcher speak to nodes through it. Errors of the node
+come back as the same classes that it raised (``node.facade``); two more say that no node answered
+(``Unreachable``) and that the API's gate refused (``Refused``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from node.facade import (
+    VALUE_BYTES_MAX,
+    BadRequest,
+    Busy,
+    Entry,
+    NodeError,
+    OutcomeUnknown,
+    Unavailable,
+    Write,
+)
+
+DEFAULT_URL = "http://127.0.0.1:9700"
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+EVENT_BYTES_MAX = 1024 * 1024
+MESSAGE_LENGTH_MAX = 1024
+TOKEN_BYTES_MAX = 4096
+
+
+class Unreachable(NodeError):
+    """No node answered at the address, or not in time; a write may have happened."""
+
+    http_status = 0
+    code = "unreachable"
+
+
+class Refused(NodeError):
+    """The API refused the request: token, host, route, size; nothing was done."""
+
+    http_status = 403
+    code = "refused"
+
+
+class BadAnswer(NodeError):
+    """What answered is no node of ours, or a broken one."""
+
+    http_status = 0
+    code = "bad_answer"
+
+
+_BY_CODE: dict[str, type[NodeError]] = {
+    kind.code: kind for kind in (BadRequest, Busy, Unavailable, OutcomeUnknown)
+}
+
+
+class ApiClient:
+    """One node's API; an async context manager that keeps its connections open.
+
+    Args:
+        url: ``http://host:port``, ``https://...`` or ``unix:/path``.
+        token: bearer token, when the node asks for one.
+        timeout_s: for a whole request; writes wait for consensus.
+        connections_max: kept and opened at once.
+
+    Raises:
+        ValueError: the URL is none of these.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        timeout_s: float = 15.0,
+        connections_max: int = 64,
+    ) -> None:
+        check_url(url)
+        self.url = url
+        limits = httpx.Limits(
+            max_connections=connections_max, max_keepalive_connections=connections_max
+        )
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        secure = url.startswith("https://")
+        if url.startswith("unix:/"):
+            transport = httpx.AsyncHTTPTransport(
+                uds=url.removeprefix("unix:"), limits=limits, verify=False, trust_env=False
+            )
+            base = "http://localhost"
+        else:
+            # plain HTTP needs no TLS context, which takes longer to build than most requests
+            transport = httpx.AsyncHTTPTransport(limits=limits, verify=secure, trust_env=False)
+            base = url.rstrip("/")
+        self._http = httpx.AsyncClient(
+            base_url=base,
+            transport=transport,
+            headers=headers,
+            timeout=timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"ApiClient({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    # --- reads ------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """``NodeFacade.status()``."""
+        return await self._json("/v1/status")
+
+    async def members(self) -> list[dict[str, Any]]:
+        """``NodeFacade.members()``."""
+        return _rows(await self._json("/v1/members"), "members")
+
+    async def peers(self, include_self: bool = False) -> list[dict[str, Any]]:
+        """``NodeFacade.peers()``, with this node's own row if asked."""
+        return _rows(await self._json("/v1/peers" + "?self=1" * include_self), "peers")
+
+    async def leader(self) -> dict[str, Any]:
+        """``NodeFacade.leader()``."""
+        return await self._json("/v1/leader")
+
+    async def healthy(self) -> bool:
+        """Whether the process works; raises as the others do when nobody answers."""
+        return (await self._json("/v1/health")).get("status") == "ok"
+
+    async def ready(self) -> list[str]:
+        """Reasons why the node is not ready; empty means ready."""
+        status, _, body = await self._request("GET", "/v1/ready")
+        if status not in (200, 503):
+            raise _error(status, body)
+        document = _document(body)
+        reasons = document.get("reasons")
+        if not isinstance(reasons, list):
+            raise BadAnswer(f"{self.url}: /v1/ready without a list of reasons")
+        return [str(reason)[:MESSAGE_LENGTH_MAX] for reason in reasons]
+
+    async def metrics(self) -> str:
+        """The Prometheus page."""
+        status, _, body = await self._request("GET", "/metrics")
+        if status != 200:
+            raise _error(status, body)
+        return body.decode("utf-8", "replace")
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[AsyncIterator[list[dict[str, Any]]]]:
+        """``async with client.watch_peers() as changes: async for rows in changes``.
+
+        Rows include this node's own. The iteration ends when the node stops.
+
+        Raises:
+            NodeError: as every call; ``Unreachable`` also when the stream falls silent.
+        """
+        timeout = httpx.Timeout(15.0, read=60.0)  # the node writes every 15 s at least
+        try:
+            async with self._http.stream(
+                "GET",
+                "/v1/peers?watch=1",
+                headers={"accept": "text/event-stream"},
+                timeout=timeout,
+            ) as response:
+                if response.status_code != 200:
+                    raise _error(response.status_code, await _bounded(response))
+                async with aclosing(_events(response)) as events:
+                    yield events
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"{self.url}: {_why(error)}") from None
+
+    # --- keys -------------------------------------------------------------------------------
+
+    async def get(self, key: bytes | str, *, stale: bool = False) -> Entry | None:
+        """The key's entry or None; ``stale`` answers from this node's own state."""
+        path = _key_path(key) + "?stale=1" * stale
+        status, headers, body = await self._request("GET", path)
+        if status == 404 and _error_code(body) == "no_such_key":
+            return None
+        if status != 200:
+            raise _error(status, body)
+        if len(body) > VALUE_BYTES_MAX:
+            raise BadAnswer(f"{self.url}: a value of {len(body)} bytes")
+        try:
+            return Entry(
+                body,
+                int(headers["x-create-revision"]),
+                int(headers["x-revision"]),
+                int(headers["x-version"]),
+            )
+        except (KeyError, ValueError):
+            raise BadAnswer(f"{self.url}: a value without its revisions") from None
+
+    async def put(
+        self, key: bytes | str, value: bytes, *, request_id: bytes | str | None = None
+    ) -> Write:
+        """Write a key; see ``NodeFacade.put``."""
+        return await self._write("PUT", key, value, request_id)
+
+    async def delete(self, key: bytes | str, *, request_id: bytes | str | None = None) -> Write:
+        """Delete a key; see ``NodeFacade.delete``."""
+        return await self._write("DELETE", key, None, request_id)
+
+    async def register(self, connection_url: str) -> None:
+        """Announce the application's URL; see ``NodeFacade.announce_url``."""
+        status, _, body = await self._request(
+            "POST",
+            "/v1/register",
+            content=json.dumps({"connection_url": connection_url}).encode(),
+            headers={"content-type": "application/json"},
+        )
+        if status != 200:
+            raise _error(status, body)
+
+    # --- beneath ----------------------------------------------------------------------------
+
+    async def _write(
+        self, method: str, key: bytes | str, value: bytes | None, request_id: bytes | str | None
+    ) -> Write:
+        headers: list[tuple[bytes, bytes]] = []
+        if request_id is not None:
+            raw = request_id.encode() if isinstance(request_id, str) else request_id
+            headers.append((b"idempotency-key", raw))
+        status, _, body = await self._request(method, _key_path(key), content=value, headers=headers)
+        if status != 200:
+            raise _error(status, body)
+        document = _document(body)
+        revision, existed = document.get("revision"), document.get("existed")
+        if type(revision) is not int or type(existed) is not bool:
+            raise BadAnswer(f"{self.url}: a write's answer without revision and existed")
+        return Write(revision, existed)
+
+    async def _json(self, path: str) -> dict[str, Any]:
+        status, _, body = await self._request("GET", path)
+        if status != 200:
+            raise _error(status, body)
+        return _document(body)
+
+    async def _request(
+        self, method: str, path: str, *, content: bytes | None = None, headers: Any = None
+    ) -> tuple[int, httpx.Headers, bytes]:
+        try:
+            async with self._http.stream(
+                method, path, content=content, headers=headers
+            ) as response:
+                return response.status_code, response.headers, await _bounded(response)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise Unreachable(f"{self.url}: {_why(error)}") from None
+
+
+def check_url(url: str) -> None:
+    """Refuse what ``ApiClient`` cannot connect to.
+
+    Raises:
+        ValueError: neither ``http(s)://host:port`` nor ``unix:/path``.
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if url.startswith("unix:/"):
+        good = True
+    elif good:
+        good = not parts.query and not parts.fragment and "@" not in parts.netloc
+    if not good or not url.isprintable():
+        raise ValueError(f"expected http(s)://host:port or unix:/path; came {url[:80]!r}")
+
+
+def read_token_file(path: Path | str) -> str:
+    """The token of a client's token file.
+
+    Raises:
+        Refused: it cannot be read or holds no token.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            token = handle.read(TOKEN_BYTES_MAX).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise Refused(f"token file {path}: cannot be read") from None
+    if not token or not token.isprintable() or " " in token:
+        raise Refused(f"token file {path}: expected one printable word")
+    return token
+
+
+def _key_path(key: bytes | str) -> str:
+    raw = key.encode() if isinstance(key, str) else key
+    # dots too: URL normalisation would take "." and ".." for path steps
+    return "/v1/kv/" + quote(raw, safe="").replace(".", "%2E")
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    pieces: list[bytes] = []
+    count = 0
+    async for piece in response.aiter_bytes():
+        count += len(piece)
+        if count > ANSWER_BYTES_MAX:
+            raise BadAnswer(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _events(response: httpx.Response) -> AsyncGenerator[list[dict[str, Any]], None]:
+    """Rows of each server-sent event; comments are skipped."""
+    buffer = b""
+    async for piece in response.aiter_bytes():
+        buffer += piece
+        if len(buffer) > EVENT_BYTES_MAX:
+            raise BadAnswer(f"an event of more than {EVENT_BYTES_MAX} bytes")
+        while b"\n\n" in buffer:
+            event, _, buffer = buffer.partition(b"\n\n")
+            data = [line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")]
+            if data:
+                yield _rows(_document(b"\n".join(data)), "peers")
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadAnswer("expected JSON from the node") from None
+    if not isinstance(document, dict):
+        raise BadAnswer("expected a JSON object from the node")
+    return document
+
+
+def _rows(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = document.get(name)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadAnswer(f"expected a list of {name} from the node")
+    return rows
+
+
+def _error_code(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _error(status: int, body: bytes) -> NodeError:
+    code = _error_code(body)
+    message = str(json.loads(body)["error"].get("message", "")) if code else ""
+    message = "".join(c if c.isprintable() else "?" for c in message[:MESSAGE_LENGTH_MAX])
+    text = message or f"HTTP status {status}"
+    kind = _BY_CODE.get(code)
+    if kind is not None:
+        return kind(text)
+    if 400 <= status < 500 and code:
+        error: NodeError = Refused(text)
+    elif code:
+        error = NodeError(text)
+    else:
+        error = BadAnswer(f"HTTP status {status} without an error that a node would send")
+    error.http_status = status
+    error.code = code or error.code
+    return error
+
+
+def _why(error: Exception) -> str:
+    name = type(error).__name__
+    text = str(error)
+    return f"{name}: {text}" if text else name
