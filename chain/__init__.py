@@ -1,0 +1,61 @@
+"""Who belongs: the registry on a chain, read so that no single RPC endpoint is believed.
+
+Enters: chain clients and their state files; the contract's interface comes from ``contracts``.
+Read membership (the values), rpc (one endpoint), agreement (k of n at finalized blocks), watermark,
+evm (the registry), replay (events proven by the digest), then sender with journal and transactions,
+and registration; abi, eip712, keys and decoding are their alphabet. All errors are ``ChainError``.
+"""
+
+from chain.abi import ContractAbi
+from chain.agreement import FinalizedReader, open_reader
+from chain.errors import (
+    CallReverted,
+    ChainConfigError,
+    ChainError,
+    FinalityAlarm,
+    InsufficientFunds,
+    NoAgreement,
+    NotDeployed,
+    PinMismatch,
+    RollbackRefused,
+    RootUnknown,
+    TransactionError,
+    TransactionFailed,
+    WrongChain,
+)
+from chain.evm import EvmRegistry
+from chain.keys import LocalKey
+from chain.membership import Member, Membership, MemberStatus, Registry
+from chain.registration import NodeRegistrar, purpose_text
+from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
+
+__all__ = [
+    "CallReverted",
+    "ChainConfigError",
+    "ChainError",
+    "ContractAbi",
+    "EvmRegistry",
+    "FeePolicy",
+    "FinalityAlarm",
+    "FinalizedReader",
+    "InsufficientFunds",
+    "LocalKey",
+    "Member",
+    "MemberStatus",
+    "Membership",
+    "NoAgreement",
+    "NodeRegistrar",
+    "NotDeployed",
+    "PinMismatch",
+    "Registry",
+    "RollbackRefused",
+    "RootUnknown",
+    "TransactionError",
+    "TransactionFailed",
+    "TransactionSender",
+    "TxOutcome",
+    "TxState",
+    "WrongChain",
+    "open_reader",
+    "purpose_text",
+]

@@ -1,0 +1,480 @@
+"""What k of n independent endpoints agree on, and nothing else.
+
+Theory of operation. First only a block is agreed on: every endpoint names its finalized block; the
+k-th highest height is one that k claim to have passed, so the endpoints at or above it are asked
+for the block there, and a header that k give alike is the finalized one. A liar may claim any
+height and a forker any hash: they only remove themselves from the count. If no k agree there (liars
+and a forker held the top places), the next lower claimed height is tried. Then every read names
+that block by hash (EIP-1898, requireCanonical), so all endpoints answer about one state, and an
+answer that k give alike is taken.
+
+Nobody waits for a hanger: once k agree, the others that were well at their last exchange get a
+short grace, so that a liar is noticed; then they are cut off. Each endpoint's last failing is kept
+in ``endpoint_status``.
+
+With k of n, up to n - k endpoints may be down, and fewer than k may lie. Whoever controls k of them
+decides what this node sees: choose independent operators and k > n/2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import trio
+
+from chain import decoding
+from chain.decoding import Header
+from chain.errors import (
+    BadChainData,
+    ChainConfigError,
+    ChainError,
+    EndpointError,
+    FinalityAlarm,
+    NoAgreement,
+    RollbackRefused,
+    RpcFault,
+    WrongChain,
+)
+from chain.rpc import TIMEOUT_S, Call, RpcEndpoint
+from chain.watermark import Watermark
+
+GRACE_S = 0.25
+RECHECK_S = 10.0
+ENDPOINTS_MAX = 16
+
+Answer = TypeVar("Answer", bound=Hashable)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """The contract refused the call: as much an answer of the chain as a value."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class EndpointHealth:
+    """How one endpoint did; ``complaint`` is empty while it is well."""
+
+    name: str
+    chain_checked: bool = False
+    finalized_height: int = -1
+    latency_ms: int = -1
+    answers: int = 0
+    failures: int = 0
+    disagreements: int = 0
+    complaint: str = ""
+    complaint_at_s: float = 0.0
+
+    def complain(self, text: str) -> None:
+        self.complaint = text
+        self.complaint_at_s = time.time()
+
+
+@dataclass(slots=True)
+class _Vote(Generic[Answer]):
+    endpoint: RpcEndpoint
+    answer: Any = None  # an Answer when there is no error
+    error: ChainError | None = None
+
+
+class FinalizedReader:
+    """Reads a chain at finalized blocks, by agreement of ``quorum`` endpoints.
+
+    Args:
+        endpoints: 1..16 with different names.
+        quorum: k, how many must agree.
+        watermark: what was acted on before; also holds the expected chain id.
+        single_rpc_insecure: permits k = 1, where one server decides what this node sees.
+
+    Raises:
+        ChainConfigError: no such quorum exists, or it would prove nothing.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[RpcEndpoint],
+        quorum: int,
+        watermark: Watermark,
+        *,
+        single_rpc_insecure: bool = False,
+        grace_s: float = GRACE_S,
+        recheck_s: float = RECHECK_S,
+    ) -> None:
+        if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
+            raise ChainConfigError(f"1..{ENDPOINTS_MAX} RPC endpoints are needed")
+        if len({endpoint.name for endpoint in endpoints}) != len(endpoints):
+            raise ChainConfigError("two RPC endpoints are the same host and port")
+        if not 1 <= quorum <= len(endpoints):
+            raise ChainConfigError(f"a quorum of {quorum} of {len(endpoints)} cannot be")
+        if not single_rpc_insecure and (quorum < 2 or 2 * quorum <= len(endpoints)):
+            raise ChainConfigError(
+                f"a quorum of {quorum} of {len(endpoints)} RPC endpoints proves nothing:"
+                " at least 2 and more than half must agree"
+                " (single_rpc_insecure allows it for development)"
+            )
+        self.endpoints = tuple(endpoints)
+        self.quorum = quorum
+        self.watermark = watermark
+        self.alarm: FinalityAlarm | None = None
+        self._grace_s = grace_s
+        self._recheck_s = recheck_s
+        self._health = {endpoint.name: EndpointHealth(endpoint.name) for endpoint in endpoints}
+        self._finalized_lock = trio.Lock()
+        self._finalized: Header | None = None
+        self._finalized_at_s = 0.0
+
+    @property
+    def chain_id(self) -> int:
+        """The pinned chain id; endpoints of other chains are left out."""
+        return self.watermark.mark.chain_id
+
+    def endpoint_status(self) -> list[dict[str, Any]]:
+        """Per endpoint how it did, JSON-ready; names carry no secrets."""
+        return [
+            {
+                "endpoint": health.name,
+                "ok": not health.complaint,
+                "complaint": health.complaint,
+                "complaint_at_s": int(health.complaint_at_s),
+                "finalized_height": health.finalized_height,
+                "latency_ms": health.latency_ms,
+                "answers": health.answers,
+                "failures": health.failures,
+                "disagreements": health.disagreements,
+            }
+            for health in self._health.values()
+        ]
+
+    def finalized_age_s(self) -> float | None:
+        """Seconds since the finalized block was last seen to advance; None before the first."""
+        return None if self._finalized is None else time.monotonic() - self._finalized_at_s
+
+    async def finalized(self) -> Header:
+        """The newest finalized block that k endpoints agree on, recorded in the watermark.
+
+        Raises:
+            NoAgreement: not k alike.
+            WrongChain: k endpoints serve another chain.
+            FinalityAlarm: a block that was final has changed; every later call raises it too.
+            RollbackRefused: what k agree on is older than what was acted on.
+        """
+        async with self._finalized_lock:
+            if self.alarm is not None:
+                raise self.alarm
+            header = await self._agree_on_finalized()
+            try:
+                await self._check_continuity(header)
+            except FinalityAlarm as alarm:
+                self.alarm = alarm
+                raise
+            await self.watermark.advance(header.number, header.hash)
+            if self._finalized is None or header.number > self._finalized.number:
+                self._finalized_at_s = time.monotonic()
+            self._finalized = header
+            return header
+
+    async def header_at(self, number: int) -> Header | None:
+        """The agreed canonical header of a height, None when k agree there is none."""
+        found = await self.agree(
+            "eth_getBlockByNumber", [hex(number), False], decoding.header_or_none
+        )
+        if found is not None and found.number != number:
+            raise BadChainData(f"asked for block {number}, got {found.number}")
+        return found
+
+    async def call_many(
+        self, to: bytes, calls: Sequence[bytes], at: Header, *, answer_bytes_max: int
+    ) -> list[bytes | Reverted]:
+        """Results of several ``eth_call`` at one block, in one exchange per endpoint.
+
+        Args:
+            calls: call data of each.
+            answer_bytes_max: longer results count as a failure of the endpoint.
+        """
+        block = {"blockHash": "0x" + at.hash.hex(), "requireCanonical": True}
+        target = "0x" + to.hex()
+        batch: list[Call] = [
+            ("eth_call", [{"to": target, "data": "0x" + data.hex()}, block]) for data in calls
+        ]
+
+        async def ask(endpoint: RpcEndpoint) -> tuple[bytes | Reverted, ...]:
+            if len(batch) == 1:
+                try:
+                    results = [await endpoint.call(*batch[0])]
+                except RpcFault as fault:
+                    results = [fault]
+            else:
+                results = await endpoint.batch(batch)
+            return tuple(_call_result(result, answer_bytes_max) for result in results)
+
+        return list(await self.agree_by("eth_call", ask))
+
+    async def code_at(self, address: bytes, at: Header) -> bytes:
+        """The agreed code of an address at a block; empty when there is none."""
+        block = {"blockHash": "0x" + at.hash.hex(), "requireCanonical": True}
+        return await self.agree("eth_getCode", ["0x" + address.hex(), block], decoding.data)
+
+    async def agree(
+        self, method: str, params: Sequence[Any], decode: Callable[[Any], Answer]
+    ) -> Answer:
+        """The value that k endpoints' answers to one call decode to.
+
+        Raises:
+            NoAgreement, WrongChain: see ``finalized``.
+        """
+
+        async def ask(endpoint: RpcEndpoint) -> Answer:
+            return decode(await endpoint.call(method, params))
+
+        return await self.agree_by(method, ask)
+
+    async def agree_by(
+        self,
+        what: str,
+        ask: Callable[[RpcEndpoint], Awaitable[Answer]],
+        among: Sequence[RpcEndpoint] | None = None,
+    ) -> Answer:
+        """The value that k endpoints give alike when ``ask`` questions each of them."""
+
+        def enough(votes: Sequence[_Vote[Answer]]) -> bool:
+            return self._winner(votes) is not None
+
+        votes = await self._poll(ask, self.endpoints if among is None else among, enough)
+        winner = self._winner(votes)
+        if winner is None:
+            raise self._disagreement(what, votes)
+        for vote in votes:
+            if vote.error is None and vote.answer != winner[0]:
+                health = self._health[vote.endpoint.name]
+                health.disagreements += 1
+                health.complain(f"{what}: answers otherwise than {self.quorum} others")
+        return winner[0]
+
+    async def ask_all(
+        self, ask: Callable[[RpcEndpoint], Awaitable[Result]]
+    ) -> list[tuple[RpcEndpoint, Result | ChainError]]:
+        """Every endpoint's own answer or failure, for questions that have no single true answer."""
+
+        async def wrapped(endpoint: RpcEndpoint) -> Any:
+            return (await ask(endpoint),)
+
+        def enough(votes: Sequence[_Vote[Any]]) -> bool:
+            return sum(vote.error is None for vote in votes) >= self.quorum
+
+        votes: list[_Vote[Any]] = await self._poll(wrapped, self.endpoints, enough)
+        found: list[tuple[RpcEndpoint, Result | ChainError]] = []
+        for vote in votes:
+            found.append((vote.endpoint, vote.answer[0] if vote.error is None else vote.error))
+        return found
+
+    def accuse(self, endpoint: RpcEndpoint, complaint: str) -> None:
+        """Names an endpoint whose answer was refuted by other means (a digest)."""
+        health = self._health[endpoint.name]
+        health.disagreements += 1
+        health.complain(complaint)
+
+    async def aclose(self) -> None:
+        """Closes all endpoints."""
+        for endpoint in self.endpoints:
+            await endpoint.aclose()
+
+    # ------------------------------------------------------------------ finalized block
+
+    async def _agree_on_finalized(self) -> Header:
+        # The first k answers may be those of liars. So when they do not suffice, ask again and wait
+        # for everybody, each until its deadline.
+        try:
+            return await self._finalized_of_first(self.quorum)
+        except NoAgreement:
+            if self.quorum == len(self.endpoints):
+                raise
+            return await self._finalized_of_first(len(self.endpoints))
+
+    async def _finalized_of_first(self, count: int) -> Header:
+        async def ask(endpoint: RpcEndpoint) -> Header:
+            return decoding.header(
+                await endpoint.call("eth_getBlockByNumber", ["finalized", False])
+            )
+
+        def enough(votes: Sequence[_Vote[Header]]) -> bool:
+            return sum(vote.error is None for vote in votes) >= count
+
+        votes = await self._poll(ask, self.endpoints, enough)
+        tips: dict[str, Header] = {v.endpoint.name: v.answer for v in votes if v.error is None}
+        heights = sorted((tip.number for tip in tips.values()), reverse=True)
+        for name, tip in tips.items():
+            self._health[name].finalized_height = tip.number
+        if len(heights) < self.quorum:
+            raise self._disagreement("finalized block", votes)
+        failed: NoAgreement | None = None
+        for height in sorted(set(heights[self.quorum - 1 :]), reverse=True):
+            reached = [
+                e for e in self.endpoints if e.name in tips and tips[e.name].number >= height
+            ]
+
+            async def ask_height(endpoint: RpcEndpoint, height: int = height) -> Header:
+                tip = tips[endpoint.name]
+                if tip.number == height:
+                    return tip
+                found = decoding.header(
+                    await endpoint.call("eth_getBlockByNumber", [hex(height), False])
+                )
+                if found.number != height:
+                    raise EndpointError(endpoint.name, "gives another block than asked for")
+                return found
+
+            try:
+                agreed = await self.agree_by(f"finalized block {height}", ask_height, reached)
+            except NoAgreement as error:
+                failed = failed or error
+                continue
+            for name, tip in tips.items():
+                if tip.number < height:
+                    self._health[name].complain(f"lags: finalized {tip.number}, others {height}")
+            return agreed
+        assert failed is not None
+        raise failed
+
+    async def _check_continuity(self, header: Header) -> None:
+        """The marked block must still be an ancestor: its height must still carry its hash."""
+        mark = self.watermark.mark
+        if mark.height < 0:
+            return
+        if header.number > mark.height:
+            marked = await self.header_at(mark.height)
+            if marked is None:
+                raise RollbackRefused(f"k endpoints no longer know block {mark.height}")
+            self.watermark.check_block(marked.number, marked.hash)
+        else:
+            self.watermark.check_block(header.number, header.hash)
+
+    # ------------------------------------------------------------------ polling
+
+    async def _poll(
+        self,
+        ask: Callable[[RpcEndpoint], Awaitable[Answer]],
+        endpoints: Sequence[RpcEndpoint],
+        enough: Callable[[Sequence[_Vote[Answer]]], bool],
+    ) -> list[_Vote[Answer]]:
+        votes: list[_Vote[Answer]] = []
+        asked = {endpoint.name for endpoint in endpoints}
+        # Endpoints with a complaint are asked but not waited for once there is an answer, except
+        # now and then, to see whether they are well again.
+        now_s = time.time()
+        well = {
+            name
+            for name in asked
+            if not self._health[name].complaint
+            or now_s - self._health[name].complaint_at_s > self._recheck_s
+        }
+        changed = trio.Event()
+
+        async def one(endpoint: RpcEndpoint) -> None:
+            vote = await self._ask_one(endpoint, ask)
+            votes.append(vote)
+            changed.set()
+
+        async with trio.open_nursery() as nursery:
+            for endpoint in endpoints:
+                nursery.start_soon(one, endpoint)
+            while len(votes) < len(endpoints) and not enough(votes):
+                await changed.wait()
+                changed = trio.Event()
+            with trio.move_on_after(self._grace_s):
+                while well - {vote.endpoint.name for vote in votes}:
+                    await changed.wait()
+                    changed = trio.Event()
+            nursery.cancel_scope.cancel()
+        for name in asked - {vote.endpoint.name for vote in votes}:
+            health = self._health[name]
+            if name in well:
+                health.complain(f"slower than {self.quorum} others by {self._grace_s:g} s")
+        return votes
+
+    async def _ask_one(
+        self, endpoint: RpcEndpoint, ask: Callable[[RpcEndpoint], Awaitable[Answer]]
+    ) -> _Vote[Answer]:
+        health = self._health[endpoint.name]
+        started = time.monotonic()
+        try:
+            if not health.chain_checked:
+                found = decoding.quantity(await endpoint.call("eth_chainId", []))
+                if found != self.chain_id:
+                    raise WrongChain(f"{endpoint.name}: chain {found}, expected {self.chain_id}")
+                health.chain_checked = True
+            answer = await ask(endpoint)
+        except (EndpointError, RpcFault, WrongChain, BadChainData) as error:
+            health.failures += 1
+            health.complain(_reason(error))
+            return _Vote(endpoint, error=error)
+        health.answers += 1
+        health.latency_ms = int((time.monotonic() - started) * 1000)
+        health.complaint = ""
+        return _Vote(endpoint, answer=answer)
+
+    def _winner(self, votes: Sequence[_Vote[Answer]]) -> tuple[Answer] | None:
+        counts: dict[Any, int] = {}
+        for vote in votes:
+            if vote.error is None:
+                counts[vote.answer] = counts.get(vote.answer, 0) + 1
+        for answer, count in counts.items():
+            if count >= self.quorum:
+                return (answer,)
+        return None
+
+    def _disagreement(self, what: str, votes: Sequence[_Vote[Answer]]) -> ChainError:
+        if sum(isinstance(vote.error, WrongChain) for vote in votes) >= self.quorum:
+            return next(vote.error for vote in votes if isinstance(vote.error, WrongChain))
+        texts = {
+            vote.endpoint.name: "answers otherwise" if vote.error is None else _reason(vote.error)
+            for vote in votes
+        }
+        return NoAgreement(what, self.quorum, texts)
+
+
+def _reason(error: ChainError) -> str:
+    if isinstance(error, EndpointError):
+        return error.reason
+    if isinstance(error, RpcFault):
+        return f"error {error.code}: {error.message}"
+    return str(error)
+
+
+def _call_result(result: Any, bytes_max: int) -> bytes | Reverted:
+    if isinstance(result, RpcFault):
+        if result.data is not None:
+            return Reverted(result.data)
+        # Code 3 is geth's "execution reverted"; a revert without data has none to show.
+        if result.code == 3 or result.message.startswith("execution reverted"):
+            return Reverted(b"")
+        raise result
+    value = decoding.data(result)
+    if len(value) > bytes_max:
+        raise BadChainData(f"a call result has {len(value)} bytes, at most {bytes_max} expected")
+    return value
+
+
+def open_reader(
+    urls: Sequence[str],
+    quorum: int,
+    *,
+    chain_id: int,
+    contract: bytes,
+    code_hash: bytes = b"",
+    watermark_path: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    single_rpc_insecure: bool = False,
+) -> FinalizedReader:
+    """A reader from plain settings; see ``FinalizedReader`` and ``Watermark``."""
+    return FinalizedReader(
+        [RpcEndpoint(url, timeout_s=timeout_s) for url in urls],
+        quorum,
+        Watermark(watermark_path, chain_id=chain_id, contract=contract, code_hash=code_hash),
+        single_rpc_insecure=single_rpc_insecure,
+    )

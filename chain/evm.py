@@ -1,0 +1,334 @@
+"""The registry on an EVM chain: snapshots, the founding set, and watching for changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import structlog
+import trio
+
+from chain import decoding
+from chain.abi import ContractAbi, FunctionAbi
+from chain.agreement import FinalizedReader, Reverted
+from chain.decoding import Header, Log
+from chain.errors import (
+    BadChainData,
+    ChainError,
+    EndpointError,
+    EndpointTooLong,
+    FinalityAlarm,
+    NoAgreement,
+    NotDeployed,
+    PinMismatch,
+    RpcFault,
+    WrongChain,
+)
+from chain.keys import keccak256
+from chain.membership import Member, Membership, MemberStatus
+from chain.replay import NodeChange, active_members, compressed, node_change, replay
+from chain.rpc import RpcEndpoint
+
+PAGE_SEATS = 100
+PAGES_MAX = 1000
+# A row: offset, 13 words, length and text of the endpoint (128 bytes), with room to spare.
+PAGE_BYTES_MAX = 256 + PAGE_SEATS * 32 * 24
+WORDS_BYTES_MAX = 4096
+LOG_BLOCKS = 10_000
+LOGS_PER_REQUEST_MAX = 10_000
+POLL_INTERVAL_S = 4.0
+ENDPOINT_CHARS_MAX = 128
+_MULTIADDR = re.compile(r"(?:/[A-Za-z0-9._:%\-]+){2,}")
+
+_log = structlog.get_logger("chain.evm")
+
+
+class EvmRegistry:
+    """``Registry`` on an EVM chain; reads only, by agreement, at finalized blocks.
+
+    Args:
+        reader: the endpoints and their quorum; its watermark names the contract.
+        abi: the contract's interface.
+        deploy_block: where to start looking for events; 0 when it is not known.
+        poll_interval_s: how often ``watch`` looks for a new finalized block.
+    """
+
+    def __init__(
+        self,
+        reader: FinalizedReader,
+        abi: ContractAbi,
+        *,
+        deploy_block: int = 0,
+        poll_interval_s: float = POLL_INTERVAL_S,
+    ) -> None:
+        self.reader = reader
+        self.abi = abi
+        self.contract = reader.watermark.mark.contract
+        self._deploy_block = deploy_block
+        self._poll_interval_s = poll_interval_s
+        self._code_checked = False
+        self._genesis: Membership | None = None
+        self.newest: Membership | None = None
+        self.last_error: ChainError | None = None
+
+    @property
+    def chain_id(self) -> int:
+        """The chain the registry lives on."""
+        return self.reader.chain_id
+
+    # ------------------------------------------------------------------ Registry
+
+    async def snapshot(self) -> Membership:
+        """The membership at the newest finalized block.
+
+        Raises:
+            NotDeployed: the contract is not there (yet) at that block.
+            ChainError: see ``FinalizedReader.finalized``; BadChainData when rows do not fit.
+        """
+        header = await self.finalized()
+        return await self._snapshot_at(header)
+
+    async def genesis(self) -> Membership | None:
+        """The set that ``launch()`` fixed, rebuilt from events and proven by the digest.
+
+        Any endpoint's events will do: those that do not give the recorded digest are thrown away
+        and the endpoint is named.
+        """
+        if self._genesis is not None:
+            return self._genesis
+        header = await self.finalized()
+        (raw,) = await self._words(header, [self._view("launched")])
+        block_number, version, digest, weight = self._view("launched").decode(raw)
+        if block_number == 0:
+            return None
+        if not self._deploy_block <= block_number <= header.number:
+            raise BadChainData(f"launched at block {block_number}, outside deployment..finalized")
+        launch = await self.reader.header_at(block_number)
+        if launch is None:
+            raise BadChainData(f"the block of the launch, {block_number}, is not there")
+        seats = await self._proven_seats(block_number, version, digest)
+        members = active_members(seats)
+        if sum(member.weight for member in members) != weight:
+            raise BadChainData(f"the weights at the launch do not add up to {weight}")
+        self._genesis = self._membership(launch, version, digest, members)
+        return self._genesis
+
+    async def watch(self) -> AsyncIterator[Membership]:
+        """Yields a membership at once and then at every change of it, until cancelled.
+
+        A change is another version or any other field of a member (endpoint, lease); the block
+        advancing alone is none. Endpoints that fail or disagree for a while only delay it.
+
+        Raises:
+            FinalityAlarm, PinMismatch, WrongChain: going on would be wrong.
+        """
+        told: Membership | None = None
+        while True:
+            try:
+                now = await self.snapshot()
+                self.last_error = None
+            except (FinalityAlarm, PinMismatch, WrongChain) as error:
+                self.last_error = error
+                _log.error("chain.stopped", reason=str(error))
+                raise
+            except ChainError as error:
+                if str(error) != str(self.last_error):
+                    _log.warning("chain.waiting", reason=str(error))
+                self.last_error = error
+            else:
+                if told is None or (now.version, now.members) != (told.version, told.members):
+                    told = now
+                    yield now
+            await trio.sleep(self._poll_interval_s)
+
+    # ------------------------------------------------------------------ further reads
+
+    async def finalized(self) -> Header:
+        """The agreed finalized block, with the contract's code checked there once."""
+        header = await self.reader.finalized()
+        if not self._code_checked:
+            code = await self.reader.code_at(self.contract, header)
+            if not code:
+                raise NotDeployed(
+                    f"no contract at 0x{self.contract.hex()} at finalized block {header.number}"
+                )
+            await self.reader.watermark.advance(
+                header.number, header.hash, code_hash=keccak256(code)
+            )
+            self._code_checked = True
+        return header
+
+    async def call(self, name: str, *values: Any, at: Header | None = None) -> tuple[Any, ...]:
+        """The results of one view function at an agreed block (the finalized one by default).
+
+        Raises:
+            CallReverted: the contract refuses, with its reason.
+        """
+        function = self._view(name)
+        header = await self.finalized() if at is None else at
+        (raw,) = await self._read(header, [function.encode(*values)], WORDS_BYTES_MAX)
+        return function.decode(raw)
+
+    async def member(self, seat: int, at: Header | None = None) -> Member:
+        """One seat at an agreed block; CallReverted with NoSuchSeat when there is none."""
+        (row,) = await self.call("member", seat, at=at)
+        return self._member(row)
+
+    def status(self) -> dict[str, Any]:
+        """How the view of the chain is, JSON-ready."""
+        mark = self.reader.watermark.mark
+        age_s = self.reader.finalized_age_s()
+        return {
+            "chain_id": self.chain_id,
+            "contract": "0x" + self.contract.hex(),
+            "quorum": self.reader.quorum,
+            "finalized_height": mark.height,
+            "finalized_age_s": None if age_s is None else round(age_s, 1),
+            "version": mark.version,
+            "alarm": None if self.reader.alarm is None else str(self.reader.alarm),
+            "last_error": None if self.last_error is None else str(self.last_error),
+            "endpoints": self.reader.endpoint_status(),
+        }
+
+    # ------------------------------------------------------------------ inner parts
+
+    async def _snapshot_at(self, header: Header) -> Membership:
+        version_of, digest_of, page = map(self._view, ("version", "digest", "page"))
+        raw_version, raw_digest, raw_page = await self._read(
+            header,
+            [version_of.encode(), digest_of.encode(), page.encode(1, PAGE_SEATS)],
+            PAGE_BYTES_MAX,
+        )
+        (version,) = version_of.decode(raw_version)
+        (digest,) = digest_of.decode(raw_digest)
+        members: list[Member] = []
+        following = self._page(page, raw_page, 1, members)
+        pages = 1
+        while following:
+            if pages == PAGES_MAX:
+                raise BadChainData(f"more than {PAGES_MAX} pages of members")
+            # The same block hash gives the same state, so version and digest cannot have moved.
+            (raw_page,) = await self._read(
+                header, [page.encode(following, PAGE_SEATS)], PAGE_BYTES_MAX
+            )
+            following = self._page(page, raw_page, following, members)
+            pages += 1
+        await self.reader.watermark.advance(header.number, header.hash, version=version)
+        membership = self._membership(header, version, digest, tuple(members))
+        self.newest = membership
+        return membership
+
+    def _page(self, page: FunctionAbi, raw: bytes, first: int, members: list[Member]) -> int:
+        rows, following = page.decode(raw)
+        if len(rows) > PAGE_SEATS:
+            raise BadChainData(f"a page of {len(rows)} members, asked for {PAGE_SEATS}")
+        for row in rows:
+            member = self._member(row)
+            if member.seat < first or (members and member.seat <= members[-1].seat):
+                raise BadChainData(f"seat {member.seat} is out of place in a page from {first}")
+            members.append(member)
+        if following != 0 and following <= max(first, members[-1].seat if members else 0):
+            raise BadChainData(f"a page from {first} names {following} as the next")
+        return int(following)
+
+    def _member(self, row: Sequence[Any]) -> Member:
+        (seat, owner, weight, status, root_epoch, scheme, key_odd, expires_at_s, incarnation,
+         instance_id, key_x, _signer, endpoint) = row  # fmt: skip
+        if status not in (0, 1, 2):
+            raise BadChainData(f"seat {seat} has the unknown status {status}")
+        return Member(
+            seat=seat,
+            weight=weight,
+            status=MemberStatus(status),
+            node_key=compressed(key_x, key_odd),
+            instance_id=instance_id,
+            incarnation=incarnation,
+            endpoint=usable_endpoint(endpoint),
+            lease_expires_s=expires_at_s,
+            root_epoch=root_epoch,
+            scheme=scheme,
+            owner=bytes.fromhex(owner[2:]),
+        )
+
+    def _membership(
+        self, header: Header, version: int, digest: bytes, members: tuple[Member, ...]
+    ) -> Membership:
+        return Membership(
+            chain_id=self.chain_id,
+            contract=self.contract,
+            block_number=header.number,
+            block_hash=header.hash,
+            block_time_s=header.time_s,
+            prev_randao=header.prev_randao,
+            version=version,
+            digest=digest,
+            members=members,
+        )
+
+    async def _proven_seats(
+        self, to_block: int, version: int, digest: bytes
+    ) -> dict[int, NodeChange]:
+        failures: dict[str, str] = {}
+        for endpoint in self.reader.endpoints:
+            try:
+                return replay(await self._changes(endpoint, to_block), version, digest)
+            except BadChainData as error:
+                self.reader.accuse(endpoint, f"events: {error}")
+                failures[endpoint.name] = str(error)
+            except (EndpointError, RpcFault) as error:
+                failures[endpoint.name] = str(error)
+        raise NoAgreement("events up to the launch", 1, failures)
+
+    async def _changes(self, endpoint: RpcEndpoint, to_block: int) -> list[NodeChange]:
+        event = self.abi.event("NodeChanged")
+        address, topic = "0x" + self.contract.hex(), "0x" + event.topic.hex()
+        found: list[Log] = []
+        start, span = self._deploy_block, LOG_BLOCKS
+        while start <= to_block:
+            end = min(start + span - 1, to_block)
+            query = {
+                "address": address,
+                "topics": [topic],
+                "fromBlock": hex(start),
+                "toBlock": hex(end),
+            }
+            try:
+                answer = await endpoint.call("eth_getLogs", [query])
+                found += decoding.logs(answer, LOGS_PER_REQUEST_MAX)
+            except (RpcFault, EndpointTooLong, BadChainData):
+                # Servers cap the range or the answer, each in its own words: halve until it fits.
+                if span == 1:
+                    raise
+                span = max(1, (end - start + 1) // 2)
+                continue
+            start, span = end + 1, min(span * 2, LOG_BLOCKS)
+        return [node_change(log, event, self.contract) for log in found]
+
+    async def _words(self, header: Header, functions: Sequence[FunctionAbi]) -> list[bytes]:
+        return await self._read(header, [f.encode() for f in functions], WORDS_BYTES_MAX)
+
+    async def _read(self, header: Header, calls: Sequence[bytes], bytes_max: int) -> list[bytes]:
+        results = await self.reader.call_many(
+            self.contract, calls, header, answer_bytes_max=bytes_max
+        )
+        values = []
+        for result in results:
+            if isinstance(result, Reverted):
+                raise self.abi.reverted(result.data)
+            values.append(result)
+        return values
+
+    def _view(self, name: str) -> FunctionAbi:
+        return self.abi.function(name)
+
+
+def usable_endpoint(text: bytes) -> str:
+    """A member's endpoint as the chain holds it, or "" when it is no multiaddr-like text.
+
+    A seat owner may write anything there; that must harm nobody but that member.
+    """
+    if len(text) > ENDPOINT_CHARS_MAX:
+        return ""
+    shown = text.decode("ascii", "replace")
+    return shown if _MULTIADDR.fullmatch(shown) else ""

@@ -1,0 +1,514 @@
+"""Gets transactions of one key mined, once each, whatever endpoints, reorgs and restarts do.
+
+Theory of operation. A transaction is first tried (``eth_estimateGas``): what would revert is
+refused with the contract's own reason before any gas is spent. Then it is signed, written to the
+journal, and only then sent, to all endpoints. It counts as done when its receipt says success in a
+block that is an ancestor of the agreed finalized one. Until then, at every new block without it the
+same bytes are sent again (which also mends a reorg that dropped them), and after some blocks a
+version with higher fees. One transaction at a time waits for inclusion, so nonces never have gaps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from chain import decoding
+from chain.abi import ContractAbi
+from chain.agreement import FinalizedReader
+from chain.decoding import Receipt, hexed
+from chain.errors import (
+    BadChainData,
+    CallReverted,
+    ChainError,
+    EndpointError,
+    FeeTooHigh,
+    InsufficientFunds,
+    NoAgreement,
+    RollbackRefused,
+    RpcFault,
+    TransactionError,
+    TransactionFailed,
+    TransactionReplaced,
+)
+from chain.journal import INTENT_CHARS_MAX, Attempt, Entry, Journal, TxState
+from chain.keys import PayingSigner
+from chain.rpc import RpcEndpoint
+from chain.transactions import Transaction, sign
+
+GWEI = 10**9
+ETHER = 10**18
+_TRANSIENT = (NoAgreement, EndpointError, RpcFault, BadChainData, RollbackRefused)
+
+_log = structlog.get_logger("chain.sender")
+
+
+@dataclass(frozen=True, slots=True)
+class FeePolicy:
+    """What a key may spend and how patient it is. Fees in wei per gas."""
+
+    fee_ceiling: int = 200 * GWEI
+    tip_min: int = GWEI // 1000
+    gas_max: int = 12_000_000
+    bump_after_blocks: int = 3
+    attempts_max: int = 24
+    poll_interval_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a transaction would need now; ``cost_max`` in wei includes the value sent."""
+
+    gas: int
+    tip: int
+    fee_max: int
+    cost_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxOutcome:
+    """How a transaction ended: ``state`` is INCLUDED or FINAL."""
+
+    state: TxState
+    tx_hash: bytes
+    nonce: int
+    block_number: int
+    block_hash: bytes
+    gas_used: int
+
+
+class TransactionSender:
+    """Sends the transactions of one key; make one per key and process.
+
+    Args:
+        reader: endpoints and agreement; its chain id is signed into every transaction.
+        key: pays and signs.
+        journal_path: file for the journal; None keeps it in memory (one-shot tools, tests).
+        abi: makes the contract's refusals readable.
+        policy: fee ceiling and patience.
+    """
+
+    def __init__(
+        self,
+        reader: FinalizedReader,
+        key: PayingSigner,
+        *,
+        journal_path: Path | None,
+        abi: ContractAbi,
+        policy: FeePolicy | None = None,
+    ) -> None:
+        self.reader = reader
+        self.address = key.address
+        self._key = key
+        self._abi = abi
+        self._policy = FeePolicy() if policy is None else policy
+        self._journal = Journal(journal_path, chain_id=reader.chain_id, address=key.address)
+        self._lock = trio.Lock()
+        self._driven: set[int] = set()
+        self._seen_height: dict[int, int] = {}
+        self._waiting_since: dict[int, int] = {}
+
+    def __repr__(self) -> str:
+        return f"TransactionSender(0x{self.address.hex()})"
+
+    async def send(
+        self,
+        intent: str,
+        to: bytes,
+        data: bytes,
+        *,
+        value: int = 0,
+        until: TxState = TxState.FINAL,
+    ) -> TxOutcome:
+        """Gets one transaction mined and waits until it is included, or final.
+
+        Waits without end; give it a deadline from outside. When that cancels it (or the process
+        dies), the journal keeps the transaction, and ``send`` with the same intent picks it up.
+
+        Args:
+            intent: names the purpose, the same text for the same purpose ("register 3 at 7").
+            to: 20-byte address, empty to deploy a contract.
+            value: wei.
+            until: INCLUDED or FINAL.
+
+        Raises:
+            CallReverted: it would revert; nothing was sent.
+            InsufficientFunds, FeeTooHigh: nothing was sent.
+            TransactionFailed: it was mined and reverted.
+            TransactionReplaced: the key's nonce was used by somebody else.
+            FinalityAlarm, WrongChain, PinMismatch: the chain itself is in doubt.
+        """
+        if not 1 <= len(intent) <= INTENT_CHARS_MAX or len(to) not in (0, 20):
+            raise ValueError("intent of 1..256 characters and an address of 20 bytes (or none)")
+        async with self._lock:
+            await self._settle_older(intent)
+            entry = self._open_with(intent) or await self._create(intent, to, data, value)
+            outcome = await self._drive(entry, TxState.INCLUDED)
+        if until is TxState.FINAL:
+            outcome = await self._drive(entry, TxState.FINAL)
+        return outcome
+
+    async def recover(self) -> None:
+        """Gets transactions of an earlier run included, or learns how they ended."""
+        async with self._lock:
+            await self._settle_older("")
+
+    async def estimate(self, to: bytes, data: bytes, *, value: int = 0) -> Estimate:
+        """What a transaction would need, without sending it (dry run).
+
+        Raises:
+            CallReverted, InsufficientFunds, FeeTooHigh: it could not be sent.
+        """
+        gas = await self._gas(to, data, value)
+        tip, fee_max = await self._fees()
+        cost_max = gas * fee_max + value
+        balance = await self._kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        if balance < cost_max:
+            raise InsufficientFunds(
+                f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
+                f" {ether(balance)} ETH and this transaction may cost {ether(cost_max)} ETH:"
+                f" send it at least {ether(cost_max - balance)} ETH"
+            )
+        return Estimate(gas, tip, fee_max, cost_max)
+
+    async def balance(self) -> int:
+        """Wei that the key's address holds, as at least k endpoints confirm."""
+        return await self._kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+
+    def status(self) -> list[dict[str, Any]]:
+        """The journal's entries, JSON-ready, oldest first."""
+        return [
+            {
+                "intent": entry.intent,
+                "nonce": entry.nonce,
+                "state": entry.state.value,
+                "reason": entry.reason,
+                "hashes": ["0x" + attempt.hash.hex() for attempt in entry.attempts],
+                "block_number": entry.block_number if entry.block_number >= 0 else None,
+            }
+            for entry in self._journal.entries
+        ]
+
+    # ------------------------------------------------------------------ making
+
+    async def _create(self, intent: str, to: bytes, data: bytes, value: int) -> Entry:
+        estimate = await self.estimate(to, data, value=value)
+        height = await self._height()
+        account = [hexed(self.address), "latest"]
+        mined = await self._kth_highest("eth_getTransactionCount", account)
+        # An endpoint may lag behind what this journal knows to be used.
+        nonce = max([mined, *(1 + entry.nonce for entry in self._journal.entries)])
+        entry = Entry(intent, nonce, to, value, data, estimate.gas)
+        self._attempt(entry, estimate.tip, estimate.fee_max, height)
+        self._journal.entries.append(entry)
+        await self._journal.save()
+        await self._first_broadcast(entry)
+        _log.info("tx.sent", intent=intent, nonce=nonce, hash="0x" + entry.attempts[0].hash.hex())
+        return entry
+
+    def _attempt(self, entry: Entry, tip: int, fee_max: int, height: int) -> None:
+        unsigned = Transaction(
+            chain_id=self.reader.chain_id,
+            nonce=entry.nonce,
+            tip=tip,
+            fee_max=fee_max,
+            gas=entry.gas,
+            to=entry.to,
+            value=entry.value,
+            data=entry.data,
+        )
+        signed = sign(unsigned, self._key)
+        entry.attempts.append(Attempt(signed.hash, signed.raw, tip, fee_max, height))
+
+    async def _first_broadcast(self, entry: Entry) -> None:
+        faults = await self._broadcast(entry.attempts[-1])
+        if len(faults) == len(self.reader.endpoints):
+            # Every endpoint answered and none took it, so it is nowhere: the nonce is free again.
+            self._journal.entries.remove(entry)
+            await self._journal.save()
+            raise TransactionError(f"no endpoint accepts the transaction: {faults[0].message}")
+
+    async def _gas(self, to: bytes, data: bytes, value: int) -> int:
+        call: dict[str, Any] = {
+            "from": hexed(self.address),
+            "data": hexed(data),
+            "value": hex(value),
+        }
+        if to:
+            call["to"] = hexed(to)
+
+        async def ask(endpoint: RpcEndpoint) -> int | RpcFault:
+            try:
+                return decoding.quantity(await endpoint.call("eth_estimateGas", [call]), 64)
+            except RpcFault as fault:
+                return fault
+
+        answers = await self.reader.ask_all(ask)
+        estimates = [answer for _, answer in answers if isinstance(answer, int)]
+        faults = [answer for _, answer in answers if isinstance(answer, RpcFault)]
+        reverts = Counter(fault.data or b"" for fault in faults if is_revert(fault))
+        for revert, count in reverts.most_common(1):
+            if count >= self.reader.quorum or not estimates:
+                raise self._abi.reverted(revert)
+        if not estimates:
+            if any("insufficient funds" in fault.message.lower() for fault in faults):
+                raise InsufficientFunds(f"insufficient funds: 0x{self.address.hex()} cannot pay")
+            raise NoAgreement("gas estimate", 1, {e.name: str(a) for e, a in answers})
+        # A quarter on top: the state may move between estimate and inclusion.
+        gas = _median(estimates) * 5 // 4
+        if gas > self._policy.gas_max:
+            raise FeeTooHigh(f"it needs {gas} gas, the limit is {self._policy.gas_max}")
+        return gas
+
+    async def _fees(self) -> tuple[int, int]:
+        """Tip and fee cap in wei per gas: the median endpoint's view, cap = 2 x base + tip."""
+
+        async def ask(endpoint: RpcEndpoint) -> tuple[int, int]:
+            history = await endpoint.call("eth_feeHistory", [hex(10), "latest", [50]])
+            try:
+                base = decoding.quantity(history["baseFeePerGas"][-1], 128)
+                tips = [decoding.quantity(row[0], 128) for row in history.get("reward") or []]
+            except (KeyError, IndexError, TypeError, AttributeError):
+                raise BadChainData("the fee history is malformed") from None
+            return base, _median(tips) if tips else 0
+
+        answers = await self.reader.ask_all(ask)
+        views = [answer for _, answer in answers if isinstance(answer, tuple)]
+        if len(views) < self.reader.quorum:
+            raise NoAgreement("fees", self.reader.quorum, {e.name: str(a) for e, a in answers})
+        base = _median([view[0] for view in views])
+        tip = max(self._policy.tip_min, _median([view[1] for view in views]))
+        ceiling = self._policy.fee_ceiling
+        if base + tip > ceiling:
+            raise FeeTooHigh(
+                f"the chain asks for {(base + tip) / GWEI:.3f} gwei per gas, the ceiling is"
+                f" {ceiling / GWEI:.3f}; nothing was sent"
+            )
+        return tip, min(2 * base + tip, ceiling)
+
+    # ------------------------------------------------------------------ getting it mined
+
+    async def _settle_older(self, intent: str) -> None:
+        for entry in self._journal.open_entries():
+            if entry.nonce in self._driven or entry.intent == intent:
+                continue
+            try:
+                if entry.state is TxState.INCLUDED:
+                    await self._step(entry)  # learns of finality, or of a reorg
+                if entry.state is TxState.PENDING:
+                    await self._drive(entry, TxState.INCLUDED)
+            except TransactionError as error:
+                _log.warning("tx.ended", intent=entry.intent, reason=str(error))
+            except _TRANSIENT as error:
+                _log.info("tx.unknown_yet", intent=entry.intent, reason=str(error))
+
+    def _open_with(self, intent: str) -> Entry | None:
+        return next((e for e in self._journal.open_entries() if e.intent == intent), None)
+
+    async def _drive(self, entry: Entry, until: TxState) -> TxOutcome:
+        self._driven.add(entry.nonce)
+        try:
+            while True:
+                try:
+                    await self._step(entry)
+                except _TRANSIENT as error:
+                    if str(error) != entry.reason:
+                        _log.info("tx.waiting", intent=entry.intent, reason=str(error))
+                    entry.reason = str(error)
+                if entry.state in (until, TxState.FINAL):
+                    return TxOutcome(
+                        entry.state, entry.tx_hash, entry.nonce,
+                        entry.block_number, entry.block_hash, entry.gas_used,
+                    )  # fmt: skip
+                await trio.sleep(self._policy.poll_interval_s)
+        finally:
+            self._driven.discard(entry.nonce)
+
+    async def _step(self, entry: Entry) -> None:
+        """Looks once where the transaction is and does the next thing for it."""
+        receipt = await self._receipt(entry)
+        if receipt is None:
+            if entry.state is TxState.INCLUDED:
+                _log.warning("tx.reorged_out", intent=entry.intent, block=entry.block_number)
+                self._forget_block(entry)
+                await self._journal.save()
+                await self._broadcast(entry.attempts[-1])
+            await self._nudge(entry)
+            return
+        if not receipt.succeeded:
+            reason = await self._why(entry, receipt)
+            self._note(entry, TxState.FAILED, receipt, reason)
+            await self._journal.save()
+            raise TransactionFailed(reason, receipt.tx_hash)
+        if entry.state is not TxState.INCLUDED or entry.block_hash != receipt.block_hash:
+            self._note(entry, TxState.INCLUDED, receipt, "")
+            await self._journal.save()
+        finalized = await self.reader.finalized()
+        if finalized.number < receipt.block_number:
+            return
+        canonical = await self.reader.header_at(receipt.block_number)
+        if canonical is not None and canonical.hash == receipt.block_hash:
+            self._note(entry, TxState.FINAL, receipt, "")
+            await self._journal.save()
+
+    async def _nudge(self, entry: Entry) -> None:
+        height = await self._height()
+        if height <= self._seen_height.get(entry.nonce, -1):
+            return
+        self._seen_height[entry.nonce] = height
+        await self._check_not_replaced(entry)
+        last = entry.attempts[-1]
+        # After a restart or a reorg the same bytes get their full chance again before fees rise.
+        waited = height - max(last.height, self._waiting_since.setdefault(entry.nonce, height))
+        if waited >= self._policy.bump_after_blocks and len(entry.attempts) < (
+            self._policy.attempts_max
+        ):
+            bumped = self._bumped(last)
+            if bumped is not None:
+                self._attempt(entry, *bumped, height)
+                await self._journal.save()
+                _log.info("tx.bumped", intent=entry.intent, fee_max=bumped[1])
+        await self._broadcast(entry.attempts[-1])
+
+    def _bumped(self, last: Attempt) -> tuple[int, int] | None:
+        """Both fees 12.5 % higher (nodes want more than 10 %); None at the ceiling."""
+        fee_max = last.fee_max * 9 // 8 + 1
+        if fee_max > self._policy.fee_ceiling:
+            return None
+        return last.tip * 9 // 8 + 1, fee_max
+
+    async def _check_not_replaced(self, entry: Entry) -> None:
+        finalized = await self.reader.finalized()
+        block = {"blockHash": hexed(finalized.hash), "requireCanonical": True}
+        used = await self.reader.agree(
+            "eth_getTransactionCount", [hexed(self.address), block], decoding.quantity
+        )
+        if used <= entry.nonce or await self._receipt(entry) is not None:
+            return
+        entry.state = TxState.REPLACED
+        entry.reason = f"nonce {entry.nonce} was used by a transaction this sender did not make"
+        await self._journal.save()
+        raise TransactionReplaced(
+            f"{entry.intent}: {entry.reason}; the key of 0x{self.address.hex()} is used elsewhere"
+        )
+
+    async def _broadcast(self, attempt: Attempt) -> list[RpcFault]:
+        """Sends raw bytes to every endpoint; the faults of those that refuse them."""
+
+        async def ask(endpoint: RpcEndpoint) -> RpcFault | None:
+            try:
+                await endpoint.call("eth_sendRawTransaction", [hexed(attempt.raw)])
+            except RpcFault as fault:
+                if "already" not in fault.message.lower():  # "already known", "already imported"
+                    return fault
+            return None
+
+        answers = await self.reader.ask_all(ask)
+        return [answer for _, answer in answers if isinstance(answer, RpcFault)]
+
+    async def _receipt(self, entry: Entry) -> Receipt | None:
+        for attempt in reversed(entry.attempts):
+            found = await self.reader.agree(
+                "eth_getTransactionReceipt", [hexed(attempt.hash)], decoding.receipt_or_none
+            )
+            if found is not None:
+                if found.tx_hash != attempt.hash:
+                    raise BadChainData("a receipt of another transaction")
+                return found
+        return None
+
+    async def _why(self, entry: Entry, receipt: Receipt) -> str:
+        """The contract's reason, asked for by the same call on the state of the failing block."""
+        if receipt.gas_used >= entry.gas:
+            return "out of gas"
+        call: dict[str, Any] = {
+            "from": hexed(self.address),
+            "data": hexed(entry.data),
+            "value": hex(entry.value),
+        }
+        if entry.to:
+            call["to"] = hexed(entry.to)
+        block = {"blockHash": hexed(receipt.block_hash), "requireCanonical": False}
+
+        async def ask(endpoint: RpcEndpoint) -> bytes | None:
+            try:
+                await endpoint.call("eth_call", [call, block])
+            except RpcFault as fault:
+                if is_revert(fault):
+                    return fault.data or b""
+                raise
+            return None
+
+        try:
+            data = await self.reader.agree_by("eth_call", ask)
+        except ChainError:
+            return "reverted; the reason could not be learnt"
+        return "reverted; it would pass now" if data is None else self._abi.reverted(data).text
+
+    def _note(self, entry: Entry, state: TxState, receipt: Receipt, reason: str) -> None:
+        if state is not entry.state:
+            _log.info("tx." + state.value, intent=entry.intent, block=receipt.block_number,
+                      reason=reason)  # fmt: skip
+        entry.state = state
+        entry.reason = reason
+        entry.tx_hash = receipt.tx_hash
+        entry.block_number = receipt.block_number
+        entry.block_hash = receipt.block_hash
+        entry.gas_used = receipt.gas_used
+
+    def _forget_block(self, entry: Entry) -> None:
+        entry.state = TxState.PENDING
+        entry.reason = "a reorganisation dropped its block"
+        entry.tx_hash = b""
+        entry.block_number = -1
+        entry.block_hash = b""
+        self._seen_height.pop(entry.nonce, None)
+        self._waiting_since.pop(entry.nonce, None)
+
+    # ------------------------------------------------------------------ unagreed questions
+
+    async def _height(self) -> int:
+        return await self._kth_highest("eth_blockNumber", [])
+
+    async def _kth_highest(self, method: str, params: Sequence[Any]) -> int:
+        """A number that at least k endpoints have reached: fewer than k liars cannot raise it."""
+
+        async def ask(endpoint: RpcEndpoint) -> int:
+            return decoding.quantity(await endpoint.call(method, params))
+
+        answers = await self.reader.ask_all(ask)
+        numbers = sorted((a for _, a in answers if isinstance(a, int)), reverse=True)
+        if len(numbers) < self.reader.quorum:
+            raise NoAgreement(method, self.reader.quorum, {e.name: str(a) for e, a in answers})
+        return numbers[self.reader.quorum - 1]
+
+
+def is_revert(fault: RpcFault) -> bool:
+    """Whether a fault is the contract's refusal (code 3 in geth and its followers)."""
+    return fault.data is not None or fault.code == 3 or "execution reverted" in fault.message
+
+
+def ether(wei: int) -> str:
+    """Wei as a decimal number of ether, exact to a gwei, rounded up."""
+    gwei = -(-wei // GWEI)
+    return f"{gwei // GWEI}.{gwei % GWEI:09d}"
+
+
+def _median(numbers: Sequence[int]) -> int:
+    return sorted(numbers)[(len(numbers) - 1) // 2]
+
+
+__all__ = [
+    "CallReverted",
+    "Estimate",
+    "FeePolicy",
+    "TransactionSender",
+    "TxOutcome",
+    "TxState",
+]
