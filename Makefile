@@ -31,8 +31,9 @@ types: setup ## mypy, strict, on the rooms whose mistakes cost most
 imports: setup ## the arrows between the rooms
 	$(BIN)/lint-imports
 
-contracts: setup ## the committed artifacts fit the sources, and the contracts' own tests
-	cd contracts/evm && npm run --silent check && npm run --silent test
+contracts: setup ## the committed artifact is what the sources give, and the contracts' own tests
+	$(BIN)/python -m contracts.evm.build --check
+	cd contracts/evm && node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
 
 bench: setup ## figures beside etcd, on this machine
 	$(BIN)/python -m bench $(ARGS)

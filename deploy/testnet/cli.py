@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (``| head``); the interpreter must not complain at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return EXIT_FAILED
 
 
@@ -407,3 +407,7 @@ def _entry_json(key: str, entry: requests.Entry | None) -> dict[str, Any]:
 
 def _directory(arguments: argparse.Namespace) -> Path:
     return Path(arguments.dir).absolute()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,6 @@ fails, and when the command is interrupted, everything that was started is stopp
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,7 +59,7 @@ def prepare(directory: Path, weights: tuple[int, ...], base_port: int, say: Say)
     except TestnetError:
         layout.remove(testnet)
         raise
-    layout.write_private(testnet.kms_root_file, secrets.token_bytes(32).hex().encode() + b"\n")
+    agents.make_root(testnet)
     return testnet
 
 
@@ -100,18 +99,20 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
     await agents.wait_ready(testnet)
     say(f"{len(testnet.nodes)} guest agents (one simulator, pid {agents_process.pid})")
 
-    registry = await chain.deploy(testnet)
+    kms_root = agents.kms_root(testnet)
+    registry = await chain.deploy(testnet, kms_root)
     testnet = replace(testnet, contract=registry.address)
     testnet.save()
     say(f"registry {registry.address}")
 
-    identities = await agents.identities(testnet)
+    identities = await agents.identities(testnet, registry.contract)
     await registry.grant_and_bind(testnet, identities)
+    trust = registry.anchors(testnet, kms_root)
     weights = ", ".join(str(node.weight) for node in testnet.nodes)
     say(f"{len(testnet.nodes)} seats granted and bound, weights {weights}")
 
     for node in testnet.nodes:
-        nodes.write_config(testnet, node, registry.trust)
+        nodes.write_config(testnet, node, trust)
         process = nodes.start(testnet, node.seat)
         testnet = testnet.with_node_process(node.seat, process)
         testnet.save()
@@ -121,6 +122,7 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
     await registry.wait_all_active(lambda: _check_daemons(current))
     say("every seat is registered on the chain")
     await registry.launch()
+    await registry.aclose()
     say("registry launched: this is the validator set of epoch 0")
 
     seen = await wait_leader(testnet)

@@ -3,6 +3,7 @@
     DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
     DIR/lock           held while a verb changes testnet.json
     DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
+    DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
     DIR/log/           anvil.log, agents.log, node-SEAT.log
     DIR/node-SEAT/     config.toml and the daemon's data directory
     socket_dir         the agents' Unix sockets; outside DIR when its path is too long for them
@@ -53,7 +54,7 @@ class NodeRecord:
 
     seat: int
     weight: int
-    instance_seed: str  # hex
+    instance_seed: str  # hex, 20 bytes
     process: ProcessRecord | None = None
 
 
@@ -195,7 +196,7 @@ def create(directory: Path, weights: tuple[int, ...], base_port: int) -> Testnet
         chain=None,
         agents=None,
         nodes=tuple(
-            NodeRecord(seat, weight, secrets.token_hex(32))
+            NodeRecord(seat, weight, secrets.token_hex(20))
             for seat, weight in enumerate(weights, start=1)
         ),
     )
@@ -253,7 +254,8 @@ def remove(testnet: Testnet) -> None:
     for node in testnet.nodes:
         shutil.rmtree(testnet.node_dir(node.seat), ignore_errors=True)
     shutil.rmtree(testnet.directory / "log", ignore_errors=True)
-    testnet.kms_root_file.unlink(missing_ok=True)
+    for name in ("kms-root", "wallets.json"):
+        (testnet.directory / name).unlink(missing_ok=True)
     for leftover in testnet.directory.glob(f".{STATE_FILE}.*"):
         leftover.unlink(missing_ok=True)
     # The state file goes last: until then a failed removal can be repeated.
