@@ -207,9 +207,7 @@ class DStackP2PSDK:
             "data": "0x" + (_selector("member(uint256)") + seat.to_bytes(32, "big")).hex(),
         }
         request = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call, "latest"]}
-        transport = httpx.AsyncHTTPTransport(
-            verify=rpc_url.startswith("https://"), trust_env=False
-        )
+        transport = httpx.AsyncHTTPTransport(verify=rpc_url.startswith("https://"), trust_env=False)
         body = await _post_json(transport, rpc_url, request, SeatNotActive, "RPC endpoint")
         if "error" in body or body.get("id") != 1 or not isinstance(body.get("result"), str):
             raise SeatNotActive(
@@ -297,7 +295,7 @@ class DStackP2PSDK:
             RequestFailed, DaemonUnreachable: as every call.
         """
         write = await self._call(lambda client: client.put(key, value, request_id=request_id))
-        return write.revision
+        return int(write.revision)
 
     async def get(self, key: bytes | str, *, stale: bool = False) -> bytes | None:
         """The key's value, None if absent; linearizable unless ``stale``."""
@@ -307,7 +305,7 @@ class DStackP2PSDK:
     async def delete(self, key: bytes | str, *, request_id: str | None = None) -> bool:
         """Delete a key through consensus; whether it was there. Errors as ``put``."""
         write = await self._call(lambda client: client.delete(key, request_id=request_id))
-        return write.existed
+        return bool(write.existed)
 
     # --- beneath --------------------------------------------------------------------------------
 
@@ -371,7 +369,7 @@ async def _post_json(
     kind: type[ClusterError],
     who: str,
 ) -> dict[str, Any]:
-    """POST JSON with every bound; all failures become ``kind``, without the URL (it may hold a key)."""
+    """POST JSON, bounded; failures become ``kind`` and never tell the URL (it may hold a key)."""
     try:
         with anyio.fail_after(EXTERNAL_TIMEOUT_S):
             async with (
@@ -417,7 +415,7 @@ def _selector(signature: str) -> bytes:
 
 def _decode_member(result: str, seat: int) -> tuple[int, bytes]:
     """Status and instance id (20 bytes) of the registry's ``member(seat)`` answer."""
-    from eth_abi import decode
+    from eth_abi.abi import decode
     from eth_abi.exceptions import DecodingError
 
     try:

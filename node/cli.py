@@ -214,7 +214,7 @@ def _run(options: argparse.Namespace) -> int:
     _startable(config)
     import trio
 
-    from node.daemon import run_daemon  # type: ignore[import-not-found, unused-ignore]
+    from node.daemon import run_daemon  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from node.logs import configure_logging
 
     configure_logging(config.log.format, config.log.level, config.node.seat)
@@ -225,9 +225,7 @@ def _run(options: argparse.Namespace) -> int:
 # --- questions to a node ------------------------------------------------------------------------
 
 
-def _with_client(
-    options: argparse.Namespace, ask: Callable[[ApiClient], Awaitable[Any]]
-) -> Any:
+def _with_client(options: argparse.Namespace, ask: Callable[[ApiClient], Awaitable[Any]]) -> Any:
     import trio
 
     from node.client import ApiClient, read_token_file

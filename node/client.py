@@ -241,7 +241,9 @@ class ApiClient:
         if request_id is not None:
             raw = request_id.encode() if isinstance(request_id, str) else request_id
             headers.append((b"idempotency-key", raw))
-        status, _, body = await self._request(method, _key_path(key), content=value, headers=headers)
+        status, _, body = await self._request(
+            method, _key_path(key), content=value, headers=headers
+        )
         if status != 200:
             raise _error(status, body)
         document = _document(body)

@@ -13,7 +13,6 @@ without it, so nobody believes in a check that does not happen.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
@@ -23,16 +22,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from node.config_values import (
+    Reader,
+    WrongValue,
+    address20,
+    api_listen,
+    choice,
+    flag,
+    integer,
+    listens_only_here,
+    multiaddr,
+    path_text,
+    rpc_url,
+    several,
+)
+
 ENV_PREFIX = "DSTACK_CLUSTER_"
 FILE_BYTES_MAX = 64 * 1024
-TEXT_LENGTH_MAX = 512
-ENDPOINT_BYTES_MAX = 128
 RPC_ENDPOINTS_MAX = 16
 KMS_ROOTS_MAX = 16
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text names source, key, what was expected, what came."""
+    """The configuration cannot be used; the text names source, key, what is expected, what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,166 +153,7 @@ def check_startable(config: Config) -> None:
         )
 
 
-# --- how each key is read -----------------------------------------------------------------------
-
-
-class _Wrong(Exception):
-    """What was expected instead."""
-
-
-Reader = Callable[[Any], Any]
-
-
-def _integer(low: int, high: int) -> Reader:
-    def read(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise _Wrong(f"an integer from {low} to {high}")
-        return value
-
-    return read
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise _Wrong("true or false")
-    return value
-
-
-def _choice(*names: str) -> Reader:
-    def read(value: Any) -> str:
-        if value not in names or not isinstance(value, str):
-            raise _Wrong("one of " + ", ".join(f'"{name}"' for name in names))
-        return value
-
-    return read
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str) or not 0 < len(value) <= TEXT_LENGTH_MAX or "\0" in value:
-        raise _Wrong(f"a path of 1 to {TEXT_LENGTH_MAX} characters")
-    return Path(value)
-
-
-_PORT = r"(0|[1-9][0-9]{0,4})"
-_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\Z")
-_MULTIADDR = re.compile(rf"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/{_PORT}\Z")
-
-
-def _multiaddr(port_low: int) -> Reader:
-    expected = (
-        f"a multiaddr /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT of at most {ENDPOINT_BYTES_MAX} bytes "
-        f"with a port from {port_low} to 65535 and no peer id"
-    )
-
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not value.isascii() or len(value) > ENDPOINT_BYTES_MAX:
-            raise _Wrong(expected)
-        match = _MULTIADDR.match(value)
-        if match is None or not port_low <= int(match[3]) <= 65535:
-            raise _Wrong(expected)
-        try:
-            if match[1] == "ip4":
-                ipaddress.IPv4Address(match[2])
-            elif match[1] == "ip6":
-                ipaddress.IPv6Address(match[2])
-            elif not _NAME.match(match[2]):
-                raise ValueError(match[2])
-        except ValueError:
-            raise _Wrong(expected) from None
-        return value
-
-    return read
-
-
-def _hex20(value: Any) -> bytes:
-    expected = "20 bytes as 40 hex digits, 0x in front or not; in mixed case the EIP-55 checksum"
-    text = value.removeprefix("0x") if isinstance(value, str) else ""
-    if not re.fullmatch(r"[0-9a-fA-F]{40}", text):
-        raise _Wrong(expected)
-    raw = bytes.fromhex(text)
-    if text not in (text.lower(), text.upper()) and text != _eip55(raw):
-        raise _Wrong(expected)
-    if not any(raw):
-        raise _Wrong(expected + ", not zero")
-    return raw
-
-
-def _eip55(raw: bytes) -> str:
-    """Mixed-case checksum text of an address, without 0x (EIP-55)."""
-    from Crypto.Hash import keccak  # here: only mixed-case addresses need it
-
-    text = raw.hex()
-    digest = keccak.new(digest_bits=256, data=text.encode()).hexdigest()
-    return "".join(c.upper() if int(d, 16) >= 8 else c for c, d in zip(text, digest, strict=False))
-
-
-def _rpc_url(value: Any) -> str:
-    expected = "an http(s) URL without user name, password and fragment"
-    if (
-        not isinstance(value, str)
-        or not 0 < len(value) <= TEXT_LENGTH_MAX
-        or not re.fullmatch(r"[\x21-\x7e]+", value)
-    ):
-        raise _Wrong(expected)
-    try:
-        parts = urlsplit(value)
-        port_good = parts.port is None or parts.port > 0
-    except ValueError:
-        raise _Wrong(expected) from None
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or not port_good
-        or "@" in parts.netloc
-        or parts.fragment
-    ):
-        raise _Wrong(expected)
-    return value
-
-
-def _several(read_one: Reader, count_max: int) -> Reader:
-    def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not 1 <= len(value) <= count_max:
-            raise _Wrong(f"a list of 1 to {count_max}")
-        items = []
-        for item in value:
-            try:
-                items.append(read_one(item))
-            except _Wrong as wrong:
-                raise _Wrong(f"a list of: {wrong}") from None
-        if len(set(items)) != len(items):
-            raise _Wrong("a list without repetition")
-        return tuple(items)
-
-    return read
-
-
-def _api_listen(value: Any) -> str:
-    expected = '"IP:PORT" (an IPv6 address in brackets) or "unix:/absolute/path" (at most 100 bytes)'
-    if not isinstance(value, str) or len(value) > TEXT_LENGTH_MAX:
-        raise _Wrong(expected)
-    if value.startswith("unix:"):
-        path = value.removeprefix("unix:")
-        if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > 100:
-            raise _Wrong(expected)
-        return value
-    host, _, port = value.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        raise _Wrong(expected) from None
-    if bracketed != (address.version == 6) or not re.fullmatch(_PORT, port) or int(port) > 65535:
-        raise _Wrong(expected)
-    return value
-
-
-def listens_only_here(listen: str) -> bool:
-    """Whether an ``api.listen`` value can be reached from this machine alone."""
-    if listen.startswith("unix:"):
-        return True
-    host = listen.rpartition(":")[0].strip("[]")
-    return ipaddress.ip_address(host).is_loopback
+# --- the keys ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,41 +164,41 @@ class _Key:
     relative: bool = False  # a path, relative to the file's folder
 
 
-_DURATION = _Key(_integer(10, 600_000), env=True)
+_DURATION = _Key(integer(10, 600_000), env=True)
 
 _KEYS: dict[str, dict[str, _Key]] = {
     "node": {
-        "seat": _Key(_integer(1, 2**32 - 1), env=True),
-        "state_dir": _Key(_path, env=True, relative=True),
-        "listen": _Key(_multiaddr(0), env=True),
-        "endpoint": _Key(_multiaddr(1), env=True),
+        "seat": _Key(integer(1, 2**32 - 1), env=True),
+        "state_dir": _Key(path_text, env=True, relative=True),
+        "listen": _Key(multiaddr(0), env=True),
+        "endpoint": _Key(multiaddr(1), env=True),
     },
     "agent": {
-        "socket": _Key(_path, relative=True),
-        "scheme": _Key(_integer(0, 1)),
+        "socket": _Key(path_text, relative=True),
+        "scheme": _Key(integer(0, 1)),
     },
     "chain": {
-        "kind": _Key(_choice("evm"), anchor=True),
-        "chain_id": _Key(_integer(1, 2**63 - 1), anchor=True),
-        "contract": _Key(_hex20, anchor=True),
-        "deploy_block": _Key(_integer(0, 2**48 - 1), anchor=True),
-        "rpc": _Key(_several(_rpc_url, RPC_ENDPOINTS_MAX), anchor=True),
-        "rpc_quorum": _Key(_integer(1, RPC_ENDPOINTS_MAX), anchor=True),
-        "app_id": _Key(_hex20, anchor=True),
-        "kms_roots": _Key(_several(_hex20, KMS_ROOTS_MAX), anchor=True),
-        "poll_interval_ms": _Key(_integer(100, 600_000), env=True),
-        "max_fee_gwei": _Key(_integer(1, 1_000_000), env=True),
+        "kind": _Key(choice("evm"), anchor=True),
+        "chain_id": _Key(integer(1, 2**63 - 1), anchor=True),
+        "contract": _Key(address20, anchor=True),
+        "deploy_block": _Key(integer(0, 2**48 - 1), anchor=True),
+        "rpc": _Key(several(rpc_url, RPC_ENDPOINTS_MAX), anchor=True),
+        "rpc_quorum": _Key(integer(1, RPC_ENDPOINTS_MAX), anchor=True),
+        "app_id": _Key(address20, anchor=True),
+        "kms_roots": _Key(several(address20, KMS_ROOTS_MAX), anchor=True),
+        "poll_interval_ms": _Key(integer(100, 600_000), env=True),
+        "max_fee_gwei": _Key(integer(1, 1_000_000), env=True),
     },
     "api": {
-        "listen": _Key(_api_listen),
-        "token_file": _Key(_path, relative=True),
+        "listen": _Key(api_listen),
+        "token_file": _Key(path_text, relative=True),
     },
     "log": {
-        "format": _Key(_choice("json", "pretty"), env=True),
-        "level": _Key(_choice("debug", "info", "warning", "error"), env=True),
+        "format": _Key(choice("json", "pretty"), env=True),
+        "level": _Key(choice("debug", "info", "warning", "error"), env=True),
     },
     "timing": {name.name: _DURATION for name in fields(TimingConfig)},
-    "insecure": {name.name: _Key(_flag) for name in fields(InsecureConfig)},
+    "insecure": {name.name: _Key(flag) for name in fields(InsecureConfig)},
 }
 _SECTIONS: dict[str, type] = {
     "node": NodeConfig,
@@ -479,8 +332,10 @@ def _build(found: dict[str, tuple[Any, str]], source: str, base_dir: Path) -> Co
             key = _KEYS[section][item.name]
             try:
                 values[item.name] = key.read(value)
-            except _Wrong as wrong:
-                raise ConfigError(f"{where}: {full}: expected {wrong}; came {_came(value)}") from None
+            except WrongValue as wrong:
+                raise ConfigError(
+                    f"{where}: {full}: expected {wrong}; came {_came(value)}"
+                ) from None
             if key.relative:
                 values[item.name] = base_dir / values[item.name]
             sources[full] = where

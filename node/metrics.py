@@ -3,9 +3,9 @@
 Nothing is counted here: the daemon's own numbers are the only truth, so the page cannot disagree
 with ``/v1/status``. A number that the status does not carry is left out instead of shown as zero.
 
-=========================================  =======  ==================================================
+=========================================  =======  ===============================================
 name                                       type     meaning
-=========================================  =======  ==================================================
+=========================================  =======  ===============================================
 dstack_cluster_height                      gauge    finalized blocks applied
 dstack_cluster_revision                    gauge    revision of the key-value store
 dstack_cluster_epoch                       gauge    validator set's epoch
@@ -30,7 +30,7 @@ dstack_cluster_leader_changes_total        counter  terms that this node saw beg
 dstack_cluster_commits_total               counter  commands applied
 dstack_cluster_refused_handshakes_total    counter  strangers cut at the handshake
 dstack_cluster_info{version=,...}          info     version, seat, chain and contract
-=========================================  =======  ==================================================
+=========================================  =======  ===============================================
 """
 
 from __future__ import annotations

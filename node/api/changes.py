@@ -45,9 +45,7 @@ class PeerChanges(Response):
         """Stream until the client leaves, the service stops or the node ends the watch."""
         self._streams.open_count += 1
         try:
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            )
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with trio.open_nursery() as nursery:
 
                 async def until_disconnect() -> None:

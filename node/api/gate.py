@@ -28,7 +28,10 @@ WITHOUT_TOKEN = frozenset({"/v1/health", "/v1/ready"})
 READING = frozenset({"GET", "HEAD"})
 ABORT_KEY = "dstack_cluster.abort"  # in the scope: cuts the connection
 
-_HTTP_CODES = {404: ("not_found", "no such route"), 405: ("wrong_method", "method not allowed here")}
+_HTTP_CODES = {
+    404: ("not_found", "no such route"),
+    405: ("wrong_method", "method not allowed here"),
+}
 
 
 class Gate:

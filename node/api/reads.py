@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from starlette.routing import Route
 from node.api.answers import Refused, answer
 from node.api.changes import ChangeStreams, PeerChanges
 from node.api.openapi import DOCUMENT
-from node.facade import NodeFacade
+from node.facade import NodeFacade, Unavailable
 from node.metrics import metrics_registry, render
 
 
@@ -37,11 +36,10 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
             return PeerChanges(facade, streams)
         if not _asked(request, "self"):
             return answer({"peers": facade.peers()})
-        rows: list[dict[str, Any]] = []
         async with aclosing(facade.watch_peers()) as changes:  # type: ignore[type-var]
             async for rows in changes:
-                break
-        return answer({"peers": rows})
+                return answer({"peers": rows})
+        raise Unavailable("the node is stopping")
 
     async def health(request: Request) -> Response:
         return answer({"status": "ok"})

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -39,7 +40,8 @@ from node.api.gate import ABORT_KEY, Gate
 from node.api.kv import kv_routes
 from node.api.reads import read_routes
 from node.api.registration import registration_routes
-from node.config import ApiConfig, Config, listens_only_here
+from node.config import ApiConfig, Config
+from node.config_values import listens_only_here
 from node.facade import NodeFacade
 
 log = structlog.get_logger("api")
@@ -97,7 +99,7 @@ async def serve(
     facade: NodeFacade,
     config: Config,
     *,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined, unused-ignore]
 ) -> None:
     """Serve the API until cancelled; then give requests under way a moment and close.
 
@@ -125,7 +127,8 @@ async def serve(
     finally:
         listener.socket.close()
         if address.startswith("unix:"):
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(address.removeprefix("unix:"))
 
 
 class _Connections:
@@ -149,7 +152,7 @@ class _Connections:
         stopping: trio.Event,
         streams: ChangeStreams,
         *,
-        task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined, unused-ignore]
     ) -> None:
         """Keep the connections' nursery open past cancellation, for ``STOP_GRACE_S`` at most."""
         with trio.CancelScope(shield=True):
@@ -164,17 +167,15 @@ class _Connections:
         """Serve one connection; never raises but for cancellation from outside."""
         if self._open_count >= CONNECTIONS_MAX:
             with trio.move_on_after(1):
-                try:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await stream.send_all(_FULL)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass
             return
         self._open_count += 1
         try:
             with trio.CancelScope() as scope:
                 app = _with_abort(self._app, scope.cancel)
                 await _Connection(
-                    wrap_app(app, 0, "asgi"),
+                    wrap_app(app, 0, "asgi"),  # type: ignore[arg-type]
                     self._config,
                     self._context,
                     ConnectionState({}),
@@ -272,7 +273,7 @@ def _address(listen: str, listener: trio.SocketListener) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _hosts(listen: str) -> Iterable[str] | None:
+def _hosts(listen: str) -> Collection[str] | None:
     """Names that ``Host`` may carry: on loopback its names, elsewhere the token protects."""
     if listen.startswith("unix:") or not listens_only_here(listen):
         return None

@@ -1,0 +1,176 @@
+"""How single configuration values are read: one function per kind, each refusing all else.
+
+A reader takes what TOML (or a flag, or the environment) gave and returns the typed value, or
+raises ``WrongValue`` whose text finishes the sentence "expected ...".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TEXT_LENGTH_MAX = 512
+ENDPOINT_BYTES_MAX = 128  # as in the registry contract
+
+Reader = Callable[[Any], Any]
+
+
+class WrongValue(Exception):
+    """What was expected instead."""
+
+
+def integer(low: int, high: int) -> Reader:
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise WrongValue(f"an integer from {low} to {high}")
+        return value
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise WrongValue("true or false")
+    return value
+
+
+def choice(*names: str) -> Reader:
+    def read(value: Any) -> str:
+        if value not in names or not isinstance(value, str):
+            raise WrongValue("one of " + ", ".join(f'"{name}"' for name in names))
+        return value
+
+    return read
+
+
+def path_text(value: Any) -> Path:
+    if not isinstance(value, str) or not 0 < len(value) <= TEXT_LENGTH_MAX or "\0" in value:
+        raise WrongValue(f"a path of 1 to {TEXT_LENGTH_MAX} characters")
+    return Path(value)
+
+
+_PORT = r"(0|[1-9][0-9]{0,4})"
+_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\Z")
+_MULTIADDR = re.compile(rf"/(ip4|ip6|dns|dns4|dns6)/([^/\s]+)/tcp/{_PORT}\Z")
+
+
+def multiaddr(port_low: int) -> Reader:
+    expected = (
+        f"a multiaddr /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT of at most {ENDPOINT_BYTES_MAX} bytes "
+        f"with a port from {port_low} to 65535 and no peer id"
+    )
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not value.isascii() or len(value) > ENDPOINT_BYTES_MAX:
+            raise WrongValue(expected)
+        match = _MULTIADDR.match(value)
+        if match is None or not port_low <= int(match[3]) <= 65535:
+            raise WrongValue(expected)
+        try:
+            if match[1] == "ip4":
+                ipaddress.IPv4Address(match[2])
+            elif match[1] == "ip6":
+                ipaddress.IPv6Address(match[2])
+            elif not _NAME.match(match[2]):
+                raise ValueError(match[2])
+        except ValueError:
+            raise WrongValue(expected) from None
+        return value
+
+    return read
+
+
+def address20(value: Any) -> bytes:
+    expected = "20 bytes as 40 hex digits, 0x in front or not; in mixed case the EIP-55 checksum"
+    text = value.removeprefix("0x") if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9a-fA-F]{40}", text):
+        raise WrongValue(expected)
+    raw = bytes.fromhex(text)
+    if text not in (text.lower(), text.upper()) and text != _eip55(raw):
+        raise WrongValue(expected)
+    if not any(raw):
+        raise WrongValue(expected + ", not zero")
+    return raw
+
+
+def _eip55(raw: bytes) -> str:
+    """Mixed-case checksum text of an address, without 0x (EIP-55)."""
+    from Crypto.Hash import keccak  # here: only mixed-case addresses need it
+
+    text = raw.hex()
+    digest = keccak.new(digest_bits=256, data=text.encode()).hexdigest()
+    return "".join(c.upper() if int(d, 16) >= 8 else c for c, d in zip(text, digest, strict=False))
+
+
+def rpc_url(value: Any) -> str:
+    expected = "an http(s) URL without user name, password and fragment"
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= TEXT_LENGTH_MAX
+        or not re.fullmatch(r"[\x21-\x7e]+", value)
+    ):
+        raise WrongValue(expected)
+    try:
+        parts = urlsplit(value)
+        port_good = parts.port is None or parts.port > 0
+    except ValueError:
+        raise WrongValue(expected) from None
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not port_good
+        or "@" in parts.netloc
+        or parts.fragment
+    ):
+        raise WrongValue(expected)
+    return value
+
+
+def several(read_one: Reader, count_max: int) -> Reader:
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or not 1 <= len(value) <= count_max:
+            raise WrongValue(f"a list of 1 to {count_max}")
+        items = []
+        for item in value:
+            try:
+                items.append(read_one(item))
+            except WrongValue as wrong:
+                raise WrongValue(f"a list of: {wrong}") from None
+        if len(set(items)) != len(items):
+            raise WrongValue("a list without repetition")
+        return tuple(items)
+
+    return read
+
+
+def api_listen(value: Any) -> str:
+    expected = '"IP:PORT" (an IPv6 address in brackets) or "unix:/absolute/path" (up to 100 bytes)'
+    if not isinstance(value, str) or len(value) > TEXT_LENGTH_MAX:
+        raise WrongValue(expected)
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > 100:
+            raise WrongValue(expected)
+        return value
+    host, _, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise WrongValue(expected) from None
+    if bracketed != (address.version == 6) or not re.fullmatch(_PORT, port) or int(port) > 65535:
+        raise WrongValue(expected)
+    return value
+
+
+def listens_only_here(listen: str) -> bool:
+    """Whether an ``api.listen`` value can be reached from this machine alone."""
+    if listen.startswith("unix:"):
+        return True
+    host = listen.rpartition(":")[0].strip("[]")
+    return ipaddress.ip_address(host).is_loopback

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from node.logs import REDACTED, TEXT_LENGTH_MAX, configure_logging
+
+SECRET = bytes(range(32))
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines_of(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def logged(**fields: Any) -> dict[str, Any]:
+    out = io.StringIO()
+    configure_logging("json", "debug", seat=3, stream=out)
+    structlog.get_logger().info("event_name", **fields)
+    (line,) = lines_of(out)
+    return line
+
+
+def test_a_line_is_one_json_object_with_seat_level_and_time() -> None:
+    line = logged(height=4)
+    assert line["event"] == "event_name"
+    assert (line["seat"], line["level"], line["height"]) == (3, "info", 4)
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("secret", "short"),
+        ("private_key", b"\1" * 32),
+        ("privkey", "0x" + "ab" * 32),
+        ("signing_key", "AB" * 32),
+        ("key", SECRET),
+        ("key", SECRET.hex()),
+        ("seed", bytearray(SECRET)),
+        ("key", int.from_bytes(SECRET[::-1], "big")),
+        ("password", "hunter2"),
+        ("token", "abcdef"),
+        ("api_token", "abcdef"),
+        ("Authorization", "Bearer abc"),
+        ("mnemonic", "word word"),
+    ],
+)
+def test_secrets_never_reach_a_line(name: str, value: Any) -> None:
+    assert logged(**{name: value})[name] == REDACTED
+    assert logged(outer={name: value})["outer"][name] == REDACTED
+    assert logged(outer=[{name: value}])["outer"][0][name] == REDACTED
+
+
+def test_public_values_stay_readable() -> None:
+    public = "02" + "ab" * 32
+    line = logged(node_key=public, block_hash="cd" * 32, fencing_token="1.4", key="user/1")
+    assert line["node_key"] == public
+    assert line["block_hash"] == "cd" * 32
+    assert line["fencing_token"] == "1.4"
+    assert line["key"] == "user/1"
+
+
+@pytest.mark.parametrize("format", ["json", "pretty"])
+def test_text_from_outside_cannot_forge_a_second_line_or_grow_it(format: str) -> None:
+    out = io.StringIO()
+    configure_logging(format, "info", stream=out)
+    forged = 'x\n{"event":"forged"}\r\x1b[2J' + "y" * 10 * TEXT_LENGTH_MAX
+    structlog.get_logger().warning(forged, why=forged)
+    assert out.getvalue().count("\n") == 1
+    assert "\x1b[2J" not in out.getvalue() and "\r" not in out.getvalue()
+    assert len(out.getvalue()) < 3 * TEXT_LENGTH_MAX
+
+
+def test_depth_and_breadth_of_values_are_bounded() -> None:
+    deep: Any = 1
+    for _ in range(50):
+        deep = {"a": deep}
+    line = logged(deep=deep, wide=list(range(10_000)), thing=object())
+    assert len(json.dumps(line)) < 4_000
+
+
+def test_exceptions_are_logged_with_their_traceback() -> None:
+    out = io.StringIO()
+    configure_logging("json", "info", stream=out)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    (line,) = lines_of(out)
+    assert "ValueError: broken" in line["exception"] and "\n" in line["exception"]
+
+
+def test_chatty_libraries_are_quiet_but_their_warnings_come_through_clean() -> None:
+    out = io.StringIO()
+    configure_logging("json", "debug", seat=2, stream=out)
+    for name in ("libp2p.host", "httpx", "hypercorn.error"):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("trouble %s", "a\nb")
+    lines = lines_of(out)
+    assert [line["event"] for line in lines] == ["trouble a\\nb"] * 3
+    assert {line["seat"] for line in lines} == {2}
+
+
+def test_levels_below_the_configured_one_are_not_written() -> None:
+    out = io.StringIO()
+    configure_logging("pretty", "warning", stream=out)
+    structlog.get_logger().info("quiet")
+    assert out.getvalue() == ""

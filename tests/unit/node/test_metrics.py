@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from conftest import MemoryNode
+from prometheus_client.parser import text_string_to_metric_families
+
+import node.metrics
+from node.metrics import metrics_registry, render
+
+
+def page_of(node: MemoryNode, accept: str = "") -> str:
+    return render(metrics_registry(node), accept)[0].decode()
+
+
+def samples(node: MemoryNode) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page_of(node))
+        for sample in family.samples
+    }
+
+
+def test_the_page_tells_the_same_numbers_as_the_status(node: MemoryNode) -> None:
+    found = samples(node)
+    for name, value in {
+        "height": 12,
+        "term": 4,
+        "view_index": 2,
+        "is_leader": 1,
+        "weight_quorum": 7,
+        "chain_finalized_block": 77,
+        "leader_changes_total": 3,
+        "ready": 1,
+    }.items():
+        assert found[(f"dstack_cluster_{name}", ())] == value
+    assert found[("dstack_cluster_state", (("state", "active"),))] == 1
+    assert found[("dstack_cluster_state", (("state", "halted"),))] == 0
+    assert found[("dstack_cluster_insecure", (("mode", "simulator"),))] == 1
+
+
+def test_a_number_the_node_does_not_know_is_absent_and_not_zero(node: MemoryNode) -> None:
+    base = node.status()
+
+    def status() -> dict[str, Any]:
+        return {**base, "leader": None, "chain": None, "lag": None, "height": "many"}
+
+    node.status = status  # type: ignore[method-assign]
+    names = {name for name, _ in samples(node)}
+    assert "dstack_cluster_term" in names
+    for gone in ("leader_seat", "chain_finalized_block", "lag_blocks", "height", "commits_total"):
+        assert f"dstack_cluster_{gone}" not in names
+
+
+def test_hostile_label_text_stays_inside_its_label(node: MemoryNode) -> None:
+    base = node.status()
+    node.status = lambda: {**base, "version": 'a"} 1\nforged 2'}  # type: ignore[method-assign]
+    assert not any(line.startswith("forged") for line in page_of(node).splitlines())
+
+
+def test_openmetrics_is_spoken_when_asked_for(node: MemoryNode) -> None:
+    accept = "application/openmetrics-text; version=1.0.0"
+    page, content_type = render(metrics_registry(node), accept)
+    assert content_type.startswith("application/openmetrics-text")
+    assert page.endswith(b"# EOF\n")
+
+
+def test_the_documented_table_and_the_page_name_the_same_metrics(node: MemoryNode) -> None:
+    base = node.status()
+    more = {"commits": 1, "refused_handshakes": 2}
+    node.status = lambda: {**base, **more}  # type: ignore[method-assign]
+    documented = set(re.findall(r"^(dstack_cluster_\w+)", node_metrics_doc(), re.M))
+    assert {name for name, _ in samples(node)} == documented
+
+
+def node_metrics_doc() -> str:
+    return node.metrics.__doc__ or ""
