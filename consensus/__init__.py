@@ -4,5 +4,6 @@ May enter: the standard library, msgpack, Keccak, and the ``Signer``/``Verifier`
 ``signatures``. May not enter: sockets, clocks, threads, randomness, any other room of this house.
 Read in this order: ``limits``, ``types``, ``validators``, ``order``, ``digests``, ``signatures``,
 ``wire``, ``certificates``, ``ledger``, ``machine``, ``mempool``, ``interface`` (events and
-effects), ``boot``, ``engine``. The rules R1-R9 that the code cites are in ``docs/protocol.md``.
+effects), ``proposals``, ``catchup``, ``boot``, ``voting`` (the rules), ``engine``. The numbered
+rules R1-R10 that the code cites are in ``docs/protocol.md``.
 """

@@ -35,7 +35,7 @@ class Timer(Enum):
     BOOT = "boot"  # acknowledgements of our boot
 
 
-# --- events -------------------------------------------------------------------------------------
+# --- events ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class StepDown:
 Event = Started | Received | TimerFired | Submitted | PeerConnected | PeerLost | StepDown
 
 
-# --- records: what must be on disk before anything is sent -----------------------------------------
+# --- records: what must be on disk before anything is sent ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ Record = (
 )
 
 
-# --- duties after that ------------------------------------------------------------------------------
+# --- duties after that ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ class Output:
         self.halt = self.halt or later.halt
 
 
-# --- what the caller gives at the start -----------------------------------------------------------
+# --- what the caller gives at the start ---
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,12 @@ class Ledger:
         """The certificate that shows a parent: a notarization, or the tip's finalization."""
         return self.tip.finalization if view == self.tip.view else self.notarizations.get(view)
 
+    def certificate_for(self, block_hash: bytes) -> Certificate | None:
+        """The certificate of a block that may be a parent; None for a genesis or an unknown one."""
+        if block_hash == self.tip.hash:
+            return self.tip.finalization
+        return next((c for c in self.notarizations.values() if c.block == block_hash), None)
+
     def covering(self, parent: View, term: int) -> tuple[Certificate, ...] | None:
         """Nullifications that cover every view between ``parent`` and (term, 0) (R1).
 

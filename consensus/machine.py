@@ -114,8 +114,13 @@ class Machine:
         revision: int,
         entries: Iterable[tuple[bytes, KeyValue]],
         sessions: Iterable[tuple[bytes, Session]],
+        hashes: Iterable[tuple[int, bytes]],
     ) -> Machine:
-        """The state as the store kept it; sessions in the order of their last use."""
+        """The state as the store kept it; sessions in the order of their last use.
+
+        ``hashes`` are the state hashes of recent heights, ascending. Raises ValueError when the
+        hash recorded for ``height`` is not that of the content.
+        """
         machine = cls()
         machine.height, machine.revision = height, revision
         for key, entry in entries:
@@ -125,8 +130,11 @@ class Machine:
             machine.sessions[client] = session
             machine._sum += _session_element(client, session)
         machine._sum &= _MASK
-        machine._hashes.clear()
+        machine._hashes = OrderedDict(hashes)
+        recorded = machine._hashes.pop(height, None)
         machine._note_hash()
+        if recorded not in (None, machine.state_hash):
+            raise ValueError(f"the stored state at height {height} does not match its hash")
         return machine
 
     @property

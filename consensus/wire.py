@@ -160,7 +160,7 @@ def decode_command(raw: bytes) -> Command:
     return Command(client, sequence, Op(op), key, value)
 
 
-# --- field checks -------------------------------------------------------------------------------
+# --- field checks ---
 
 
 def _uint(value: Any, most: int = limits.U64_MAX) -> int:
@@ -193,7 +193,7 @@ def _fields(value: Any, count: int) -> tuple[Any, ...]:
     return value
 
 
-# --- the values ---------------------------------------------------------------------------------
+# --- the values ---
 
 
 def _pack_parts(parts: tuple[Part, ...]) -> list[tuple[int, int, bytes]]:
@@ -346,7 +346,7 @@ def _boot_request(value: tuple[Any, ...]) -> BootRequest:
     )
 
 
-# --- the envelope -------------------------------------------------------------------------------
+# --- the envelope ---
 
 
 def _unpack(data: bytes) -> Any:
@@ -484,7 +484,7 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
     raise WireError("unknown type of message")
 
 
-# --- single values on disk ----------------------------------------------------------------------
+# --- single values on disk ---
 
 
 def encode_block(block: Block) -> bytes:

@@ -1,0 +1,432 @@
+"""One member: the rules of ``voting`` with links, timers, commands, boot and catch-up around them.
+
+``step`` is the only way in; what the caller owes after each step is told in ``interface``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from . import limits
+from .boot import Boot
+from .catchup import is_consistent
+from .interface import (
+    AbstainRecord,
+    AcknowledgedRecord,
+    Durations,
+    Event,
+    IncarnationRecord,
+    Output,
+    PeerConnected,
+    PeerLost,
+    Received,
+    Restored,
+    ServeBlocks,
+    Started,
+    Status,
+    StepDown,
+    Submitted,
+    Timer,
+    TimerFired,
+)
+from .ledger import Ledger
+from .signatures import Signer, Verifier
+from .types import (
+    BootAck,
+    BootCertificate,
+    BootRequest,
+    Proposal,
+    Reason,
+    View,
+    VoteKind,
+    raw_command_id,
+)
+from .validators import ValidatorSet
+from .voting import Voting
+from .wire import (
+    BlockReply,
+    BlockRequest,
+    BootRefused,
+    Certificates,
+    Commands,
+    Message,
+    ProposalMessage,
+    SyncReply,
+    SyncRequest,
+    VoteMessage,
+)
+
+_RECENT_MAX = 4 * limits.MEMPOOL_COMMANDS_MAX
+_COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
+
+
+class Engine(Voting):
+    """One member's protocol state; a pure function of the events given to ``step``."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: bytes,
+        validators: ValidatorSet,
+        seat: int,
+        signer: Signer,
+        verifier: Verifier,
+        restored: Restored,
+        boot_id: bytes,
+        durations: Durations = Durations(),  # noqa: B008 - frozen
+    ) -> None:
+        assert seat in validators.weights, f"seat {seat} is not in the set"
+        super().__init__(
+            cluster_id=cluster_id,
+            validators=validators,
+            seat=seat,
+            signer=signer,
+            verifier=verifier,
+            boot=Boot(
+                validators=validators,
+                cluster_id=cluster_id,
+                seat=seat,
+                signer=signer,
+                verifier=verifier,
+                boot_id=boot_id,
+                last_incarnation=restored.incarnation,
+            ),
+            ledger=Ledger(restored.tip),
+            machine=restored.machine,
+            durations=durations,
+            abstain_until_term=restored.abstain_until_term,
+        )
+        self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
+        self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
+        self._retry_view = self.view
+        self._restore(restored)
+
+    def _restore(self, restored: Restored) -> None:
+        """Takes up where the store left off: never below a vote that we may have sent."""
+        for block in restored.blocks:
+            self.ledger.blocks[block.hash] = block
+        if self.ledger.tip.finalization is not None:
+            self.view = max(self.view, self.ledger.tip.view.next())
+        for certificate in restored.certificates:
+            if certificate.epoch != self.validators.epoch:
+                continue
+            if certificate.kind is VoteKind.NULLIFY:
+                self.ledger.add_nullification(certificate)
+                self.view = max(self.view, View(certificate.view.term + 1, 0))
+            else:
+                self.ledger.add_notarization(certificate)
+                self.view = max(self.view, certificate.view.next())
+        for vote in restored.votes:
+            if vote.epoch != self.validators.epoch:
+                continue
+            self._remember_own(vote)
+            voted = vote.view.next() if vote.kind is VoteKind.FINALIZE else vote.view
+            self.view = max(self.view, voted)
+        for request in restored.acknowledged:
+            self.boot.known[request.seat] = request
+
+    # --- reading ---
+
+    def status(self) -> Status:
+        """A picture for the operator; says why the cluster waits when it does."""
+        weight = self.validators.weight([*self.connected, self.seat])
+        state, reason = "active", ""
+        if self.halted is not None:
+            state, reason = "halted", self.halted.reason
+        elif not self.validators.is_quorum(weight):
+            state = "waiting"
+            reason = (
+                f"members of weight {weight} of {self.validators.total} are connected, "
+                f"a quorum is {self.validators.quorum_weight}"
+            )
+        elif not self.boot.done:
+            have = self.validators.weight(self.boot.progress.acks)
+            state = "booting"
+            reason = (
+                f"boot acknowledged by weight {have} of {self.validators.total}, "
+                f"needed {self.validators.quorum_weight}"
+            )
+        elif self.catchup.target is not None:
+            state, reason = "syncing", "fetching finalized blocks"
+        elif self.view.term < self._abstain_until_term:
+            state = "abstaining"
+            reason = (
+                f"the vote log was rolled back: no vote before term {self._abstain_until_term}"
+            )
+        return Status(
+            state=state,
+            reason=reason,
+            epoch=self.validators.epoch,
+            view=self.view,
+            leader=self.leader(self.view.term),
+            height=self.ledger.tip.height,
+            revision=self.machine.revision,
+            state_hash=self.machine.state_hash,
+            incarnation=self.boot.incarnation,
+            lag=max(0, self.catchup.best_height - self.ledger.tip.height),
+            connected_weight=weight,
+            complaints=self.book.complaints(self.view.term),
+            mempool=len(self.mempool),
+            evidence=len(self.evidence),
+        )
+
+    # --- the one way in ---
+
+    def step(self, event: Event, now_ms: int) -> Output:
+        """Handles one event; ``now_ms`` is the caller's clock (Unix, milliseconds)."""
+        self._out = Output()
+        if self.halted is not None:
+            return self._out
+        self._now_ms = max(self._now_ms, now_ms)
+        match event:
+            case Received(sender, message):
+                self._on_message(sender, message)
+            case TimerFired(timer):
+                self._on_timer(timer)
+            case Submitted(commands):
+                self._on_submitted(commands)
+            case PeerConnected(seat):
+                self._on_peer_connected(seat)
+            case PeerLost(seat):
+                self._on_peer_lost(seat)
+            case Started():
+                self._on_started()
+            case StepDown():
+                if self.leader(self.view.term) == self.seat:
+                    self._nullify(Reason.STEP_DOWN)
+        self._settle()
+        return self._out
+
+    def _on_message(self, sender: int, message: Message) -> None:
+        if sender not in self.validators.weights or sender == self.seat:
+            return
+        match message:
+            case VoteMessage(incarnation, vote):
+                self._on_vote(sender, incarnation, vote)
+            case ProposalMessage(incarnation, proposal):
+                self._on_proposal(sender, incarnation, proposal)
+            case Certificates(certificates):
+                for certificate in certificates:
+                    self._take_certificate(certificate, sender=sender)
+            case Commands(commands):
+                for raw in commands:
+                    self._take_command(raw)
+            case BlockRequest(hash_):
+                self._on_block_request(sender, hash_)
+            case BlockReply(block):
+                if block.hash in self.catchup.wanted:
+                    self._take_block(block, sender)
+            case SyncRequest(from_height):
+                if 0 < from_height <= self.ledger.tip.height:
+                    self._out.serve.append(ServeBlocks(sender, from_height))
+            case SyncReply():
+                self._on_sync_reply(sender, message)
+            case BootRequest():
+                self._on_boot_request(sender, message)
+            case BootAck():
+                self._on_boot_ack(sender, message)
+            case BootRefused(request):
+                self._on_boot_refused(request)
+            case BootCertificate():
+                self.boot.learn(message)
+
+    # --- timers and links ---
+
+    def _on_started(self) -> None:
+        self._set_timer(Timer.RETRY, self.durations.retry_ms)
+        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self._arm()
+        self._ask_to_boot()
+
+    def _on_timer(self, timer: Timer) -> None:
+        match timer:
+            case Timer.LEADER:
+                leader = self.leader(self.view.term)
+                there = leader == self.seat or leader in self.connected
+                self._nullify(Reason.NO_PROPOSAL if there else Reason.UNRESPONSIVE)
+                self._arm()
+            case Timer.HEARTBEAT:
+                self._heartbeat_due = True
+            case Timer.STALL:
+                self._nullify(Reason.STALL)
+                self._set_timer(Timer.STALL, self.durations.stall_ms)
+            case Timer.BOOT:
+                if not self.boot.done:
+                    self._send(None, self.boot.progress.request)
+                    self._set_timer(Timer.BOOT, self.durations.boot_ms)
+            case Timer.RETRY:
+                self._retry()
+
+    def _retry(self) -> None:
+        """R7: what may have been lost goes out again, when the view did not change meanwhile."""
+        self._set_timer(Timer.RETRY, self.durations.retry_ms)
+        height = self.ledger.tip.height + 1
+        self._out.send += self.catchup.retry(height, sorted(self.connected))
+        if self.view == self._retry_view:
+            self._resend(None)
+        self._retry_view = self.view
+
+    def _resend(self, to: int | None) -> None:
+        """Our justification, and our votes that no finalization has made superfluous."""
+        self._send_justification(to)
+        incarnation = self.boot.incarnation
+        for (view, kind), vote in sorted(self._mine.items()):
+            if view <= self.ledger.tip.view or not self.boot.done:
+                continue
+            block = self.ledger.blocks.get(vote.block)
+            if kind is VoteKind.NOTARIZE and self.leader(view.term) == self.seat and block:
+                parent = self.ledger.certificate_for(block.header.parent)
+                proposal = Proposal(block, parent, vote.signature)
+                self._send(to, ProposalMessage(incarnation, proposal))
+            else:
+                self._send(to, VoteMessage(incarnation, vote))
+
+    def _on_peer_connected(self, seat: int) -> None:
+        self.connected.add(seat)
+        if self.leader(self.view.term) == seat:
+            self._arm()
+        if self.boot.certificate is not None:
+            self._send(seat, self.boot.certificate)
+        else:
+            self._send(seat, self.boot.progress.request)
+        self._resend(seat)
+        self._send_commands(seat, list(self._own_commands.values()))
+
+    def _on_peer_lost(self, seat: int) -> None:
+        self.connected.discard(seat)
+        if self.leader(self.view.term) == seat:
+            self._arm()
+
+    # --- commands ---
+
+    def _on_submitted(self, commands: tuple[bytes, ...]) -> None:
+        accepted: list[bytes] = []
+        for raw in commands:
+            command_id = raw_command_id(raw)
+            if self.mempool.add(raw):
+                self._own_commands[command_id] = raw
+                accepted.append(raw)
+            else:
+                self._out.rejected.append(command_id)
+        self._send_commands(None, accepted)
+
+    def _send_commands(self, to: int | None, commands: list[bytes]) -> None:
+        """Passes commands on in messages of bounded size."""
+        chunk: list[bytes] = []
+        size = 0
+        for raw in commands:
+            full = len(chunk) == limits.BLOCK_COMMANDS_MAX
+            if chunk and (full or size + len(raw) > _COMMANDS_MESSAGE_BYTES):
+                self._send(to, Commands(tuple(chunk)))
+                chunk, size = [], 0
+            chunk.append(raw)
+            size += len(raw)
+        if chunk:
+            self._send(to, Commands(tuple(chunk)))
+
+    def _take_command(self, raw: bytes) -> None:
+        command_id = raw_command_id(raw)
+        if command_id not in self._recent and not self.machine.done(command_id):
+            self.mempool.add(raw)
+
+    def _forget_command(self, command_id: bytes) -> None:
+        super()._forget_command(command_id)
+        self._own_commands.pop(command_id, None)
+        self._recent[command_id] = None
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+
+    # --- catch-up ---
+
+    def _on_block_request(self, sender: int, hash_: bytes) -> None:
+        block = self.ledger.blocks.get(hash_)
+        if block is not None:
+            self._send(sender, BlockReply(block))
+        elif self.ledger.tip.finalization is not None:
+            # Final already, or unknown to us: with the finalization it can ask for the stretch.
+            self._send(sender, Certificates((self.ledger.tip.finalization,)))
+
+    def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:
+        final = reply.finalization
+        if final.epoch != self.validators.epoch or final.view <= self.ledger.tip.view:
+            return
+        if self.catchup.target is None:
+            return  # nothing was asked for
+        if not is_consistent(reply, self.cluster_id) or not self._is_genuine(final):
+            self._accuse(sender, "blocks that its finalization does not certify")
+            return
+        for block in reply.blocks:
+            if block.header.height > self.ledger.tip.height:
+                self.ledger.blocks[block.hash] = block
+        last = reply.blocks[-1].header.height
+        self.catchup.best_height = max(self.catchup.best_height, last + len(reply.links))
+        if reply.links:
+            target = self.catchup.target
+            self._out.send += self.catchup.follow(target, last + 1, self.connected, sender)
+            return
+        if final.view > self.catchup.target.view:
+            self._take_certificate(final, checked=True)
+        else:
+            self._commit(final, sender)
+        if self.catchup.target is not None and self.halted is None:
+            self._commit(self.catchup.target, sender)
+
+    # --- boot ---
+
+    def _ask_to_boot(self) -> None:
+        """Asks for the incarnation of our progress; on disk before anyone hears of it."""
+        request = self.boot.progress.request
+        self._out.persist.append(IncarnationRecord(request.incarnation, request.boot_id))
+        own = self.boot.acknowledge(request, None, self.ledger.tip.finalization)
+        self._send(None, request)
+        self._set_timer(Timer.BOOT, self.durations.boot_ms)
+        self._on_boot_ack(self.seat, own)
+
+    def _on_boot_request(self, sender: int, request: BootRequest) -> None:
+        known = self.boot.known.get(sender)
+        if request.seat != sender or not self.boot.genuine(request):
+            self._accuse(sender, "a boot request that is not its own")
+            return
+        if not self.boot.accept(request):
+            if known is not None:
+                self._send(sender, BootRefused(known))
+            return
+        if request != known:
+            self._out.persist.append(AcknowledgedRecord(request))
+        tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
+        self._send(sender, self.boot.acknowledge(request, self._seen.get(sender), tip))
+
+    def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
+        if self.boot.done:
+            return
+        if not self.boot.take(sender, ack):
+            self._accuse(sender, "a boot acknowledgement that is not valid")
+            return
+        if not self.boot.complete():
+            return
+        assert self.boot.certificate is not None
+        told, term = self.boot.told()
+        floor = max(self._last_position, (self.ledger.tip.view, int(VoteKind.FINALIZE)))
+        if told is not None and told.epoch == self.validators.epoch and told.position() > floor:
+            self._abstain_until_term = max(self._abstain_until_term, term + 2)
+            self._out.persist.append(AbstainRecord(self._abstain_until_term))
+        self._send(None, self.boot.certificate)
+        self._set_timer(Timer.BOOT, None)
+        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self._arm()
+
+    def _on_boot_refused(self, request: BootRequest) -> None:
+        """A newer request of our own seat exists: another copy of us booted after us."""
+        mine = self.boot.progress.request
+        if request.seat != self.seat or request == mine or not self.boot.genuine(request):
+            return
+        if request.incarnation < mine.incarnation:
+            return
+        if self.boot.done:
+            self._stop(
+                f"superseded: another copy of seat {self.seat} booted as incarnation "
+                f"{request.incarnation}, ours is {mine.incarnation}"
+            )
+            return
+        self.boot.renumber(request.incarnation + 1)
+        self._ask_to_boot()

@@ -1,0 +1,80 @@
+"""Is a proposal valid (R2)? Pure judgement, no effects.
+
+The proposal's certificates were already checked, and the parent's taken into the ledger; what is
+asked here is whether they show what R1 demands and whether the block fits its parent.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from . import limits
+from .ledger import Ledger, is_parent_proof
+from .machine import Machine
+from .types import GENESIS, Certificate, Proposal, View
+
+
+class Verdict(Enum):
+    """Valid, or not to be judged before something that is on its way arrives."""
+
+    VALID = "valid"
+    WAIT = "wait"
+
+
+def parent_view(proposal: Proposal) -> View:
+    """The view that a proposal extends."""
+    return GENESIS if proposal.parent is None else proposal.parent.view
+
+
+def _covers(nullifications: tuple[Certificate, ...], parent: View, term: int) -> bool:
+    """True when they are exactly the nullifications that R1 asks for."""
+    terms = [c.view.term for c in nullifications]
+    if terms != list(range(max(parent.term, 1), term)):
+        return False
+    return all(
+        c.view.index <= (parent.index + 1 if c.view.term == parent.term else 0)
+        for c in nullifications
+    )
+
+
+def judge(proposal: Proposal, ledger: Ledger, machine: Machine, now_ms: int) -> Verdict | str:
+    """``VALID``, ``WAIT``, or what is wrong with a proposal for the current view."""
+    block, proof = proposal.block, proposal.parent
+    header = block.header
+    view, parent = header.view, parent_view(proposal)
+    if proof is not None and not is_parent_proof(proof):
+        return "the parent's certificate is a nullification"
+    if view.index > 0:
+        if parent != View(view.term, view.index - 1):
+            return f"its parent is in {parent}, not in the view before"
+        if block.nullifications:
+            return "nullifications inside a term"
+    elif parent.term >= view.term or not _covers(block.nullifications, parent, view.term):
+        return f"the views between {parent} and {view} are not covered by nullifications"
+    if parent < ledger.tip.view:
+        return f"its parent in {parent} is below the final {ledger.tip.view}"
+    if ledger.notarized_block(parent) != header.parent:
+        return f"its parent is not the block that is notarized in {parent}"
+
+    if header.parent == ledger.tip.hash:
+        tip = ledger.tip
+        height, time_ms, state_height = tip.height, tip.time_ms, tip.state_height
+    else:
+        above = ledger.header(header.parent)
+        if above is None:
+            return Verdict.WAIT
+        height, time_ms, state_height = above.height, above.time_ms, above.state_height
+    if header.height != height + 1:
+        return f"height {header.height} on a parent of height {height}"
+    if not time_ms <= header.time_ms <= now_ms + limits.CLOCK_SKEW_MS_MAX:
+        return f"time {header.time_ms}, the parent's is {time_ms} and ours {now_ms}"
+    if not state_height <= header.state_height < header.height:
+        return f"state height {header.state_height}, the parent's is {state_height}"
+    if header.height - ledger.tip.height > limits.UNFINALIZED_BLOCKS_MAX:
+        return Verdict.WAIT
+    if header.state_height > machine.height:
+        return Verdict.WAIT
+    mine = machine.hash_at(header.state_height)
+    if mine is not None and mine != header.state_hash:
+        return f"a state hash at height {header.state_height} that is not ours"
+    return Verdict.VALID

@@ -1,0 +1,546 @@
+"""The rules R1-R9: one member's part of stable-leader Simplex with weights.
+
+Theory of operation
+-------------------
+Time is cut into terms; a term has one leader and views with index 0, 1, 2, ... In a view the
+leader proposes one block on the block of the view before. Members send ``Notarize`` for it; a
+quorum of those is a *notarization*: one block per view, everybody goes to the next view and sends
+``Finalize`` for the one just left; a quorum of those makes the block and its ancestors final.
+Whoever finds the leader wanting sends ``Nullify``; a quorum of those ends the term and the next
+leader begins, on the highest notarized block, showing nullifications for every view it skips.
+
+One rule carries safety, the **gate** (R4): who sent ``Nullify`` in a term never again sends
+``Finalize`` in it. A nullification of view u and a finalization of v >= u in one term would share
+an honest member that sent both, and the gate forbids it in either order.
+
+Rules of this room
+------------------
+1. No I/O, clock, thread or randomness. ``Engine.step`` is a function of the state and the event.
+2. Every vote is made in ``_sign``, which asserts that no rule forbids it and puts it in
+   ``persist`` before it is put in ``send``.
+3. Votes move forward only: never for a view below the current one, at most one per kind and view.
+
+The rules are numbered in ``docs/protocol.md``. ``engine`` surrounds them with everything that
+safety does not rest on: links, timers, commands, catch-up, restart.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from . import limits
+from .boot import Boot
+from .catchup import CatchUp
+from .certificates import VoteBook, verify_certificate
+from .digests import digest_of
+from .interface import (
+    BlockRecord,
+    CertificateRecord,
+    Durations,
+    EvidenceRecord,
+    FinalizedRecord,
+    Halt,
+    LeaderChanged,
+    Misbehaved,
+    Output,
+    Send,
+    Timer,
+    VoteRecord,
+)
+from .ledger import Ledger, Tip
+from .machine import Machine
+from .mempool import Mempool
+from .order import leader_order
+from .proposals import Verdict, judge
+from .signatures import Signer, Verifier
+from .types import (
+    GENESIS,
+    ZERO_HASH,
+    Block,
+    Certificate,
+    Evidence,
+    Proposal,
+    Reason,
+    View,
+    Vote,
+    VoteKind,
+)
+from .validators import ValidatorSet
+from .wire import BootRefused, Certificates, Message, ProposalMessage, VoteMessage, make_block
+
+# The state hash in a header is this many blocks behind the leader's, so that voters, whose last
+# finalization may still be on its way, can check it without waiting.
+_STATE_LAG = 2
+_TERMS_KEPT = 8  # votes of older terms are forgotten even when nothing is finalized
+
+
+class Voting:
+    """State and rules of one member. Certificates come and go as values; effects go to ``_out``."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: bytes,
+        validators: ValidatorSet,
+        seat: int,
+        signer: Signer,
+        verifier: Verifier,
+        boot: Boot,
+        ledger: Ledger,
+        machine: Machine,
+        durations: Durations,
+        abstain_until_term: int,
+    ) -> None:
+        self.cluster_id = cluster_id
+        self.validators = validators
+        self.seat = seat
+        self.order = leader_order(validators)
+        self.boot = boot
+        self.ledger = ledger
+        self.machine = machine
+        self.mempool = Mempool()
+        self.book = VoteBook(validators, cluster_id, verifier)
+        self.catchup = CatchUp()
+        self.durations = durations
+        self.connected: set[int] = set()
+        self.evidence: list[Evidence] = []
+        self.halted: Halt | None = None
+        self.view = View(1, 0)
+        self._signer = signer
+        self._verifier = verifier
+        self._now_ms = 0
+        self._out = Output()
+        self._mine: dict[tuple[View, VoteKind], Vote] = {}
+        self._last_position: tuple[View, int] = (GENESIS, 0)
+        self._nullified: View | None = None  # our newest nullify vote: the gate of its term
+        self._abstain_until_term = abstain_until_term
+        self._proposals: dict[View, Proposal] = {}
+        self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
+        self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
+        self._helped: dict[int, View] = {}
+        self._failed_terms = 0
+        self._heartbeat_due = False
+        self._work: deque[tuple[VoteKind, View]] = deque()
+
+    def leader(self, term: int) -> int:
+        """The seat that leads a term."""
+        return self.order[(term - 1) % len(self.order)]
+
+    @property
+    def can_vote(self) -> bool:
+        """True when we have the right to vote: booted, and not abstaining after a rollback."""
+        return (
+            self.halted is None and self.boot.done and self.view.term >= self._abstain_until_term
+        )
+
+    def _gate_is_closed(self, term: int) -> bool:
+        """R4: True when we sent a nullify vote in this term."""
+        return self._nullified is not None and self._nullified.term == term
+
+    def _settle(self) -> None:
+        """Draws all conclusions from what is known, until nothing changes any more."""
+        while self.halted is None:
+            while self._work and self.halted is None:
+                kind, view = self._work.popleft()
+                certificate = self.book.certificate(kind, view)
+                if certificate is not None:
+                    self._take_certificate(certificate, checked=True)
+            self._join()
+            self._vote_for_proposal()
+            self._propose()
+            if not self._work:
+                break
+        for vote in self.book.forged:
+            self._accuse(vote.seat, f"forged signature under its vote for {vote.view}")
+        self.book.forged.clear()
+
+    # --- effects ---
+
+    def _send(self, to: int | None, message: Message) -> None:
+        self._out.send.append(Send(to, message))
+
+    def _send_justification(self, to: int | None) -> None:
+        certificates = self.ledger.justification()
+        if certificates:
+            self._send(to, Certificates(certificates))
+
+    def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
+        self._out.timers[timer] = delay_ms
+
+    def _accuse(self, seat: int | None, what: str) -> None:
+        if seat is not None:
+            self._out.notices.append(Misbehaved(seat, what))
+
+    def _stop(self, reason: str) -> None:
+        """Safety is at stake: vote no more, and say so."""
+        self.halted = Halt(reason)
+        self._out.halt = self.halted
+
+    def _arm(self) -> None:
+        """R1: the leader timer of this view. Linear growth, capped, reset by finality."""
+        d = self.durations
+        leader = self.leader(self.view.term)
+        if leader == self.seat or leader in self.connected:
+            growth = min(d.leader_ms * self._failed_terms // 2, d.leader_ms * (d.growth_max - 1))
+            self._set_timer(Timer.LEADER, d.heartbeat_ms + d.leader_ms + growth)
+        else:
+            self._set_timer(Timer.LEADER, d.link_grace_ms)
+        self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
+
+    # --- votes (R2-R4) ---
+
+    def _sign(self, kind: VoteKind, view: View, block: bytes, reason: int) -> Vote:
+        """Makes one of our votes, counts it, and has it persisted with what led to it."""
+        assert self.can_vote
+        assert (view, kind) not in self._mine, f"a second {kind.name} in {view}"
+        assert view >= self.view, f"{kind.name} for {view} while in {self.view}"
+        if kind is VoteKind.FINALIZE:
+            assert not self._gate_is_closed(view.term), f"the gate of term {view.term} is closed"
+        unsigned = Vote(kind, self.validators.epoch, view, self.seat, block, reason, b"")
+        digest = digest_of(self.cluster_id, unsigned)
+        vote = replace(unsigned, signature=self._signer.sign(digest))
+        self._out.persist += map(CertificateRecord, self._unsaved)
+        self._unsaved.clear()
+        self._out.persist.append(VoteRecord(vote))
+        self._remember_own(vote)
+        self._work.append((kind, view))
+        return vote
+
+    def _remember_own(self, vote: Vote) -> None:
+        self._mine[vote.view, vote.kind] = vote
+        self._last_position = max(self._last_position, vote.position())
+        if vote.kind is VoteKind.NULLIFY:
+            self._nullified = max(self._nullified or vote.view, vote.view)
+        self.book.add(vote)
+        self.book.trust(vote)
+
+    def _broadcast_vote(self, vote: Vote) -> None:
+        self._out.send.append(Send(None, VoteMessage(self.boot.incarnation, vote)))
+
+    def _on_vote(self, sender: int, incarnation: int, vote: Vote) -> None:
+        if vote.epoch != self.validators.epoch or sender not in self.validators.weights:
+            return
+        if not self._counts(sender, incarnation):
+            return
+        if vote.view < self.view and vote.kind is VoteKind.NULLIFY:
+            self._help(sender)
+        if vote.view > self.ledger.tip.view and self._is_near(vote.view):
+            self._count(vote)
+
+    def _counts(self, seat: int, incarnation: int) -> bool:
+        """True when a member speaks under the incarnation that we count (R10)."""
+        current = self.boot.current(seat)
+        if incarnation < current and seat in self.boot.known:
+            self._send(seat, BootRefused(self.boot.known[seat]))
+        return incarnation == current
+
+    def _count(self, vote: Vote) -> None:
+        evidence = self.book.add(vote)
+        if evidence is not None:
+            self._convict(evidence)
+        seen = self._seen.get(vote.seat)
+        if seen is None or vote.position() > seen.position():
+            self._seen[vote.seat] = vote
+        self._work.append((vote.kind, vote.view))
+
+    def _help(self, seat: int) -> None:
+        """R7: a member complains about a view that we left: show it the way out, once a view."""
+        if self._helped.get(seat) != self.view:
+            self._helped[seat] = self.view
+            self._send_justification(seat)
+
+    def _is_near(self, view: View) -> bool:
+        ahead = view.term - self.view.term
+        if ahead < 0:
+            return True
+        if ahead == 0:
+            return view.index <= self.view.index + limits.VIEWS_AHEAD_MAX
+        return ahead <= limits.TERMS_AHEAD_MAX and view.index <= limits.VIEWS_AHEAD_MAX
+
+    def _nullify(self, reason: Reason) -> None:
+        """R4: complain about the current view, once; from here the gate of the term is closed."""
+        if not self.can_vote or (self.view, VoteKind.NULLIFY) in self._mine:
+            return
+        vote = self._sign(VoteKind.NULLIFY, self.view, ZERO_HASH, reason)
+        # What brought us here goes along: members in an earlier view can then join us in this one.
+        self._send_justification(None)
+        self._broadcast_vote(vote)
+
+    def _join(self) -> None:
+        """R4: weight J complained about this term, so at least one correct member did."""
+        mine = (self.view, VoteKind.NULLIFY) in self._mine
+        if self.can_vote and not mine and self.book.joins(self.view.term):
+            self._nullify(Reason.JOINED)
+
+    def _finalize(self, view: View, block: bytes) -> None:
+        """R3: vote to finalize a view that we saw notarized, unless the gate is closed."""
+        if not self.can_vote or self._gate_is_closed(view.term):
+            return
+        if (view, VoteKind.FINALIZE) in self._mine:
+            return
+        self._broadcast_vote(self._sign(VoteKind.FINALIZE, view, block, 0))
+
+    def _convict(self, evidence: Evidence) -> None:
+        pair = {evidence.first, evidence.second}
+        if len(self.evidence) < limits.EVIDENCE_MAX and all(
+            {e.first, e.second} != pair for e in self.evidence
+        ):
+            self.evidence.append(evidence)
+            self._out.persist.append(EvidenceRecord(evidence))
+            what = f"{evidence.first.kind.name}/{evidence.second.kind.name}"
+            self._accuse(evidence.first.seat, f"conflicting votes {what} in {evidence.first.view}")
+
+    # --- certificates (R3, R5, R6, R8) ---
+
+    def _take_certificate(
+        self, c: Certificate, *, checked: bool = False, sender: int | None = None
+    ) -> None:
+        tip = self.ledger.tip
+        if c.epoch != self.validators.epoch or self.halted is not None:
+            return
+        known = self.ledger.notarizations.get(c.view)
+        match c.kind:
+            case VoteKind.NOTARIZE if c.view <= tip.view or (known and known.block == c.block):
+                return
+            case VoteKind.FINALIZE if c.view <= tip.view:
+                return
+            case VoteKind.FINALIZE if self.catchup.target and c.view <= self.catchup.target.view:
+                return
+            case VoteKind.NULLIFY if c.view.term < tip.view.term:
+                return
+            case VoteKind.NULLIFY if (
+                (old := self.ledger.nullifications.get(c.view.term)) and old.view <= c.view
+            ):
+                return
+        if not checked and not self._is_genuine(c):
+            self._accuse(sender, f"a {c.kind.name} certificate for {c.view} that proves nothing")
+            return
+        if c.kind is VoteKind.NULLIFY:
+            self._on_nullification(c)
+            return
+        if known is not None and known.block != c.block:
+            self._stop(f"two blocks are certified in view {c.view}: more than a third is faulty")
+            return
+        if self.ledger.add_notarization(c):
+            self._unsaved.append(c)
+        if c.view >= self.view:
+            self._finalize(c.view, c.block)
+            self._enter(c.view.next())
+        if c.kind is VoteKind.FINALIZE:
+            self.catchup.target = c
+            self._commit(c, sender)
+
+    def _is_genuine(self, c: Certificate) -> bool:
+        return verify_certificate(c, self.validators, self.cluster_id, self._verifier)
+
+    def _on_nullification(self, c: Certificate) -> None:
+        """R5: the term is over."""
+        tip = self.ledger.tip
+        if c.view.term == tip.view.term and c.view.index <= tip.view.index:
+            self._stop(f"view {c.view} is nullified below the final {tip.view}")
+            return
+        self.ledger.add_nullification(c)
+        self._unsaved.append(c)
+        if c.view.term >= self.view.term:
+            self._send_justification(None)
+            self._failed_terms += 1
+            self._enter(View(c.view.term + 1, 0))
+
+    def _enter(self, view: View) -> None:
+        """R1, R8: go to a view. Views only rise."""
+        assert view > self.view, (view, self.view)
+        new_term = view.term != self.view.term
+        self.view = view
+        self._heartbeat_due = False
+        for old in [v for v in self._proposals if v < view]:
+            del self._proposals[old]
+        if new_term:
+            self._out.notices.append(
+                LeaderChanged(self.validators.epoch, view.term, self.leader(view.term))
+            )
+            self._set_timer(Timer.STALL, self.durations.stall_ms)
+            self.book.prune(View(max(self.ledger.tip.view.term, view.term - _TERMS_KEPT), 0))
+        self._arm()
+        self._work += [(VoteKind.NOTARIZE, view), (VoteKind.NULLIFY, view)]
+
+    def _commit(self, target: Certificate, sender: int | None) -> None:
+        """R6: apply the finalized block and all its ancestors; fetch what is missing."""
+        try:
+            branch = self.ledger.branch(target.block)
+        except ValueError as error:
+            self._stop(str(error))
+            return
+        if isinstance(branch, bytes):
+            self._out.send += self.catchup.want_block(branch, self.connected, sender)
+            height = self.ledger.tip.height + 1
+            self._out.send += self.catchup.follow(target, height, self.connected, sender)
+            return
+        for block in branch:
+            header = block.header
+            mine = self.machine.hash_at(header.state_height)
+            if mine is not None and mine != header.state_hash:
+                self._stop(
+                    f"block {header.height} says that the state at height {header.state_height} "
+                    f"is {header.state_hash.hex()}, ours is {mine.hex()}"
+                )
+                return
+            applied = self.machine.apply(block)
+            final = target if block.hash == target.block else None
+            self._out.persist.append(FinalizedRecord(applied, final))
+            self._out.applied.append(applied)
+            for command, _ in applied.results:
+                self._forget_command(command.id)
+        last = branch[-1].header
+        self.ledger.advance(
+            Tip(last.height, target.block, last.view, last.time_ms, last.state_height, target)
+        )
+        self.catchup.reached(target)
+        self.catchup.best_height = max(self.catchup.best_height, last.height)
+        self._failed_terms = 0
+        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self.book.prune(last.view.next())
+        for key in [k for k in self._mine if k[0] < last.view]:
+            del self._mine[key]
+        self._unsaved = [c for c in self._unsaved if c.view > last.view]
+
+    def _forget_command(self, command_id: bytes) -> None:
+        """A command was applied."""
+        self.mempool.remove(command_id)
+
+    # --- proposals (R1, R2) ---
+
+    def _on_proposal(self, sender: int, incarnation: int, proposal: Proposal) -> None:
+        view = proposal.block.header.view
+        if self.leader(view.term) != sender:
+            self._accuse(sender, f"a proposal for {view}, which it does not lead")
+            return
+        if not self._counts(sender, incarnation):
+            return
+        if proposal.block.header.epoch != self.validators.epoch or not self._is_near(view):
+            return
+        if proposal.parent is not None:
+            self._take_certificate(proposal.parent, sender=sender)
+        for certificate in proposal.block.nullifications:
+            # In a block it becomes history: it must be genuine even where we need it no more.
+            if certificate != self.ledger.nullifications.get(certificate.view.term):
+                if not self._is_genuine(certificate):
+                    self._accuse(sender, f"a forged nullification in its proposal for {view}")
+                    return
+                self._take_certificate(certificate, checked=True)
+        if view <= self.ledger.tip.view:
+            return
+        self._count(
+            Vote(
+                VoteKind.NOTARIZE,
+                self.validators.epoch,
+                view,
+                sender,
+                proposal.block.hash,
+                0,
+                proposal.signature,
+            )
+        )
+        if self.ledger.notarized_block(view) == proposal.block.hash:
+            self._take_block(proposal.block, sender)  # its votes overtook it
+        if view >= self.view and view not in self._proposals:
+            self._proposals[view] = proposal
+
+    def _take_block(self, block: Block, sender: int | None) -> None:
+        """A block that a certificate names: needed to commit, or as a parent."""
+        self.catchup.wanted.discard(block.hash)
+        self.ledger.blocks[block.hash] = block
+        if self.catchup.target is not None:
+            self._commit(self.catchup.target, sender)
+
+    def _vote_for_proposal(self) -> None:
+        """R2: notarize the first valid proposal of this view."""
+        proposal = self._proposals.get(self.view)
+        if proposal is None or not self.can_vote:
+            return
+        if (self.view, VoteKind.NOTARIZE) in self._mine or self._nullified == self.view:
+            return
+        leader = self.leader(self.view.term)
+        block = proposal.block
+        vote = self.book.get(self.view, VoteKind.NOTARIZE, leader)
+        if vote is None or vote.block != block.hash or not self.book.is_valid(vote):
+            del self._proposals[self.view]  # not signed by the leader, or one of two
+            return
+        verdict = judge(proposal, self.ledger, self.machine, self._now_ms)
+        if verdict is Verdict.WAIT:
+            if self.ledger.header(block.header.parent) is None:
+                self._out.send += self.catchup.want_block(
+                    block.header.parent, self.connected, leader
+                )
+            return
+        if isinstance(verdict, str):
+            self._accuse(leader, f"invalid proposal for {self.view}: {verdict}")
+            del self._proposals[self.view]
+            return
+        self.ledger.blocks[block.hash] = block
+        self._out.persist.append(BlockRecord(block))
+        self._broadcast_vote(self._sign(VoteKind.NOTARIZE, self.view, block.hash, 0))
+
+    def _propose(self) -> None:
+        """R1: as the leader, extend the chain when there is a reason to."""
+        if self.leader(self.view.term) != self.seat or not self.can_vote:
+            return
+        if (self.view, VoteKind.NOTARIZE) in self._mine:
+            return
+        if self._gate_is_closed(self.view.term):
+            return
+        if not (len(self.mempool) or self._heartbeat_due or self.view.index == 0):
+            return
+        proposal = self._build()
+        if proposal is None:
+            return
+        self._heartbeat_due = False
+        self.ledger.blocks[proposal.block.hash] = proposal.block
+        self._out.persist.append(BlockRecord(proposal.block))
+        vote = self._sign(VoteKind.NOTARIZE, self.view, proposal.block.hash, 0)
+        proposal = replace(proposal, signature=vote.signature)
+        self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
+
+    def _build(self) -> Proposal | None:
+        """An unsigned proposal for the current view, None when it cannot or need not be made."""
+        ledger, view = self.ledger, self.view
+        nullifications: tuple[Certificate, ...] | None = ()
+        if view.index > 0:
+            parent = View(view.term, view.index - 1)
+        else:
+            parent = ledger.highest_notarized()
+            nullifications = ledger.covering(parent, view.term)
+        parent_hash = ledger.notarized_block(parent)
+        if parent_hash is None or nullifications is None:
+            return None
+        branch = ledger.branch(parent_hash)
+        if isinstance(branch, bytes):
+            self._out.send += self.catchup.want_block(branch, self.connected, None)
+            return None
+        if len(branch) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
+            return None
+        tip = ledger.tip
+        height, time_ms, state_height = tip.height, tip.time_ms, tip.state_height
+        if branch:
+            last = branch[-1].header
+            height, time_ms, state_height = last.height, last.time_ms, last.state_height
+        commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
+        if not (commands or self._heartbeat_due or view.index == 0):
+            return None
+        state_height = max(state_height, self.machine.height - _STATE_LAG, 0)
+        state_hash = self.machine.hash_at(state_height)
+        if state_hash is None:  # behind what the parent already commits to
+            return None
+        block = make_block(
+            self.cluster_id,
+            epoch=self.validators.epoch,
+            view=view,
+            height=height + 1,
+            parent=parent_hash,
+            time_ms=max(time_ms, self._now_ms),
+            state_height=state_height,
+            state_hash=state_hash,
+            commands=commands,
+            nullifications=nullifications,
+        )
+        return Proposal(block, ledger.proof_of(parent), b"")
