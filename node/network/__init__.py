@@ -1,8 +1,9 @@
-"""The member mesh: one authenticated, encrypted, bounded link to every other member, over libp2p.
+"""The member mesh: one authenticated, encrypted, bounded link to each other member, over libp2p.
 
-Nothing above this room imports libp2p; nothing in it knows consensus: payloads are opaque bytes, members come from the
-registry. What enters: TCP connections of anybody (bounded, refused unless a member), payloads from ``send``.
-Reading order: limits, addresses, events, frames, yamux (pure), identity, channel, handshake, admission, queues, link, mesh.
+Nothing above this room imports libp2p, nothing in it knows consensus: payloads are opaque bytes.
+What enters: TCP connections of anybody (bounded; refused unless a member), payloads to ``send``.
+Reading order: limits, addresses, events, frames, yamux (pure), identity, channel, handshake,
+admission, queues, inbox, link, mesh.
 """
 
 from node.network.addresses import BadEndpoint, PeerAddress, peer_id_of

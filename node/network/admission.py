@@ -77,7 +77,7 @@ class Admission:
         return bucket
 
     def record(self, refusal: Refused, *, address: str, dialled: bool) -> None:
-        """Count a refusal and log it; a flood of refusals is logged in part, with the number left out."""
+        """Count a refusal and log it; of a flood a part is logged, with the number left out."""
         self.refused[refusal.reason] += 1
         if not self._log_bucket.try_take():
             self._log_suppressed += 1

@@ -1,10 +1,10 @@
 """Noise-encrypted bytes over a TCP socket, after libp2p's handshake has made the keys.
 
 The handshake reads exactly what it needs (``HandshakeStream``); afterwards ``SecureChannel`` reads
-the socket in large pieces and opens all Noise messages in them at once, and joins what it writes into
-one system call. Reading may be cancelled at any time; a cancelled write leaves half a message on the
-wire, so whoever cancels one must close the socket (links do).
-Format: libp2p specs, noise/README.md (2-byte big-endian length, at most 65535 bytes of ciphertext).
+the socket in large pieces, opens all Noise messages in them at once, and writes in one call.
+Reading may be cancelled at any time; a cancelled write leaves half a message on the wire, so
+whoever cancels one must close the socket (links do).
+Format: libp2p specs, noise/README.md (2-byte big-endian length, at most 65535 bytes).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ READ_BYTES = 64 * 1024
 PLAINTEXT_BYTES_MAX = 65535 - 16
 
 
-class HandshakeStream(ReadWriteCloser):  # type: ignore[misc]
+class HandshakeStream(ReadWriteCloser):
     """What libp2p's handshake code reads and writes: bounded in single reads and in total."""
 
     def __init__(self, stream: trio.SocketStream, bytes_max: int) -> None:
@@ -118,7 +118,7 @@ class SecureChannel:
             sealed = self._encrypt(plaintext)
             wire = len(sealed).to_bytes(2, "big") + sealed
         else:
-            pieces = []
+            pieces: list[bytes] = []
             for start in range(0, len(plaintext), PLAINTEXT_BYTES_MAX):
                 sealed = self._encrypt(plaintext[start : start + PLAINTEXT_BYTES_MAX])
                 pieces += (len(sealed).to_bytes(2, "big"), sealed)

@@ -1,4 +1,4 @@
-"""The errors of this room. ``reason`` is a short fixed word: it is counted, logged and told to callers."""
+"""The errors of this room. ``reason`` is a short fixed word: it is counted, logged and told."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ NetworkEvent = MessageFrom | PeerUp | PeerDown
 
 
 class Priority(IntEnum):
-    """Lower goes first. A full consensus queue drops its oldest frame, a full other queue refuses."""
+    """Lower goes first. A full consensus queue drops its oldest frame, other full queues refuse."""
 
     CONSENSUS = 0
     FORWARD = 1

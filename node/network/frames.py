@@ -1,4 +1,4 @@
-"""Frames on the stream (4-byte big-endian length, payload) and the hello that must come first. Pure."""
+"""Frames on the stream (4-byte big-endian length, payload) and the hello before them. Pure."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Established:
     early_payloads: list[bytes] = field(default_factory=list)
 
 
-class MemberNoise(NoiseTransport):  # type: ignore[misc]
+class MemberNoise(NoiseTransport):
     """Noise that admits members only: strangers are cut before any further byte is exchanged."""
 
     def __init__(self, key_pair: Any, find_member: FindMember) -> None:
@@ -68,8 +68,8 @@ class MemberNoise(NoiseTransport):  # type: ignore[misc]
         return session
 
 
-class NegotiationStream(ReadWriteCloser):  # type: ignore[misc]
-    """The Yamux stream as libp2p's negotiation code wants it, until the link's own tasks take over."""
+class NegotiationStream(ReadWriteCloser):
+    """The Yamux stream as libp2p's negotiation wants it, until the link's own tasks take over."""
 
     def __init__(self, channel: SecureChannel, yamux: Yamux, bytes_max: int) -> None:
         self._channel = channel
@@ -199,9 +199,7 @@ class Handshaker:
         hello, early = await self._read_hello(wire, frames)
         self._check(hello, seat, peer_id)
         await wire.write(encode_frame(self._hello.encode()))
-        return Established(
-            seat, peer_id, hello.boot_nonce, False, channel, yamux, frames, early
-        )
+        return Established(seat, peer_id, hello.boot_nonce, False, channel, yamux, frames, early)
 
     async def _outbound(self, stream: trio.SocketStream, seat: int, peer: Any) -> Established:
         raw = RawConnection(HandshakeStream(stream, self._limits.handshake_bytes_max), True)

@@ -11,6 +11,8 @@ import logging
 import os
 from typing import Any
 
+from node.network.errors import NetworkError
+
 _saved_debug = os.environ.pop("LIBP2P_DEBUG", None)
 try:
     from libp2p.crypto.keys import KeyPair
@@ -30,8 +32,6 @@ try:
 finally:
     if _saved_debug is not None:
         os.environ["LIBP2P_DEBUG"] = _saved_debug
-
-from node.network.errors import NetworkError
 
 __all__ = [
     "ID",

@@ -16,7 +16,8 @@ class NetworkLimits:
     """Bounds and periods; the defaults suit 4 to 100 members over wide-area links.
 
     Memory a single member can make us hold is at most about
-    ``frame_bytes_max + inbox_bytes_max + window_bytes`` inbound and the three queue bounds outbound.
+    ``frame_bytes_max + inbox_bytes_max + window_bytes`` inbound and the three queue bounds
+    outbound.
     """
 
     # frames and flow control

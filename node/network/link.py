@@ -211,15 +211,15 @@ class Link:
                     wire += yamux.wrap(self._pending[:size])
                     self._pending = self._pending[size:]
             if wire:
-                # A write counts as stalled from its start; control frames that pass while the window
-                # is shut do not reset the clock of the data behind them.
+                # A write counts as stalled from its start; control frames that pass while the
+                # window is shut do not reset the clock of the data behind them.
                 if not self._writing_since or not self._pending:
                     self._writing_since = trio.current_time()
                 await self._channel.send(wire)
                 if progress or not self._pending:
                     self._writing_since = 0.0
                 continue
-            # Nothing to write, or the peer's window is shut: then the clock of the stall keeps running.
+            # The window is shut: the clock of the stall runs.
             if self._pending and not self._writing_since:
                 self._writing_since = trio.current_time()
             await self._wake.wait()

@@ -3,7 +3,7 @@
 Theory of operation. Each pair keeps one link. The lower seat dials; the higher one dials when
 nothing has come for a grace time, so one reachable side is enough. Two dials may cross: then both
 ends keep the one that the lower seat dialled. In any other case the newest connection of a peer
-replaces the older one, because a peer only dials when it has lost, or never had, what we still hold.
+replaces the older one: a peer only dials when it has lost, or never had, what we still hold.
 Every task is wrapped: a defect ends one connection or restarts one task after a pause, never more.
 """
 
@@ -40,7 +40,7 @@ from node.network.link import Counters, Link
 RESTART_PAUSE_MIN_S = 0.1
 RESTART_PAUSE_MAX_S = 5.0
 PENALTY_FORGIVEN_AFTER_S = 60.0
-# Outbound handshakes that end so say something about the way or the other side, not about a refusal of ours.
+# A dial that ends so tells of the way or the other side, it is no refusal of ours.
 _DIAL_FAILURES = frozenset(
     {"unreachable", "handshake_failed", "handshake_timeout", "connection_lost", "duplicate"}
 )
@@ -122,7 +122,7 @@ class Mesh:
     # -- members ------------------------------------------------------------------------------
 
     def set_members(self, members: Iterable[PeerAddress]) -> None:
-        """Replace the member set, at any time; links of removed members and of changed keys end now.
+        """Replace the member set, at any time; links of removed members or changed keys end now.
 
         A member whose key cannot be read is left out and logged: one bad entry of the registry must
         not keep the others apart.
@@ -188,9 +188,7 @@ class Mesh:
 
     # -- use ----------------------------------------------------------------------------------
 
-    def send(
-        self, seat: int, payload: bytes, priority: Priority = Priority.CONSENSUS
-    ) -> bool:
+    def send(self, seat: int, payload: bytes, priority: Priority = Priority.CONSENSUS) -> bool:
         """Queue a payload for one member; never blocks.
 
         Keep bulk payloads at 64 KiB or less: a frame in writing is not interrupted by urgent ones.
@@ -263,9 +261,7 @@ class Mesh:
 
     # -- service ------------------------------------------------------------------------------
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, dial and serve until cancelled; sockets are closed on the way out.
 
         Raises:
@@ -309,7 +305,7 @@ class Mesh:
     async def _open_listeners(self) -> None:
         # After a crash of the accept loop the port taken at first is taken again.
         known = parse_endpoint(self.listen_address) if self.listen_address else self._listen
-        self._listeners = await trio.open_tcp_listeners(known.port, host=known.host)
+        self._listeners = list(await trio.open_tcp_listeners(known.port, host=known.host))
         host, port = self._listeners[0].socket.getsockname()[:2]
         self.listen_address = endpoint_text(host, port)
 
@@ -318,9 +314,7 @@ class Mesh:
         if not self._listeners:
             await self._open_listeners()
         try:
-            await trio.serve_listeners(
-                self._accept, self._listeners, handler_nursery=self._nursery
-            )
+            await trio.serve_listeners(self._accept, self._listeners, handler_nursery=self._nursery)
         finally:
             for listener in self._listeners:
                 listener.socket.close()
@@ -428,9 +422,7 @@ class Mesh:
             peer.penalty_s = 0.0
         peer.inbox.put(PeerDown(peer.seat, link.end_reason))
         peer.pulse()
-        self._log.info(
-            "peer_down", seat=peer.seat, peer_id=peer.peer_id, reason=link.end_reason
-        )
+        self._log.info("peer_down", seat=peer.seat, peer_id=peer.peer_id, reason=link.end_reason)
 
     # -- dialling -----------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class OutboundQueues:
     def put(self, frame: bytes, priority: Priority) -> bool:
         """Queue a frame; False when it was refused.
 
-        A full consensus queue drops its oldest frames instead: newer votes make older ones worthless.
+        A full consensus queue drops its oldest frames instead: newer votes outdate older ones.
         """
         size = len(frame)
         frames = self._frames[priority]
@@ -47,7 +47,7 @@ class OutboundQueues:
         return True
 
     def take(self, bytes_max: int) -> tuple[bytes, int]:
-        """Join frames up to ``bytes_max``, but at least one; gives the bytes and the number of frames."""
+        """Join frames up to ``bytes_max``, but at least one; gives bytes and number of frames."""
         taken: list[bytes] = []
         total = 0
         for priority, frames in enumerate(self._frames):
