@@ -19,7 +19,7 @@ from .chain import (
     verify_chain,
 )
 from .errors import ApiNotMounted, IdentityError, MethodMissing
-from .keys import SecretKey, compressed_to_xy, to_evm_signature
+from .keys import SecretKey, compressed_to_xy, from_evm_signature, to_evm_signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,17 @@ class NodeIdentity:
     root: bytes
     root_epoch: int
     compose_hash: bytes
+
+    def proof(self) -> KeyProof:
+        """The signature chain as ``verify_chain`` takes it, for showing it to a peer."""
+        return KeyProof(
+            scheme=self.scheme,
+            purpose=self.purpose,
+            public_key=self.node_key,
+            app_id=self.app_id,
+            app_signature=from_evm_signature(self.app_signature),
+            kms_signature=from_evm_signature(self.kms_signature),
+        )
 
     def node_key_xy(self) -> tuple[bytes, bytes]:
         """Coordinates of the node key, 32 bytes each, as ``register`` takes them."""

@@ -92,14 +92,18 @@ def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
 
 
 def _hex(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected hex, got {text!r}") from None
 
 
 def _node(text: str) -> Node:
-    path, colon, seed = text.rpartition(":")
-    if not colon:
-        raise ValueError("expected SOCKET:SEED")
-    return Node(path, _hex(seed))
+    path, _, seed = text.rpartition(":")
+    try:
+        return Node(path, _hex(seed))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected SOCKET:SEED: {error}") from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
