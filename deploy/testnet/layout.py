@@ -281,6 +281,10 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        if not exists(directory):  # refused, or removed: leave nothing of ours in the folder
+            (directory / "lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
 def check_ports(ports: dict[int, str]) -> None:

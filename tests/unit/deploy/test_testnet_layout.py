@@ -183,3 +183,12 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(
         layout.write_private(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_lock_leaves_nothing_in_a_folder_that_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with layout.locked(tmp_path):
+        pass
+    with layout.locked(tmp_path / "new"):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]

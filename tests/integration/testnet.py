@@ -1,0 +1,217 @@
+"""A cluster of real processes for tests: anvil, agents, daemons; the launcher's own code drives it.
+
+It keeps nothing open between calls, so one cluster can serve several trio runs. Every process is
+stopped by ``down`` (fixtures call it), whatever the test did to it.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import trio
+
+from deploy.testnet import cli, launch, layout, processes, requests, survey
+from deploy.testnet.layout import TestnetError
+from deploy.testnet.survey import SeatView, Survey
+from node.client import ApiClient
+from node.facade import Entry, Write
+
+POLL_S = 0.05
+DEADLINE_S = 60.0
+UP_DEADLINE_S = 120.0
+# Below the range from which the kernel takes ports for outgoing connections.
+PORTS = range(12_000, 32_000, 100)
+
+
+class Testnet:
+    """One running testnet in ``directory``; every method that waits raises at its deadline."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @classmethod
+    async def up(
+        cls,
+        directory: Path,
+        nodes: int = 4,
+        weights: tuple[int, ...] | None = None,
+        deadline_s: float = UP_DEADLINE_S,
+    ) -> Self:
+        """Start a cluster on free ports and return when it has a leader."""
+        testnet = cls(directory)
+        await launch.bring_up(
+            directory, weights or (1,) * nodes, free_base_port(nodes), print, deadline_s
+        )
+        return testnet
+
+    async def down(self) -> None:
+        """Stop every process and remove the files; nothing happens when that is done already."""
+        if layout.exists(self.directory):
+            await launch.stop_everything(self.state, grace_s=5.0)
+            layout.remove(self.state)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> layout.Testnet:
+        """What the launcher recorded: ports, processes, contract."""
+        return layout.load(self.directory)
+
+    @property
+    def seats(self) -> tuple[int, ...]:
+        return tuple(node.seat for node in self.state.nodes)
+
+    async def survey(self) -> Survey:
+        """What all nodes say now."""
+        return await survey.take(self.state)
+
+    async def status(self) -> dict[str, Any]:
+        """The object that ``testnet status --json`` prints."""
+        return (await self.survey()).as_json()
+
+    async def leader(self) -> int | None:
+        """The leader's seat as members of more than 2/3 of the weight report it."""
+        return (await self.survey()).leader
+
+    def api_url(self, seat: int) -> str:
+        return self.state.api_url(seat)
+
+    def client(self, seat: int, timeout_s: float = 15.0) -> ApiClient:
+        """A client of one node, to be used as an async context manager."""
+        return ApiClient(self.api_url(seat), timeout_s=timeout_s)
+
+    def log(self, seat: int) -> str:
+        """The whole log of one daemon."""
+        return self.state.node_log(seat).read_text(errors="replace")
+
+    def alive(self, seat: int) -> bool:
+        """Whether that daemon's process runs (or is paused)."""
+        return processes.is_alive(self.state.node(seat).process)
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    async def wait_for(
+        self, condition: Callable[[Survey], bool], what: str, deadline_s: float = DEADLINE_S
+    ) -> Survey:
+        """Survey until ``condition`` holds; AssertionError with the last survey otherwise."""
+        seen: Survey | None = None
+        with trio.move_on_after(deadline_s):
+            while True:
+                seen = await self.survey()
+                if condition(seen):
+                    return seen
+                await trio.sleep(POLL_S)
+        raise AssertionError(f"not within {deadline_s:.0f} s: {what}; last seen: {seen}")
+
+    async def wait_leader(
+        self, other_than: int | None = None, deadline_s: float = DEADLINE_S
+    ) -> Survey:
+        """Wait for a leader (another one than ``other_than``) that the weight agrees on."""
+        return await self.wait_for(
+            lambda seen: seen.leader is not None and seen.leader != other_than,
+            f"a leader other than {other_than}",
+            deadline_s,
+        )
+
+    async def wait_same_state(
+        self, seats: tuple[int, ...] | None = None, deadline_s: float = DEADLINE_S
+    ) -> str:
+        """Wait until these seats (default: all) report one revision with one state hash; that hash.
+
+        Stop writing first: under writes the nodes are rarely at the same point.
+        """
+        wanted = self.seats if seats is None else seats
+
+        def same(seen: Survey) -> bool:
+            rows = [row for row in seen.nodes if row.seat in wanted]
+            return all(row.answers for row in rows) and len({_state(row) for row in rows}) == 1
+
+        seen = await self.wait_for(same, f"seats {wanted} at the same state", deadline_s)
+        found = next(row.state_hash for row in seen.nodes if row.seat in wanted)
+        assert found is not None, "nodes report no state hash"
+        return found
+
+    # --- harming and healing ------------------------------------------------------------------
+
+    async def kill(self, seat: int, signal_name: str = "KILL") -> None:
+        """End a daemon; returns when it is gone."""
+        await cli.kill(self.state, seat, signal_name)
+
+    async def kill_all(self) -> None:
+        """End all daemons at the same moment."""
+        async with trio.open_nursery() as nursery:
+            for seat in self.seats:
+                nursery.start_soon(self.kill, seat)
+
+    async def pause(self, seat: int) -> None:
+        """Stop a daemon with SIGSTOP; returns when it is stopped."""
+        await cli.pause(self.state, seat)
+
+    async def resume(self, seat: int) -> None:
+        """Let a paused daemon go on."""
+        await cli.resume(self.state, seat)
+
+    async def start(self, seat: int, deadline_s: float = DEADLINE_S) -> None:
+        """Start a dead daemon on its old data; returns when its API answers."""
+        await cli.start(self.directory, seat, deadline_s)
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        request_id: str | bytes | None = None,
+        seat: int | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> Write:
+        """Write; tries again with the same request id, on other nodes too if ``seat`` is None."""
+        return await requests.put(
+            self.state,
+            _bytes(key),
+            value,
+            request_id=_bytes(request_id or secrets.token_hex(16)),
+            seat=seat,
+            deadline_s=deadline_s,
+        )
+
+    async def get(
+        self,
+        key: str | bytes,
+        *,
+        stale: bool = False,
+        seat: int | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> Entry | None:
+        """Read: linearizable, or what the node has when ``stale``."""
+        return await requests.get(
+            self.state, _bytes(key), linearizable=not stale, seat=seat, deadline_s=deadline_s
+        )
+
+
+def free_base_port(nodes: int) -> int:
+    """A base port whose whole block is free now; random, so that parallel runs rarely meet."""
+    for _ in range(200):
+        base = random.choice(PORTS)
+        wanted = [base, *(base + offset + n for offset in (10, 50) for n in range(1, nodes + 1))]
+        try:
+            layout.check_ports(dict.fromkeys(wanted, "a test"))
+        except TestnetError:
+            continue
+        return base
+    raise RuntimeError("no free block of ports")
+
+
+def _state(row: SeatView) -> tuple[int | None, str | None]:
+    return (row.revision, row.state_hash)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
