@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgpack
 
 from node.network.errors import LinkBroken, Refused
+from node.network.limits import PROTOCOL_VERSION
 
 LENGTH = struct.Struct("!I")
 HELLO_BYTES_MAX = 256
@@ -93,7 +94,7 @@ def decode_hello(payload: bytes) -> Hello:
             and len(nonce) == BOOT_NONCE_BYTES
         ):
             return Hello(version, cluster_id, seat, nonce)
-        case [int(version), *_] if not isinstance(version, bool):
+        case [int(version), *_] if not isinstance(version, bool) and version != PROTOCOL_VERSION:
             # Another protocol version may have other fields: let the version check speak.
             return Hello(version, b"", 0, bytes(BOOT_NONCE_BYTES))
     raise Refused("bad_hello", detail="fields", penalty=True)

@@ -88,7 +88,7 @@ class RecordingLog:
 async def wait_until(condition: Callable[[], object]) -> None:
     """Poll a condition under a deadline."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 
