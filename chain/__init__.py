@@ -21,6 +21,7 @@ from chain.errors import (
     RootUnknown,
     TransactionError,
     TransactionFailed,
+    TransactionReplaced,
     WrongChain,
 )
 from chain.evm import EvmRegistry
@@ -52,6 +53,7 @@ __all__ = [
     "RootUnknown",
     "TransactionError",
     "TransactionFailed",
+    "TransactionReplaced",
     "TransactionSender",
     "TxOutcome",
     "TxState",

@@ -235,13 +235,7 @@ class TransactionSender:
             raise TransactionError(f"no endpoint accepts the transaction: {faults[0].message}")
 
     async def _gas(self, to: bytes, data: bytes, value: int) -> int:
-        call: dict[str, Any] = {
-            "from": hexed(self.address),
-            "data": hexed(data),
-            "value": hex(value),
-        }
-        if to:
-            call["to"] = hexed(to)
+        call = self._call_object(to, data, value)
 
         async def ask(endpoint: RpcEndpoint) -> int | RpcFault:
             try:
@@ -427,13 +421,7 @@ class TransactionSender:
         """The contract's reason, asked for by the same call on the state of the failing block."""
         if receipt.gas_used >= entry.gas:
             return "out of gas"
-        call: dict[str, Any] = {
-            "from": hexed(self.address),
-            "data": hexed(entry.data),
-            "value": hex(entry.value),
-        }
-        if entry.to:
-            call["to"] = hexed(entry.to)
+        call = self._call_object(entry.to, entry.data, entry.value)
         block = {"blockHash": hexed(receipt.block_hash), "requireCanonical": False}
 
         async def ask(endpoint: RpcEndpoint) -> bytes | None:
@@ -450,6 +438,10 @@ class TransactionSender:
         except ChainError:
             return "reverted; the reason could not be learnt"
         return "reverted; it would pass now" if data is None else self._abi.reverted(data).text
+
+    def _call_object(self, to: bytes, data: bytes, value: int) -> dict[str, str]:
+        call = {"from": hexed(self.address), "data": hexed(data), "value": hex(value)}
+        return {**call, "to": hexed(to)} if to else call
 
     def _note(self, entry: Entry, state: TxState, receipt: Receipt, reason: str) -> None:
         if state is not entry.state:

@@ -1,0 +1,698 @@
+"""The chain room against a real chain: deploy, grant, register, launch, and everything refused."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import coincurve
+import pytest
+import trio
+import web3
+
+from chain import (
+    CallReverted,
+    ChainConfigError,
+    ContractAbi,
+    EvmRegistry,
+    FeePolicy,
+    FinalityAlarm,
+    InsufficientFunds,
+    LocalKey,
+    MemberStatus,
+    NodeRegistrar,
+    NotDeployed,
+    PinMismatch,
+    RollbackRefused,
+    RootUnknown,
+    TransactionFailed,
+    TransactionReplaced,
+    TransactionSender,
+    TxState,
+    open_reader,
+    purpose_text,
+)
+from chain.keys import keccak256
+from chain.registration import owner_authorization
+from chain.rpc import RpcEndpoint
+from contracts import artifact
+from deploy.contract import (
+    PUBLIC_SIMULATOR_ROOTS,
+    Deployment,
+    RegistryOwner,
+    deploy_registry,
+    open_owner_sender,
+    open_registry,
+    read_deployment,
+    registry_abi,
+    verify_code,
+    write_deployment,
+)
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+
+CHAIN_ID = 31337
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
+ANVIL = (
+    Path(__file__).parents[2]
+    / f"contracts/evm/node_modules/@foundry-rs/anvil-linux-{MACHINE}/bin/anvil"
+)
+# anvil's well-known accounts, derived from "test test ... junk".
+OWNER = LocalKey(bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"))
+POLICY = FeePolicy(poll_interval_s=0.02)
+APP_ID = bytes.fromhex("a11ce0000000000000000000000000000000000a")
+KMS = coincurve.PrivateKey(keccak256(b"kms root of this test"))
+APP = coincurve.PrivateKey(keccak256(b"app key of this test"))
+
+
+# ---------------------------------------------------------------------- the chain
+
+
+@pytest.fixture(scope="module")
+def anvil_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # Its log goes to a file: a pipe that nobody reads would stop it when full.
+    log = tmp_path_factory.mktemp("anvil") / "log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [str(ANVIL), "--port", "0", "--slots-in-an-epoch", "1", "--hardfork", "prague"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", log.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"anvil did not start: {log.read_text()}")
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{found.group(1)}"
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@dataclass
+class Chain:
+    """A chain whose blocks come every few milliseconds, and the keys that act on it."""
+
+    url: str
+    rpc: RpcEndpoint
+    mining: bool = True
+    closers: list[Any] = field(default_factory=list)
+
+    async def mine(self, blocks: int = 1) -> None:
+        await self.rpc.call("anvil_mine", [hex(blocks)])
+
+    async def fund(self, address: bytes, ether: int = 10) -> None:
+        await self.rpc.call("anvil_setBalance", ["0x" + address.hex(), hex(ether * 10**18)])
+
+    async def funded_key(self, name: str) -> LocalKey:
+        key = LocalKey(keccak256(name.encode()))
+        await self.fund(key.address)
+        return key
+
+    def sender(self, key: LocalKey, journal: Path | None = None) -> TransactionSender:
+        sender = open_owner_sender(
+            CHAIN_ID, [self.url], 1, key,
+            journal_path=journal, single_rpc_insecure=True, policy=POLICY,
+        )  # fmt: skip
+        self.closers.append(sender.reader.aclose)
+        return sender
+
+    def registry(self, deployment: Deployment, watermark: Path | None = None) -> EvmRegistry:
+        registry = open_registry(
+            deployment, [self.url], 1,
+            watermark_path=watermark, single_rpc_insecure=True, poll_interval_s=0.05,
+        )  # fmt: skip
+        self.closers.append(registry.reader.aclose)
+        return registry
+
+    async def deploy(self, kms: coincurve.PrivateKey = KMS) -> Deployment:
+        return await deploy_registry(self.sender(OWNER), kms_root=address(kms))
+
+
+@pytest.fixture
+async def chain(anvil_url: str) -> AsyncIterator[Chain]:
+    async with open_chain(anvil_url) as found:
+        yield found
+
+
+@asynccontextmanager
+async def open_chain(url: str) -> AsyncIterator[Chain]:
+    chain = Chain(url, RpcEndpoint(url))
+
+    async def mine_on() -> None:
+        while True:
+            if chain.mining:
+                await chain.mine()
+            await trio.sleep(0.03)
+
+    snapshot = await chain.rpc.call("evm_snapshot", [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mine_on)
+        try:
+            yield chain
+        finally:
+            nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        for close in chain.closers:
+            await close()
+        await chain.rpc.call("evm_setAutomine", [True])
+        await chain.rpc.call("evm_revert", [snapshot])
+        await chain.rpc.aclose()
+
+
+# ---------------------------------------------------------------------- identities
+
+
+@dataclass(frozen=True)
+class NodeSecret:
+    key: coincurve.PrivateKey
+
+    def sign_recoverable(self, digest: bytes) -> bytes:
+        return self.key.sign_recoverable(digest, hasher=None)
+
+
+@dataclass(frozen=True)
+class TestIdentity:
+    __test__ = False
+    secret: NodeSecret
+    node_key: bytes
+    instance_id: bytes
+    scheme: int
+    app_id: bytes
+    app_key: bytes
+    app_signature: bytes
+    kms_signature: bytes
+
+
+def address(key: coincurve.PrivateKey) -> bytes:
+    return keccak256(key.public_key.format(compressed=False)[1:])[12:]
+
+
+def instance(name: str) -> bytes:
+    return keccak256(name.encode())[:20]
+
+
+def identity(
+    deployment: Deployment,
+    seat: int,
+    name: str,
+    *,
+    scheme: int = 0,
+    app: coincurve.PrivateKey = APP,
+    kms: coincurve.PrivateKey = KMS,
+    app_id: bytes = APP_ID,
+) -> TestIdentity:
+    """A node's key and signature chain, made as dstack makes them."""
+    purpose = purpose_text(deployment.chain_id, deployment.contract, seat, instance(name))
+    app_key = app.public_key.format()
+    node = coincurve.PrivateKey(keccak256(app.secret + purpose.encode() + name.encode()))
+    node_key = node.public_key.format()
+    if scheme == 0:
+        claim = purpose.encode() + b":" + node_key.hex().encode()
+    else:
+        claim = b"".join(
+            len(part).to_bytes(4, "big") + part
+            for part in (b"dstack-guest-v1-key-claim", b"secp256k1", purpose.encode(), node_key)
+        )
+    return TestIdentity(
+        secret=NodeSecret(node),
+        node_key=node_key,
+        instance_id=instance(name),
+        scheme=scheme,
+        app_id=app_id,
+        app_key=app_key,
+        app_signature=app.sign_recoverable(keccak256(claim), hasher=None),
+        kms_signature=kms.sign_recoverable(
+            keccak256(b"dstack-kms-issued:" + app_id + app_key), hasher=None
+        ),
+    )
+
+
+@dataclass
+class Cluster:
+    """A deployed registry with granted seats."""
+
+    chain: Chain
+    deployment: Deployment
+    owner: RegistryOwner
+    registry: EvmRegistry
+    registrar: NodeRegistrar
+    seats: list[int]
+
+
+async def cluster(chain: Chain, seats: int = 2) -> Cluster:
+    deployment = await chain.deploy()
+    sender = chain.sender(OWNER)
+    owner = RegistryOwner(sender, deployment.contract)
+    await owner.allow_app(APP_ID)
+    granted = []
+    for number in range(1, seats + 1):
+        wallet = OWNER.address if number == 1 else LocalKey(keccak256(b"w%d" % number)).address
+        granted.append(await owner.grant_seat(wallet, number))
+    registry = chain.registry(deployment)
+    return Cluster(chain, deployment, owner, registry, NodeRegistrar(registry, sender), granted)
+
+
+def endpoint(seat: int) -> str:
+    return f"/ip4/127.0.0.1/tcp/{9000 + seat}"
+
+
+async def bind(found: Cluster, seat: int, name: str) -> None:
+    """As the seat's wallet."""
+    wallet = OWNER
+    if seat != 1:
+        wallet = LocalKey(keccak256(b"w%d" % seat))
+        await found.chain.fund(wallet.address)
+    owner = RegistryOwner(found.chain.sender(wallet), found.deployment.contract)
+    await owner.bind_instance(seat, instance(name))
+
+
+# ---------------------------------------------------------------------- the way it should go
+
+
+async def test_a_registry_lives_from_deployment_to_launch(chain: Chain, tmp_path: Path) -> None:
+    found = await cluster(chain, seats=3)
+    assert found.seats == [1, 2, 3]
+    assert await found.registry.genesis() is None
+    for seat in (1, 2):
+        await bind(found, seat, f"node{seat}")
+        await found.registrar.register(
+            identity(found.deployment, seat, f"node{seat}", scheme=seat % 2), seat,
+            endpoint(seat), 1, until=TxState.INCLUDED,
+        )  # fmt: skip
+    await found.owner.wait_final()
+    await found.registrar.announce(
+        identity(found.deployment, 1, "node1", scheme=1), 1, "/dns4/one.example/tcp/1", 7
+    )
+
+    membership = await found.registry.snapshot()
+    assert [m.seat for m in membership.members] == [1, 2, 3]
+    assert [m.weight for m in membership.members] == [1, 2, 3]
+    one, two, three = membership.members
+    assert one.status is two.status is MemberStatus.ACTIVE
+    assert three.status is MemberStatus.EMPTY and three.node_key == b"" and three.endpoint == ""
+    assert one.node_key == identity(found.deployment, 1, "node1", scheme=1).node_key
+    assert one.endpoint == "/dns4/one.example/tcp/1" and one.incarnation == 7 and one.scheme == 1
+    assert two.endpoint == endpoint(2) and two.scheme == 0
+    assert one.owner == OWNER.address and one.instance_id == instance("node1")
+    assert one.lease_expires_s > membership.block_time_s
+    assert one == await found.registry.member(1)
+
+    await found.owner.launch()
+    await found.owner.wait_final()
+    genesis = await found.registry.genesis()
+    assert genesis is not None
+    assert [(m.seat, m.weight, m.node_key) for m in genesis.members] == [
+        (m.seat, m.weight, m.node_key) for m in (one, two)
+    ]
+
+    # Later changes leave the founding set as it was, for a node that comes much later.
+    await found.owner.set_weight(2, 9)
+    await found.owner.deactivate(1)
+    await found.owner.wait_final()
+    late = chain.registry(found.deployment, tmp_path / "mark.json")
+    assert await late.genesis() == genesis
+    changed = await late.snapshot()
+    assert changed.version == genesis.version + 2 and changed.digest != genesis.digest
+    assert [m.status for m in changed.members[:2]] == [MemberStatus.INACTIVE, MemberStatus.ACTIVE]
+    await verify_code(late)
+
+
+async def test_web3_reads_the_same_registry(chain: Chain) -> None:
+    """An independent client sees what ours sees, and derives the same purpose and domain."""
+    from chain.eip712 import domain_separator
+
+    found = await cluster(chain, seats=2)
+    await found.owner.wait_final()
+    ours = await found.registry.snapshot()
+
+    def ask() -> tuple[Any, ...]:
+        client = web3.Web3(web3.HTTPProvider(chain.url))
+        contract = client.eth.contract(
+            address=client.to_checksum_address(found.deployment.contract),
+            abi=list(artifact("Registry").abi),
+        )
+        at = {"block_identifier": ours.block_number}
+        return (
+            contract.functions.version().call(**at),
+            contract.functions.digest().call(**at),
+            contract.functions.domainSeparator().call(**at),
+            contract.functions.purposeOf(2, instance("x")).call(**at),
+            client.eth.get_block(ours.block_number),
+        )
+
+    version, digest, domain, purpose, block = await trio.to_thread.run_sync(ask)
+    assert (version, digest) == (ours.version, ours.digest)
+    assert domain == domain_separator(CHAIN_ID, found.deployment.contract)
+    assert purpose == purpose_text(CHAIN_ID, found.deployment.contract, 2, instance("x"))
+    assert bytes(block["hash"]) == ours.block_hash
+    assert bytes(block["mixHash"]) == ours.prev_randao and block["timestamp"] == ours.block_time_s
+
+
+async def test_a_watcher_hears_of_a_change_once_it_is_final(chain: Chain) -> None:
+    found = await cluster(chain, seats=1)
+    await found.owner.wait_final()
+    watcher = found.registry.watch()
+    first = await anext(watcher)
+    assert [m.weight for m in first.members] == [1]
+    await found.owner.set_weight(1, 5)
+    second = await anext(watcher)
+    assert [m.weight for m in second.members] == [5]
+    assert second.block_number > first.block_number
+    assert found.registry.status()["endpoints"][0]["ok"] is True
+    await watcher.aclose()
+
+
+async def test_many_seats_come_in_pages(chain: Chain) -> None:
+    deployment = await chain.deploy()
+    abi = registry_abi()
+    # Granted by impersonation in one block: this is about reading.
+    await chain.rpc.call("evm_setAutomine", [False])
+    chain.mining = False
+    for number in range(1, 206):
+        data = abi.function("grantSeat").encode("0x" + keccak256(b"%d" % number)[12:].hex(), 1)
+        await chain.rpc.call(
+            "eth_sendTransaction",
+            [{"from": "0x" + OWNER.address.hex(), "to": "0x" + deployment.contract.hex(),
+              "data": "0x" + data.hex(), "gas": hex(400_000)}],
+        )  # fmt: skip
+        if number % 50 == 0:
+            await chain.mine()
+    chain.mining = True
+    await chain.mine(4)
+    await chain.rpc.call("evm_setAutomine", [True])
+    membership = await chain.registry(deployment).snapshot()
+    assert [m.seat for m in membership.members] == list(range(1, 206))
+
+
+async def test_an_owner_signature_stands_for_a_binding(chain: Chain) -> None:
+    found = await cluster(chain, seats=2)
+    wallet = LocalKey(keccak256(b"w2"))
+    header = await found.registry.finalized()
+    node = identity(found.deployment, 2, "node2")
+    with pytest.raises(CallReverted) as refused:
+        await found.registrar.register(node, 2, endpoint(2), 1)
+    assert refused.value.name == "NotAuthorized"
+    allowed = owner_authorization(
+        wallet, chain_id=CHAIN_ID, contract=found.deployment.contract, seat=2,
+        instance_id=instance("node2"), deadline_s=header.time_s + 3600,
+    )  # fmt: skip
+    outcome = await found.registrar.register(node, 2, endpoint(2), 1, owner_signature=allowed)
+    assert outcome.state is TxState.FINAL
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+async def test_chains_that_belong_elsewhere_are_refused_with_the_reason(chain: Chain) -> None:
+    found = await cluster(chain, seats=2)
+    here = found.deployment
+    for seat in (1, 2):
+        await bind(found, seat, "node")
+    good = identity(here, 1, "node")
+
+    async def refusal(node: TestIdentity, seat: int = 1, incarnation: int = 1) -> str:
+        with pytest.raises(CallReverted) as refused:
+            await found.registrar.register(node, seat, endpoint(seat), incarnation)
+        return refused.value.name
+
+    # Another KMS root: its key was never granted an epoch here.
+    other_root = coincurve.PrivateKey(keccak256(b"another root"))
+    with pytest.raises(RootUnknown, match="trusts no such root"):
+        await found.registrar.register(
+            identity(here, 1, "node", app=other_root, kms=other_root), 1, endpoint(1), 1
+        )
+    # Another app of the same root: certified for its own app id, which is not allowed here.
+    stranger = coincurve.PrivateKey(keccak256(b"another app"))
+    assert await refusal(
+        identity(here, 1, "node", app=stranger, app_id=bytes.fromhex("bb" * 20))
+    ) == "AppNotAllowed"  # fmt: skip
+    # A chain made for seat 2, used on seat 1.
+    assert await refusal(replace(identity(here, 2, "node"))) == "BadAppKey"
+    # The same for another contract, and another chain.
+    assert await refusal(identity(replace(here, contract=bytes(19) + b"\1"), 1, "node")) == (
+        "BadAppKey"
+    )
+    assert await refusal(identity(replace(here, chain_id=1), 1, "node")) == "BadAppKey"
+    # A copied chain without the node's key: possession fails.
+    thief = NodeSecret(coincurve.PrivateKey(keccak256(b"thief")))
+    assert await refusal(replace(good, secret=thief)) == "BadSignature"
+    # The claim of the other API version.
+    assert await refusal(replace(good, scheme=1)) == "BadAppKey"
+    assert await refusal(replace(good, scheme=2)) == "BadScheme"
+    # The real one passes, once; an old incarnation and a second seat for the same key do not.
+    await found.registrar.register(good, 1, endpoint(1), 3)
+    assert await refusal(good, incarnation=3) == "BadIncarnation"
+    assert await refusal(identity(here, 2, "node"), seat=2) == "InstanceInUse"
+    with pytest.raises(CallReverted, match=r"BadIncarnation\(3\)"):
+        await found.registrar.announce(good, 1, endpoint(1), 3)
+    with pytest.raises(CallReverted) as refused:
+        await found.registrar.announce(replace(good, secret=thief), 1, endpoint(1), 4)
+    assert refused.value.name == "BadSignature"
+
+
+async def test_public_simulator_roots_are_refused_for_deployment(chain: Chain) -> None:
+    sender = chain.sender(OWNER)
+    for root in PUBLIC_SIMULATOR_ROOTS:
+        with pytest.raises(ChainConfigError, match="simulator"):
+            await deploy_registry(sender, kms_root=root)
+    with pytest.raises(ChainConfigError, match="kms_root"):
+        await deploy_registry(sender, kms_root=bytes(20))
+    deployment = await deploy_registry(sender, kms_root=root, insecure_simulator=True)
+    assert deployment.contract != bytes(20)
+
+
+async def test_a_stranger_cannot_grant_and_pays_nothing_for_trying(chain: Chain) -> None:
+    deployment = await chain.deploy()
+    stranger = chain.sender(await chain.funded_key("stranger"))
+    before = await stranger.balance()
+    with pytest.raises(CallReverted, match="OwnableUnauthorizedAccount"):
+        await RegistryOwner(stranger, deployment.contract).grant_seat(stranger.address, 1)
+    assert await stranger.balance() == before
+    assert stranger.status() == []
+
+
+async def test_an_empty_wallet_is_named_with_its_balance(chain: Chain) -> None:
+    key = LocalKey(keccak256(b"a poor wallet"))
+    sender = chain.sender(key)
+    with pytest.raises(InsufficientFunds) as refused:
+        await sender.send("pay", OWNER.address, b"", value=10**18)
+    assert f"0x{key.address.hex()}" in str(refused.value)
+    assert str(keccak256(b"a poor wallet").hex()) not in str(refused.value)
+
+
+async def test_a_contract_with_other_code_is_refused(chain: Chain, tmp_path: Path) -> None:
+    deployment = await chain.deploy()
+    with pytest.raises(PinMismatch):
+        await chain.registry(replace(deployment, code_hash=bytes(32 * [7]))).snapshot()
+    # Without a configured hash the first one seen is pinned on disk.
+    path = tmp_path / "mark.json"
+    await chain.registry(replace(deployment, code_hash=b""), path).snapshot()
+    code = "0x6001600155"
+    await chain.rpc.call("anvil_setCode", ["0x" + deployment.contract.hex(), code])
+    await chain.mine(3)
+    with pytest.raises(PinMismatch):
+        await chain.registry(replace(deployment, code_hash=b""), path).snapshot()
+
+
+async def test_an_address_without_code_is_not_deployed(chain: Chain) -> None:
+    nowhere = Deployment(CHAIN_ID, bytes(19) + b"\x99", 0, b"")
+    with pytest.raises(NotDeployed):
+        await chain.registry(nowhere).snapshot()
+
+
+async def test_a_deployment_file_reads_back(chain: Chain, tmp_path: Path) -> None:
+    deployment = await chain.deploy()
+    await write_deployment(tmp_path / "deployment.json", deployment)
+    assert read_deployment(tmp_path / "deployment.json") == deployment
+    (tmp_path / "deployment.json").write_text("{}")
+    with pytest.raises(ChainConfigError):
+        read_deployment(tmp_path / "deployment.json")
+    with pytest.raises(ChainConfigError):
+        read_deployment(tmp_path / "missing.json")
+
+
+# ---------------------------------------------------------------------- transactions under stress
+
+
+async def test_a_killed_sender_goes_on_from_its_journal(chain: Chain, tmp_path: Path) -> None:
+    key = await chain.funded_key("journal")
+    await chain.rpc.call("evm_setAutomine", [False])
+    chain.mining = False
+    journal = tmp_path / "journal.json"
+    first = chain.sender(key, journal)
+    with trio.move_on_after(0.5) as killed:
+        await first.send("pay once", OWNER.address, b"", value=5)
+    assert killed.cancelled_caught
+    (entry,) = first.status()
+    assert entry["state"] == "pending"
+    # What the endpoint held is lost as well: only the journal knows.
+    await chain.rpc.call("anvil_dropTransaction", [entry["hashes"][0]])
+
+    second = chain.sender(key, journal)
+    chain.mining = True
+    outcome = await second.send("pay once", OWNER.address, b"", value=5)
+    assert outcome.state is TxState.FINAL
+    assert "0x" + outcome.tx_hash.hex() == entry["hashes"][0]
+    count = await chain.rpc.call("eth_getTransactionCount", ["0x" + key.address.hex(), "latest"])
+    assert int(count, 16) == 1
+    assert [e["state"] for e in chain.sender(key, journal).status()] == ["final"]
+
+
+async def test_a_reorganisation_that_drops_a_transaction_is_mended(chain: Chain) -> None:
+    key = await chain.funded_key("reorg")
+    chain.mining = False
+    await chain.mine(6)
+    sender = chain.sender(key)
+    outcome = await sender.send("pay", OWNER.address, b"", value=5, until=TxState.INCLUDED)
+    # The block of the transaction is the newest: one block deep is above the finalized one.
+    await chain.rpc.call("anvil_reorg", [1, []])
+    assert await chain.rpc.call(
+        "eth_getTransactionReceipt", ["0x" + outcome.tx_hash.hex()]
+    ) is None  # fmt: skip
+    chain.mining = True
+    again = await sender.send("pay", OWNER.address, b"", value=5)
+    assert again.state is TxState.FINAL and again.tx_hash == outcome.tx_hash
+    assert again.block_hash != outcome.block_hash
+
+
+async def test_fees_rise_when_blocks_pass_a_transaction_by(chain: Chain) -> None:
+    key = await chain.funded_key("bump")
+    await chain.rpc.call("evm_setAutomine", [False])
+    chain.mining = False
+    sender = chain.sender(key)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            sender.send,
+            "pay",
+            OWNER.address,
+            b"",
+        )
+        with trio.fail_after(20):
+            while int((await chain.rpc.call("txpool_status", []))["pending"], 16) < 1:
+                await trio.sleep(0.01)
+            # Blocks too dear for it, until a version with higher fees is there.
+            while len(sender.status()[0]["hashes"]) < 2:
+                await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(50 * 10**9)])
+                await chain.mine()
+                await trio.sleep(0.05)
+            await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(10**9)])
+        chain.mining = True
+    (entry,) = sender.status()
+    assert entry["state"] == "final" and len(entry["hashes"]) >= 2
+
+
+async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain) -> None:
+    """The state moves between the try and the block: two launches, only one can be."""
+    found = await cluster(chain, seats=1)
+    await bind(found, 1, "node1")
+    await found.registrar.register(
+        identity(found.deployment, 1, "node1"), 1, endpoint(1), 1, until=TxState.INCLUDED
+    )
+    await chain.rpc.call("evm_setAutomine", [False])
+    chain.mining = False
+    rival = chain.sender(await chain.funded_key("rival"))
+    failures: list[TransactionFailed] = []
+
+    async def launch(owner: RegistryOwner) -> None:
+        try:
+            await owner.launch()
+        except TransactionFailed as failure:
+            failures.append(failure)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(launch, found.owner)
+        nursery.start_soon(launch, RegistryOwner(rival, found.deployment.contract))
+        with trio.fail_after(20):
+            while int((await chain.rpc.call("txpool_status", []))["pending"], 16) < 2:
+                await trio.sleep(0.02)
+        chain.mining = True
+    (failure,) = failures
+    assert failure.reason == "AlreadyLaunched()"
+
+
+async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:
+    key = await chain.funded_key("shared")
+    await chain.rpc.call("evm_setAutomine", [False])
+    chain.mining = False
+    sender, other = chain.sender(key), chain.sender(key)
+    raised: list[BaseException] = []
+
+    async def send() -> None:
+        try:
+            await sender.send("pay", OWNER.address, b"", value=1)
+        except TransactionReplaced as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        with trio.fail_after(30):
+            while not sender.status():
+                await trio.sleep(0.01)
+            await chain.rpc.call("anvil_dropTransaction", [sender.status()[0]["hashes"][0]])
+            async with trio.open_nursery() as inner:
+                inner.start_soon(
+                    other.send,
+                    "other",
+                    OWNER.address,
+                    b"",
+                )
+                while not other.status():
+                    await trio.sleep(0.01)
+                chain.mining = True
+    assert "used elsewhere" in str(raised[0])
+    assert sender.status()[0]["state"] == "replaced"
+
+
+# ---------------------------------------------------------------------- finality
+
+
+async def test_a_finalized_block_that_changes_is_an_alarm_that_stays(
+    chain: Chain, tmp_path: Path
+) -> None:
+    found = await cluster(chain, seats=1)
+    path = tmp_path / "mark.json"
+    registry = chain.registry(found.deployment, path)
+    watcher = registry.watch()
+    await anext(watcher)
+    chain.mining = False
+    marked = await registry.snapshot()
+    await chain.rpc.call("anvil_reorg", [8, []])
+    await chain.mine(3)
+    with pytest.raises(FinalityAlarm, match=str(marked.block_number)):
+        await registry.snapshot()
+    with pytest.raises(FinalityAlarm):
+        await anext(watcher)
+    assert "was 0x" in registry.status()["alarm"]
+    with pytest.raises(FinalityAlarm):
+        await registry.genesis()
+    # A restart does not forget.
+    with pytest.raises(FinalityAlarm):
+        await chain.registry(found.deployment, path).snapshot()
+
+
+async def test_a_chain_that_went_back_is_not_followed(chain: Chain, tmp_path: Path) -> None:
+    found = await cluster(chain, seats=1)
+    path = tmp_path / "mark.json"
+    await chain.registry(found.deployment, path).snapshot()
+    chain.mining = False
+    await chain.rpc.call("anvil_rollback", [5])
+    with pytest.raises((RollbackRefused, FinalityAlarm)):
+        await chain.registry(found.deployment, path).snapshot()
+
+
+async def test_the_abi_of_the_artifact_matches_the_solidity_errors() -> None:
+    abi = ContractAbi(artifact("Registry").abi)
+    data = keccak256(b"BadIncarnation(uint48)")[:4] + (7).to_bytes(32, "big")
+    assert abi.reverted(data).text == "BadIncarnation(7)"
+    assert open_reader(
+        ["http://127.0.0.1:1"], 1, chain_id=1, contract=bytes(20), single_rpc_insecure=True
+    ).endpoint_status()[0]["ok"]
