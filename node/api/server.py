@@ -179,7 +179,7 @@ class _Connections:
                     self._config,
                     self._context,
                     ConnectionState({}),
-                    _BoundedStream(stream),  # type: ignore[arg-type]
+                    _BoundedStream(stream, scope.cancel),  # type: ignore[arg-type]
                 ).run()
         except Exception:
             log.exception("api_connection_failed")
@@ -207,20 +207,30 @@ class _Connection(TCPServer):
 
 
 class _BoundedStream:
-    """A socket stream whose sends end by themselves when the client does not read."""
+    """A socket stream that ends its connection when a send fails or the client does not read.
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    Hypercorn alone would keep a connection whose send failed while the next request was already
+    there: its reader waits for a recycling that never comes.
+    """
+
+    def __init__(self, stream: trio.SocketStream, abort: Callable[[], None]) -> None:
         self._stream = stream
+        self._abort = abort
         self.socket = stream.socket
         self.receive_some = stream.receive_some
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
 
     async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(SEND_TIMEOUT_S) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError("the client does not read")
+        try:
+            with trio.fail_after(SEND_TIMEOUT_S):
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._abort()
+            raise
+        except trio.TooSlowError:
+            self._abort()
+            raise trio.BrokenResourceError("the client does not read") from None
 
 
 def _listen(listen: str) -> trio.SocketListener:

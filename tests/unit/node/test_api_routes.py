@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from conftest import MemoryNode, make_config
+from memory_node import MemoryNode, make_config
 
 from node.api import ApiError, serve
 from node.api.bounds import CONNECTION_URL_BYTES_MAX, JSON_BODY_BYTES_MAX

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONTRACT, document, make_config
+from memory_node import CONTRACT, document, make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

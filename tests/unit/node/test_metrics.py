@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from conftest import MemoryNode
+from memory_node import MemoryNode
 from prometheus_client.parser import text_string_to_metric_families
 
 import node.metrics
