@@ -134,32 +134,38 @@ sync_python() {
 
 # --- Node -------------------------------------------------------------------------------------
 
-sync_node() {
+check_node() {
     command -v node >/dev/null 2>&1 ||
         fail "no Node found; Node >= $NODE_MAJOR_MIN is needed for the contract tools (anvil, forge, solc)"
     command -v npm >/dev/null 2>&1 || fail "no npm found beside $(command -v node)"
     major=$(node -p 'process.versions.node.split(".")[0]') || fail "node does not run"
     [ "$major" -ge "$NODE_MAJOR_MIN" ] ||
         fail "Node $(node --version) is too old; Node >= $NODE_MAJOR_MIN is needed"
+}
+
+sync_node() {
     say "npm packages from package-lock.json into contracts/evm/node_modules"
     # Scripts stay off: the platform packages carry the executables themselves.
-    (cd contracts/evm && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) ||
+    (cd contracts/evm && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null) ||
         fail "npm ci failed in contracts/evm; what it said stands above"
     printf '%s\n' "$node_stamp" >contracts/evm/node_modules/.setup-stamp
 }
 
 [ -f contracts/evm/package-lock.json ] || fail "contracts/evm/package-lock.json is missing: not a whole checkout"
 
-changed=no
 python_stamp=$(stamp_of uv.lock pyproject.toml)
+node_stamp=$(stamp_of contracts/evm/package-lock.json)
+python_due=no
+node_due=no
 if [ "$(cat .venv/.setup-stamp 2>/dev/null || true)" != "$python_stamp" ] ||
     ! [ -x .venv/bin/dstack-cluster ] || ! python_is_good .venv/bin/python; then
-    sync_python
-    changed=yes
+    python_due=yes
 fi
-node_stamp=$(stamp_of contracts/evm/package-lock.json)
 if [ "$(cat contracts/evm/node_modules/.setup-stamp 2>/dev/null || true)" != "$node_stamp" ]; then
-    sync_node
-    changed=yes
+    node_due=yes
 fi
-[ "$changed" = no ] || say "done"
+# What only the person can provide is said before minutes of work, not after.
+[ "$node_due" = no ] || check_node
+[ "$python_due" = no ] || sync_python
+[ "$node_due" = no ] || sync_node
+[ "$python_due$node_due" = nono ] || say "done"
