@@ -86,9 +86,7 @@ async def test_every_documented_route_exists_and_every_route_is_documented(
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/status/", "/v2/status", "/v1/kv", "/v1/%6bv/a"])
-async def test_unknown_routes_are_404_in_the_same_shape(
-    path: str, http: httpx.AsyncClient
-) -> None:
+async def test_unknown_routes_are_404_in_the_same_shape(path: str, http: httpx.AsyncClient) -> None:
     assert error_of(await http.get(path), 404) == "not_found"
 
 
@@ -296,9 +294,7 @@ async def test_anything_else_is_refused_and_not_announced(
     assert node.announced == []
 
 
-async def test_a_registration_is_json_and_short(
-    node: MemoryNode, http: httpx.AsyncClient
-) -> None:
+async def test_a_registration_is_json_and_short(node: MemoryNode, http: httpx.AsyncClient) -> None:
     body = b'{"connection_url": "https://a"}'
     response = await http.post("/v1/register", content=body, headers={"content-type": "text/plain"})
     assert error_of(response, 415) == "wrong_type"

@@ -99,7 +99,14 @@ async def test_the_token_opens_and_nothing_else_does(
     api = {"listen": LOCAL, "token_file": str(token_file(tmp_path))}
     url = await nursery.start(serve, node, make_config(tmp_path, api=api))
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        wrong = [None, TOKEN, f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"]
+        wrong = [
+            None,
+            TOKEN,
+            f"Basic {TOKEN}",
+            "Bearer",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+        ]
         for shown in wrong:
             headers = {} if shown is None else {"authorization": shown}
             for path in ("/v1/status", "/v1/kv/a", "/metrics", "/openapi.json", "/nothing"):
@@ -219,7 +226,9 @@ async def test_a_slowly_dripping_body_is_given_up(
 ) -> None:
     monkeypatch.setattr(node_kv, "BODY_TIMEOUT_S", 0.05)
     async with await connect(url) as stream:
-        await stream.send_all(b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nx")
+        await stream.send_all(
+            b"PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nx"
+        )
         answer = await read_all(stream)
     assert answer.startswith(b"HTTP/1.1 408")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_slow"
@@ -324,14 +333,13 @@ async def test_stopping_lets_a_request_under_way_end_and_ends_streams(
                 pass
         ended.set()
 
-    async with trio.open_nursery() as outer:
-        async with trio.open_nursery() as inner:
-            url = await inner.start(serve, node, config)
-            outer.start_soon(write, url)
-            outer.start_soon(watch, url)
-            await until(lambda: node.held == 1 and node.watching == 1)
-            inner.cancel_scope.cancel()
-            node.hold.set()
+    async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+        url = await inner.start(serve, node, config)
+        outer.start_soon(write, url)
+        outer.start_soon(watch, url)
+        await until(lambda: node.held == 1 and node.watching == 1)
+        inner.cancel_scope.cancel()
+        node.hold.set()
     assert answers == [200]
     assert ended.is_set() and node.watching == 0
     with pytest.raises(OSError):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_node import CONTRACT, document, make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_node import CONTRACT, document, make_config
 
 from node.config import (
     FILE_BYTES_MAX,
