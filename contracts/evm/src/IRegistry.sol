@@ -109,16 +109,33 @@ interface IRegistry {
     /// @param x,y app key (secp256k1, affine)
     /// @param kmsSignature r||s||v (v 27/28, low s) over
     ///        keccak("dstack-kms-issued:" || appId || compressed app key)
-    function certifyAppKey(bytes20 appId, bytes32 x, bytes32 y, bytes calldata kmsSignature, uint16 rootEpoch) external;
+    function certifyAppKey(
+        bytes20 appId,
+        bytes32 x,
+        bytes32 y,
+        bytes calldata kmsSignature,
+        uint16 rootEpoch
+    ) external;
 
     /// @notice Puts a node on a seat. Authorised by the seat owner: as the sender, by `bindInstance`
     ///         beforehand, or by `ownerSignature` = abi.encode(uint64 deadline, bytes signature).
     /// @param appSignature the app key's claim for purpose `purposeOf(seat, instanceId)` and the key
     /// @param nodeSignature EIP-712 `Register` by the node key: proof of possession
-    function register(Registration calldata r, bytes calldata appSignature, bytes calldata nodeSignature, bytes calldata ownerSignature) external;
+    function register(
+        Registration calldata r,
+        bytes calldata appSignature,
+        bytes calldata nodeSignature,
+        bytes calldata ownerSignature
+    ) external;
 
     /// @notice New boot, new endpoint and lease renewal in one; the node key signs, anyone may send.
-    function announce(uint256 seat, uint48 incarnation, uint64 deadline, string calldata endpoint, bytes calldata nodeSignature) external;
+    function announce(
+        uint256 seat,
+        uint48 incarnation,
+        uint64 deadline,
+        string calldata endpoint,
+        bytes calldata nodeSignature
+    ) external;
 
     /// @notice Takes the weight of nodes out whose lease ended, root died or app was disallowed.
     ///         Seats that do not qualify are passed over.
@@ -159,7 +176,10 @@ interface IRegistry {
 
     function version() external view returns (uint64);
     function digest() external view returns (bytes32);
-    function launched() external view returns (uint64 blockNumber, uint64 version, bytes32 digest, uint32 weight);
+    function launched()
+        external
+        view
+        returns (uint64 blockNumber, uint64 version, bytes32 digest, uint32 weight);
     /// @return highest seat number ever granted
     function seatCount() external view returns (uint256);
     function activeWeight() external view returns (uint32);
@@ -170,7 +190,10 @@ interface IRegistry {
     /// @notice Rows of the seats `from` .. `from + count - 1`, burnt ones left out.
     /// @return members rows in order of seat
     /// @return next where to go on; 0 at the end
-    function page(uint256 from, uint256 count) external view returns (Member[] memory members, uint256 next);
+    function page(uint256 from, uint256 count)
+        external
+        view
+        returns (Member[] memory members, uint256 next);
     function member(uint256 seat) external view returns (Member memory);
     /// @return appId zero if the key is not certified
     function appKey(address appKeyAddress) external view returns (bytes20 appId, uint16 rootEpoch);

@@ -46,13 +46,21 @@ library KeyClaims {
     }
 
     /// @notice What an app key signs in guest API v0: purpose ":" hex(compressed key).
-    function claimV0(bytes memory purposeText, bytes32 x, bool odd) internal pure returns (bytes32) {
+    function claimV0(bytes memory purposeText, bytes32 x, bool odd)
+        internal
+        pure
+        returns (bytes32)
+    {
         (bytes32 high, bytes32 low) = hexOf(x);
         return keccak256(abi.encodePacked(purposeText, ":", odd ? "03" : "02", high, low));
     }
 
     /// @notice What an app key signs in guest API v1: four fields, each behind its 4-byte length.
-    function claimV1(bytes memory purposeText, bytes32 x, bool odd) internal pure returns (bytes32) {
+    function claimV1(bytes memory purposeText, bytes32 x, bool odd)
+        internal
+        pure
+        returns (bytes32)
+    {
         return keccak256(
             abi.encodePacked(
                 bytes4(uint32(25)),

@@ -360,8 +360,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         if (msg.sender != seatOwner) {
             // the shortest abi.encode(uint64, bytes) with a signature in it: 4 words
             if (ownerSignature.length < 128) revert NotAuthorized();
-            (uint64 deadline, bytes memory signature) =
-                abi.decode(ownerSignature, (uint64, bytes));
+            (uint64 deadline, bytes memory signature) = abi.decode(ownerSignature, (uint64, bytes));
             _checkDeadline(deadline);
             bytes32 hash = _hashTypedDataV4(
                 keccak256(abi.encode(AUTHORIZE_TYPEHASH, seat, instanceId, deadline))

@@ -18,8 +18,13 @@ interface Vm {
 
     function addr(uint256 privateKey) external pure returns (address);
     function createWallet(uint256 privateKey) external returns (Wallet memory);
-    function sign(uint256 privateKey, bytes32 hash) external pure returns (uint8 v, bytes32 r, bytes32 s);
-    function deployCode(string calldata artifact, bytes calldata constructorArgs) external returns (address);
+    function sign(uint256 privateKey, bytes32 hash)
+        external
+        pure
+        returns (uint8 v, bytes32 r, bytes32 s);
+    function deployCode(string calldata artifact, bytes calldata constructorArgs)
+        external
+        returns (address);
     function prank(address sender) external;
     function warp(uint256 timestamp) external;
     function roll(uint256 blockNumber) external;

@@ -64,10 +64,13 @@ abstract contract Fixture is Cheats {
         return deployWith(OWNER, GUARDIAN, vm.addr(ROOT_SECRET), SEATS_MAX, LEASE);
     }
 
-    function deployWith(address owner, address guardian, address kmsRoot, uint32 maxSeats, uint40 lease)
-        internal
-        returns (IDeployed)
-    {
+    function deployWith(
+        address owner,
+        address guardian,
+        address kmsRoot,
+        uint32 maxSeats,
+        uint40 lease
+    ) internal returns (IDeployed) {
         // by name and not by `new`: the big contract is compiled once, not into every test
         return IDeployed(
             vm.deployCode(
@@ -83,9 +86,13 @@ abstract contract Fixture is Cheats {
         return reg.grantSeat(to, weight);
     }
 
-    function certify(IDeployed at, bytes20 appId, Vm.Wallet memory key, uint256 rootSecret, uint16 epoch)
-        internal
-    {
+    function certify(
+        IDeployed at,
+        bytes20 appId,
+        Vm.Wallet memory key,
+        uint256 rootSecret,
+        uint16 epoch
+    ) internal {
         at.certifyAppKey(
             appId,
             bytes32(key.publicKeyX),
@@ -128,9 +135,13 @@ abstract contract Fixture is Cheats {
         p.nodeSignature = signRegister(at, nodeSecret, p.r);
     }
 
-    function enlist(uint256 seat, address owner, uint256 nodeSecret, bytes20 instanceId, uint48 incarnation)
-        internal
-    {
+    function enlist(
+        uint256 seat,
+        address owner,
+        uint256 nodeSecret,
+        bytes20 instanceId,
+        uint48 incarnation
+    ) internal {
         Proof memory p = proof(seat, nodeSecret, instanceId, incarnation);
         vm.prank(owner);
         reg.register(p.r, p.appSignature, p.nodeSignature, "");
@@ -140,11 +151,15 @@ abstract contract Fixture is Cheats {
         reg.register(p.r, p.appSignature, p.nodeSignature, "");
     }
 
-    function announceAs(uint256 nodeSecret, uint256 seat, uint48 incarnation, string memory endpoint)
-        internal
-    {
+    function announceAs(
+        uint256 nodeSecret,
+        uint256 seat,
+        uint48 incarnation,
+        string memory endpoint
+    ) internal {
         uint64 deadline = uint64(block.timestamp + 10 minutes);
-        bytes memory signature = signAnnounce(reg, nodeSecret, seat, incarnation, deadline, endpoint);
+        bytes memory signature =
+            signAnnounce(reg, nodeSecret, seat, incarnation, deadline, endpoint);
         reg.announce(seat, incarnation, deadline, endpoint, signature);
     }
 
@@ -173,16 +188,25 @@ abstract contract Fixture is Cheats {
     }
 
     function compressed(Vm.Wallet memory key) internal pure returns (bytes memory) {
-        return abi.encodePacked(key.publicKeyY % 2 == 0 ? bytes1(0x02) : bytes1(0x03), key.publicKeyX);
+        return
+            abi.encodePacked(key.publicKeyY % 2 == 0 ? bytes1(0x02) : bytes1(0x03), key.publicKeyX);
     }
 
     function kmsClaim(bytes20 appId, Vm.Wallet memory key) internal pure returns (bytes32) {
         return keccak256(bytes.concat("dstack-kms-issued:", appId, compressed(key)));
     }
 
-    function purposeText(IDeployed at, uint256 seat, bytes20 instanceId) internal view returns (bytes memory) {
+    function purposeText(IDeployed at, uint256 seat, bytes20 instanceId)
+        internal
+        view
+        returns (bytes memory)
+    {
         bytes memory words = bytes.concat(
-            bytes32(block.chainid), bytes32(uint256(uint160(address(at)))), bytes32(seat), instanceId, bytes12(0)
+            bytes32(block.chainid),
+            bytes32(uint256(uint160(address(at)))),
+            bytes32(seat),
+            instanceId,
+            bytes12(0)
         );
         return bytes.concat("dstack-cluster-node-v1/", slowHex(bytes.concat(keccak256(words))));
     }
@@ -191,7 +215,11 @@ abstract contract Fixture is Cheats {
         return bytes.concat(bytes4(uint32(field.length)), field);
     }
 
-    function claimOf(uint8 scheme, bytes memory text, Vm.Wallet memory key) internal pure returns (bytes32) {
+    function claimOf(uint8 scheme, bytes memory text, Vm.Wallet memory key)
+        internal
+        pure
+        returns (bytes32)
+    {
         bytes memory key33 = compressed(key);
         if (scheme == 0) return keccak256(bytes.concat(text, ":", slowHex(key33)));
         return keccak256(
@@ -207,7 +235,9 @@ abstract contract Fixture is Cheats {
     function typedHash(IDeployed at, bytes memory structure) internal view returns (bytes32) {
         bytes32 domain = keccak256(
             abi.encode(
-                keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
+                keccak256(
+                    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+                ),
                 keccak256("dstack-cluster"),
                 keccak256("1"),
                 block.chainid,
@@ -252,11 +282,14 @@ abstract contract Fixture is Cheats {
         uint64 deadline,
         string memory endpoint
     ) internal view returns (bytes memory) {
-        bytes32 typeHash =
-            keccak256("Announce(uint256 seat,uint48 incarnation,uint64 deadline,string endpoint)");
+        bytes32 typeHash = keccak256(
+            "Announce(uint256 seat,uint48 incarnation,uint64 deadline,string endpoint)"
+        );
         return sign(
             secret,
-            typedHash(at, abi.encode(typeHash, seat, incarnation, deadline, keccak256(bytes(endpoint))))
+            typedHash(
+                at, abi.encode(typeHash, seat, incarnation, deadline, keccak256(bytes(endpoint)))
+            )
         );
     }
 

@@ -75,7 +75,9 @@ contract KeyClaimsTest is Fixture {
         );
         eq(v0, 0x06a8bfb9756908b56f1c802bbe5fc2c84bf88b94bca0f48d9763c262e5007af6, "v0");
         bytes32 v1 = KeyClaims.claimV1(
-            "node/identity", 0x27916cb85172645e16a32a0631c0b929da77dbc3c9415509ca2e2e40dbdc44f0, true
+            "node/identity",
+            0x27916cb85172645e16a32a0631c0b929da77dbc3c9415509ca2e2e40dbdc44f0,
+            true
         );
         eq(v1, 0xc4739d4bd5b31095c763b12d823ab927855a02d9d45821fa58e86a866dc1c0dc, "v1");
         bytes32 kms = KeyClaims.kmsClaim(

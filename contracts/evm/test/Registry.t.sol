@@ -181,8 +181,11 @@ contract RegistryTest is Fixture {
     function test_deadlines_lie_in_the_next_day() public {
         uint256 seat = grant(alice, 1);
         Proof memory p = proof(seat, NODE1, INSTANCE1, 1);
-        uint64[3] memory bad =
-            [uint64(block.timestamp), uint64(block.timestamp - 1), uint64(block.timestamp + 1 days + 1)];
+        uint64[3] memory bad = [
+            uint64(block.timestamp),
+            uint64(block.timestamp - 1),
+            uint64(block.timestamp + 1 days + 1)
+        ];
         for (uint256 i = 0; i < bad.length; ++i) {
             p.r.deadline = bad[i];
             p.nodeSignature = signRegister(reg, NODE1, p.r);
@@ -383,7 +386,9 @@ contract RegistryTest is Fixture {
         grant(bob, 2);
         enlist(1, alice, NODE1, INSTANCE1, 1);
         vm.prank(STRANGER);
-        vm.expectRevert(abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, STRANGER));
+        vm.expectRevert(
+            abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, STRANGER)
+        );
         reg.launch();
         enlist(2, bob, NODE2, INSTANCE2, 1);
         vm.prank(GUARDIAN);
@@ -439,7 +444,9 @@ contract RegistryTest is Fixture {
                 eq(
                     keccak256(reason),
                     keccak256(
-                        abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, others[who])
+                        abi.encodeWithSelector(
+                            Ownable.OwnableUnauthorizedAccount.selector, others[who]
+                        )
                     ),
                     "reason"
                 );
@@ -617,14 +624,23 @@ contract RegistryTest is Fixture {
         uint256 seat = reg.grantSeat(bob, 1);
         uint256 used = vm.snapshotGasLastCall("grantSeat");
         yes(used < 160_000, "grantSeat");
-        Proof memory p = proof(seat, NODE2, INSTANCE2, 1);
+        string memory endpoint = "/dns4/node-17.example.org/tcp/443"; // 33 bytes, two words
+        Proof memory p = proofOf(reg, seat, NODE2, INSTANCE2, 1, 1, endpoint);
         vm.prank(bob);
         send(p);
         used = vm.snapshotGasLastCall("register");
         yes(used < 340_000, "register");
-        announceAs(NODE2, seat, 2, ENDPOINT);
+        announceAs(NODE2, seat, 2, endpoint);
         used = vm.snapshotGasLastCall("announce");
         yes(used < 60_000, "announce");
+        Vm.Wallet memory key = vm.createWallet(0x77);
+        certify(reg, APP, key, ROOT_SECRET, 1);
+        used = vm.snapshotGasLastCall("certifyAppKey");
+        yes(used < 65_000, "certifyAppKey");
+        vm.prank(bob);
+        reg.deactivate(seat);
+        used = vm.snapshotGasLastCall("deactivate");
+        yes(used < 120_000, "deactivate");
     }
 
     function domain(IDeployed at) private view returns (bytes32) {
