@@ -130,9 +130,11 @@ class RegistryDesk:
         """
         any_identity = next(iter(identities.values()))
         secret_of = {node.seat: _new_secret() for node in testnet.nodes}
-        _save_wallets(testnet, {"contract_owner": self._owner_secret} | {
-            f"seat_{seat}": secret for seat, secret in secret_of.items()
-        })
+        _save_wallets(
+            testnet,
+            {"contract_owner": self._owner_secret}
+            | {f"seat_{seat}": secret for seat, secret in secret_of.items()},
+        )
         owners = {seat: LocalKey(secret) for seat, secret in secret_of.items()}
         wallets = [self._owner.address, *(key.address for key in owners.values())]
         accounts = [address_of(identity.node_key) for identity in identities.values()]

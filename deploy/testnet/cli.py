@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import secrets
 import signal
 import sys
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (``| head``); the interpreter must not complain at exit.
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 
@@ -106,8 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 async def _up(arguments: argparse.Namespace) -> int:
     weights = layout.parse_weights(arguments.weights, arguments.nodes)
     directory = _directory(arguments)
-    say = launch.progress(lambda line: print(line, file=sys.stderr if arguments.json else None))
-    outcome: list[int | TestnetError] = []
+    say = launch.progress(sys.stderr if arguments.json else sys.stdout)
+    failure: Exception | None = None
+    ours = False  # from when on it is our business to stop what runs in the directory
     hurry = trio.Event()
     # Handlers stand before the first process and until after the last: a second Ctrl-C must not
     # end this command while something still runs.
@@ -117,18 +119,30 @@ async def _up(arguments: argparse.Namespace) -> int:
             nursery.start_soon(_interrupt, signals, work, hurry)
             try:
                 with work:
-                    outcome.append(await _up_and_follow(arguments, directory, weights, say))
-            except TestnetError as error:
-                outcome.append(error)
-            if work.cancelled_caught and layout.exists(directory):
-                with trio.CancelScope(shield=True):
-                    await _stop_after_interrupt(directory, say, hurry, outcome)
+                    await launch.bring_up(
+                        directory, weights, arguments.base_port, say, arguments.deadline
+                    )
+                    ours = not arguments.detach
+                    if ours:
+                        say("following; Ctrl-C stops everything")
+                        await _follow(directory)
+                        say("stopped by another command")
+                    else:
+                        await _say_detached(arguments, directory, say)
+            except Exception as error:  # also: whoever read our output is gone
+                failure = error
+            if ours and layout.exists(directory):
+                say("stopping (again Ctrl-C: at once)")
+                try:
+                    with trio.CancelScope(shield=True):
+                        await launch.stop_everything(layout.load(directory), hurry=hurry)
+                    say(f"everything is stopped; the logs stay in {directory / 'log'}")
+                except TestnetError as error:
+                    failure = error
             nursery.cancel_scope.cancel()
-    if not outcome:
-        return EXIT_INTERRUPTED
-    if isinstance(outcome[-1], TestnetError):
-        raise outcome[-1]
-    return outcome[-1]
+    if failure is not None:
+        raise failure
+    return EXIT_INTERRUPTED if work.cancelled_caught and not ours else 0
 
 
 async def _interrupt(
@@ -140,35 +154,11 @@ async def _interrupt(
         work.cancel()
 
 
-async def _up_and_follow(
-    arguments: argparse.Namespace, directory: Path, weights: tuple[int, ...], say: launch.Say
-) -> int:
-    testnet = await launch.bring_up(
-        directory, weights, arguments.base_port, say, arguments.deadline
-    )
-    if arguments.detach:
-        if arguments.json:
-            print(json.dumps((await survey.take(testnet)).as_json()))
-        else:
-            say(f"runs in the background; stop it: testnet down --dir {arguments.dir}")
-        return 0
-    say("following; Ctrl-C stops everything")
-    await _follow(directory)
-    say("stopped by another command")
-    return 0
-
-
-async def _stop_after_interrupt(
-    directory: Path, say: launch.Say, hurry: trio.Event, outcome: list[int | TestnetError]
-) -> None:
-    say("stopping (again Ctrl-C: at once)")
-    try:
-        testnet = layout.load(directory)
-        await launch.stop_everything(testnet, hurry=hurry)
-        say(f"everything is stopped; the logs stay in {testnet.directory / 'log'}")
-        outcome.append(0)
-    except TestnetError as error:
-        outcome.append(error)
+async def _say_detached(arguments: argparse.Namespace, directory: Path, say: launch.Say) -> None:
+    if arguments.json:
+        print(json.dumps((await survey.take(layout.load(directory))).as_json()))
+    else:
+        say(f"runs in the background; stop it: testnet down --dir {arguments.dir}")
 
 
 async def _follow(directory: Path) -> None:

@@ -7,10 +7,12 @@ fails, and when the command is interrupted, everything that was started is stopp
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import trio
 
@@ -25,12 +27,16 @@ STRAY_ROUNDS_MAX = 5
 Say = Callable[[str], None]
 
 
-def progress(out: Callable[[str], object] = print) -> Say:
-    """A ``say`` that puts the seconds since now before each line."""
+def progress(out: TextIO) -> Say:
+    """A ``say`` that writes the seconds since now before each line.
+
+    A closed terminal or pipe must not end the command that starts or stops processes.
+    """
     begin_s = time.monotonic()
 
     def say(text: str) -> None:
-        out(f"[{time.monotonic() - begin_s:6.1f} s] {text}")
+        with contextlib.suppress(OSError):
+            print(f"[{time.monotonic() - begin_s:6.1f} s] {text}", file=out, flush=True)
 
     return say
 

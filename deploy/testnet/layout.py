@@ -1,12 +1,12 @@
 """Where a testnet keeps its files and ports, and the state file that every verb reads.
 
-    DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
-    DIR/lock           held while a verb changes testnet.json
-    DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
-    DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
-    DIR/log/           anvil.log, agents.log, node-SEAT.log
-    DIR/node-SEAT/     config.toml and the daemon's data directory
-    socket_dir         the agents' Unix sockets; outside DIR when its path is too long for them
+DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
+DIR/lock           held while a verb changes testnet.json
+DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
+DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
+DIR/log/           anvil.log, agents.log, node-SEAT.log
+DIR/node-SEAT/     config.toml and the daemon's data directory
+socket_dir         the agents' Unix sockets; outside DIR when its path is too long for them
 """
 
 from __future__ import annotations

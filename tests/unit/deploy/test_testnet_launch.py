@@ -49,9 +49,7 @@ def free_port_block() -> int:
 
 
 def sleeper(testnet: Testnet) -> ProcessRecord:
-    return processes.spawn(
-        SLEEP, log=testnet.log("x"), mark=testnet.mark, cwd=testnet.directory
-    )
+    return processes.spawn(SLEEP, log=testnet.log("x"), mark=testnet.mark, cwd=testnet.directory)
 
 
 def stand_in(testnet: Testnet, seat: int) -> ProcessRecord:
@@ -78,9 +76,7 @@ def lines() -> list[str]:
 
 
 @pytest.fixture
-async def running(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Testnet]:
+async def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Testnet]:
     """Four stand-in daemons that answer; chain and agents are sleepers."""
     monkeypatch.setattr(nodes, "start", stand_in)
     testnet = layout.create(directory, (1, 1, 1, 1), free_port_block())
@@ -357,6 +353,35 @@ async def test_an_interrupt_while_following_stops_everything(
     assert "everything is stopped" in followed.output.read_text()
 
 
+def follow_into_a_pipe(directory: Path) -> subprocess.Popen[bytes]:
+    arguments = ["up", "--nodes", "1", "--base-port", str(free_port_block())]
+    return subprocess.Popen(
+        [sys.executable, "-c", FOLLOWED, "fast", *arguments, "--dir", str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+async def test_a_reader_that_leaves_stops_everything_too(directory: Path) -> None:
+    process = follow_into_a_pipe(directory)
+    try:
+        assert process.stdout is not None
+        assert b"half way" in await trio.to_thread.run_sync(process.stdout.readline)
+        mark = layout.load(directory).mark
+        process.stdout.close()
+        stubborn = layout.load(directory).node(1).process
+        assert stubborn is not None
+        with trio.fail_after(60):
+            while processes.is_alive(layout.load(directory).chain) or processes.marked(mark):
+                if process.poll() is None:
+                    processes.send(stubborn, signal.SIGKILL)
+                await trio.sleep(0.1)
+            assert await trio.to_thread.run_sync(process.wait) != 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def test_an_interrupt_half_way_up_stops_everything(
     follow: Callable[[str], Followed],
 ) -> None:
@@ -364,7 +389,7 @@ async def test_an_interrupt_half_way_up_stops_everything(
     await followed.until(lambda text: "half way" in text)
     mark = layout.load(followed.directory).mark
     followed.process.send_signal(signal.SIGINT)
-    assert await followed.ended() == 0
+    assert await followed.ended() == cli.EXIT_INTERRUPTED
     assert processes.marked(mark) == []
 
 
