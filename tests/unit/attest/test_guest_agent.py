@@ -141,12 +141,12 @@ BAD_JSON = {
     "null": b"null",
     "truncated": b'{"key": "',
     "trailing": body(**KEY_REPLY) + b"{}",
-    "two keys": b'{"key": "' + SECRET_HEX.encode() + b'", "key": "00"}',
+    "two keys": b'{"key": "00", ' + body(**KEY_REPLY)[1:],
     "not utf-8": b'{"key": "\xff\xfe"}',
     "utf-16": json.dumps(KEY_REPLY).encode("utf-16"),
-    "nan": b'{"x": NaN}',
-    "deep": b'{"x": ' + b"[" * 100_000,
-    "long number": b'{"x": ' + b"9" * 10_000 + b"}",
+    "nan": b'{"x": NaN, ' + body(**KEY_REPLY)[1:],
+    "deep": b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b", " + body(**KEY_REPLY)[1:],
+    "long number": b'{"x": ' + b"9" * 10_000 + b", " + body(**KEY_REPLY)[1:],
 }
 
 
@@ -178,6 +178,8 @@ BAD_KEYS = {
     "one signature": {"signature_chain": ["01" * 65]},
     "three signatures": {"signature_chain": ["01" * 65] * 3},
     "short signature": {"signature_chain": ["01" * 64, "02" * 65]},
+    "signature not hex": {"signature_chain": ["zz" * 65, "02" * 65]},
+    "signature with spaces": {"signature_chain": [" " + "01" * 64 + " ", "02" * 65]},
     "typed signature": {"signature_chain": ["01" * 65, 7]},
     "mapped chain": {"signature_chain": {"0": "01" * 65, "1": "02" * 65}},
 }

@@ -29,7 +29,7 @@ from deploy.simulator import (
     serve,
     write_kms_root,
 )
-from deploy.simulator.server import BODY_BYTES_MAX, CONNECTIONS_MAX
+from deploy.simulator.server import BODY_BYTES_MAX, CONNECTIONS_MAX, REQUEST_DEADLINE_S
 
 ROOT = b"\x11" * 32
 APP_ID = b"\xaa" * 20
@@ -223,9 +223,10 @@ async def test_idle_connections_end_and_only_so_many_are_held(
     await trio.testing.wait_all_tasks_blocked()
     # The next one is closed at once, unanswered; the held ones when their time is over.
     assert await raw(path, b"") == b""
-    for stream in held:
-        assert await stream.receive_some(1) == b""
-        await stream.aclose()
+    with trio.fail_after(2 * REQUEST_DEADLINE_S):  # virtual time
+        for stream in held:
+            assert await stream.receive_some(1) == b""
+            await stream.aclose()
     assert (await caller(path)("GET", "/Version")).status_code == 200
 
 
