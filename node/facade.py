@@ -107,11 +107,11 @@ class NodeFacade(Protocol):
         ...
 
     async def get(self, key: bytes, linearizable: bool) -> Entry | None:
-        """Read; linearizable reads wait for a barrier committed after the call. Raises NodeError."""
+        """Read; a linearizable one waits for a commit that began after the call. Raises NodeError."""
         ...
 
     async def announce_url(self, connection_url: str) -> None:
-        """Publish the application's connection URL of this seat to the cluster (a replicated write)."""
+        """Publish the application's connection URL of this seat (a replicated write)."""
         ...
 
     def watch_peers(self) -> AsyncIterator[list[dict[str, Any]]]:

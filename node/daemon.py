@@ -1,0 +1,323 @@
+"""The daemon: starts the parts in order, stops them in reverse, stops loudly when it must.
+
+agent -> identity -> registry -> seat -> mesh -> founding set -> store -> core. The API is up from
+the first moment, so that an operator sees what the daemon waits for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import Iterable
+
+import structlog
+import trio
+
+from attest import AgentError, AttestError, GuestAgent, TrustedRoot, obtain_identity
+from chain import (
+    ChainError,
+    ContractAbi,
+    EvmRegistry,
+    FeePolicy,
+    LocalKey,
+    Membership,
+    NodeRegistrar,
+    TransactionSender,
+    open_reader,
+)
+from chain.eip712 import domain_separator
+from consensus.digests import genesis_hash
+from consensus.engine import Engine
+from consensus.interface import Durations
+from consensus.machine import Applied
+from consensus.order import epoch_seed
+from consensus.validators import Validator, ValidatorSet
+from contracts import artifact
+from node import api
+from node.config import Config, ConfigError, check_startable
+from node.driver import Driver, SafetyStop
+from node.network import Mesh, NetworkError, PeerAddress
+from node.seat import SeatKeeper
+from node.service import URLS_PREFIX, NodeService
+from node.signing import NodeSigner, RecoveringVerifier
+from node.storage import StorageError, Store
+
+EXIT_CLEAN = 0
+EXIT_FAILED = 1
+EXIT_SAFETY = 3  # a supervisor must not restart the daemon after this one
+STOP_GRACE_S = 1.0
+GWEI = 10**9
+GENESIS_POLL_S = 0.5
+
+_log = structlog.get_logger("node.daemon")
+
+
+async def run_daemon(config: Config) -> int:
+    """Runs one node until SIGTERM or SIGINT; returns the exit status."""
+    try:
+        check_startable(config)
+    except ConfigError as error:
+        _log.error("refused_to_start", reason=str(error))
+        return EXIT_FAILED
+    if config.insecure.names():
+        _log.warning("insecure_modes", modes=list(config.insecure.names()))
+    service = NodeService(config)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_signalled, service, nursery.cancel_scope)
+            await nursery.start(api.serve, service, config)
+            nursery.start_soon(_serve, service)
+    except BaseExceptionGroup as group:
+        return _exit_status(group)
+    _log.info("stopped")
+    return EXIT_CLEAN
+
+
+def _exit_status(group: BaseExceptionGroup[BaseException]) -> int:
+    """Names what ended the daemon; anything unexpected is shown whole."""
+    status = EXIT_FAILED
+    for error in _leaves(group):
+        if isinstance(error, SafetyStop):
+            _log.critical("safety_stop", reason=str(error))
+            status = EXIT_SAFETY
+        elif isinstance(
+            error, StorageError | AttestError | ChainError | NetworkError | api.ApiError
+        ):
+            _log.critical("failed", kind=type(error).__name__, reason=str(error))
+        elif not isinstance(error, trio.Cancelled):
+            _log.critical("crashed", exc_info=error)
+    return status
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _until_signalled(service: NodeService, scope: trio.CancelScope) -> None:
+    """A clean stop: hand over leadership first, so that the others need not find out."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("stopping", signal=signal.Signals(number).name)
+            driver = service.driver
+            if driver is not None and service.leader()["self"]:
+                driver.step_down()
+                with trio.move_on_after(STOP_GRACE_S):
+                    while service.leader()["self"]:
+                        await trio.sleep(0.02)
+            scope.cancel()
+            return
+
+
+async def _serve(service: NodeService) -> None:
+    """The node proper, part by part."""
+    config = service.config
+    seat, chain = config.node.seat, config.chain
+    config.node.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    service.phase = "waiting for the guest agent"
+    agent = GuestAgent(str(config.agent.socket) if config.agent.socket else None)
+    await agent.wait_ready(on_attempt=_note_agent)
+    service.identity = identity = await obtain_identity(
+        agent,
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        seat=seat,
+        roots=[TrustedRoot(root, number) for number, root in enumerate(chain.kms_roots, 1)],
+        app_id=chain.app_id,
+        scheme=config.agent.scheme,
+        insecure_simulator=config.insecure.simulator,
+    )
+    _log.info("identity", node_key=identity.node_key.hex(), instance=identity.instance_id.hex())
+
+    abi = ContractAbi(artifact("Registry").abi)
+    reader = open_reader(
+        chain.rpc,
+        chain.rpc_quorum,
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        watermark_path=config.node.state_dir / "chain-watermark.json",
+        single_rpc_insecure=config.insecure.single_rpc,
+    )
+    service.registry = registry = EvmRegistry(
+        reader,
+        abi,
+        deploy_block=chain.deploy_block,
+        poll_interval_s=chain.poll_interval_ms / 1000,
+    )
+    sender = TransactionSender(
+        reader,
+        LocalKey(identity.secret.reveal()),
+        journal_path=config.node.state_dir / "transactions.json",
+        abi=abi,
+        policy=FeePolicy(fee_ceiling=chain.max_fee_gwei * GWEI),
+    )
+    cluster_id = domain_separator(chain.chain_id, chain.contract)
+    service.mesh = mesh = Mesh(
+        secret=identity.secret.reveal(),
+        cluster_id=cluster_id,
+        seat=seat,
+        listen=config.node.listen,
+    )
+    members = _MeshMembers(service, mesh)
+    service.keeper = keeper = SeatKeeper(
+        registry,
+        NodeRegistrar(registry, sender),
+        identity,
+        seat,
+        config.node.endpoint,
+        members.follow,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(mesh.run)
+        nursery.start_soon(keeper.run)
+        nursery.start_soon(sender.recover)
+        service.phase = "registering the seat"
+        await keeper.wait_registered()
+        genesis = await _wait_for_genesis(service, registry)
+        service.validators = validators = founding_set(genesis, cluster_id)
+        members.follow_again()
+        row = next((v for v in validators.validators if v.seat == seat), None)
+        if row is None or row.node_key != identity.node_key:
+            service.phase = (
+                f"seat {seat} with this key is not in the founding set; it joins with a later epoch"
+            )
+            _log.warning("not_a_founder", reason=service.phase)
+            await trio.sleep_forever()
+        await _run_core(service, validators, cluster_id, genesis)
+
+
+async def _run_core(
+    service: NodeService, validators: ValidatorSet, cluster_id: bytes, genesis: Membership
+) -> None:
+    config, identity, mesh = service.config, service.identity, service.mesh
+    assert identity is not None and mesh is not None
+    parent = genesis_hash(cluster_id, validators.epoch, genesis.digest)
+    store = Store(
+        config.node.state_dir, cluster_id=cluster_id, seat=config.node.seat, genesis=parent
+    )
+    try:
+        service.phase = "reading the store"
+        restored = await trio.to_thread.run_sync(store.restore)
+        engine = Engine(
+            cluster_id=cluster_id,
+            validators=validators,
+            seat=config.node.seat,
+            signer=NodeSigner(identity.secret),
+            verifier=RecoveringVerifier(),
+            restored=restored,
+            boot_id=secrets.token_bytes(32),
+            durations=durations(config),
+        )
+
+        def on_applied(applied: Applied) -> None:
+            service.commits += len(applied.results)
+            if any(key.startswith(URLS_PREFIX) for key in applied.changes.entries):
+                service.changed()
+
+        driver = Driver(
+            engine,
+            store,
+            mesh,
+            cluster_id=cluster_id,
+            on_applied=on_applied,
+            on_links=service.changed,
+        )
+        service.driver = driver
+        _log.info(
+            "core_started",
+            height=restored.tip.height,
+            incarnation=engine.boot.incarnation,
+            weight=validators.weights[config.node.seat],
+            weight_total=validators.total,
+        )
+        try:
+            await driver.run()
+        except SafetyStop as stop:
+            service.halted = str(stop)
+            raise
+    finally:
+        store.close()
+
+
+class _MeshMembers:
+    """Gives the mesh whom to link with: members of the set whose row is live, where they are now.
+
+    A seat that the registry no longer shows as live, or shows with another key, is cut off at
+    once; its weight stays in the total until the epoch changes.
+    """
+
+    def __init__(self, service: NodeService, mesh: Mesh) -> None:
+        self._service = service
+        self._mesh = mesh
+        self._newest: Membership | None = None
+
+    def follow(self, membership: Membership) -> None:
+        """A new membership from the registry."""
+        self._newest = membership
+        self.follow_again()
+
+    def follow_again(self) -> None:
+        """The validator set changed."""
+        if self._newest is None:
+            return
+        validators = self._service.validators
+        own = self._service.config.node.seat
+        addresses = []
+        for member in self._newest.active():
+            known = validators is None or validators.keys.get(member.seat) == member.node_key
+            if member.seat != own and known:
+                addresses.append(PeerAddress(member.seat, member.node_key, member.endpoint))
+        self._mesh.set_members(addresses)
+        self._service.changed()
+
+
+async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Membership:
+    """Waits for the ``launch()`` of the contract."""
+    told = ""
+    while True:
+        try:
+            genesis = await registry.genesis()
+            if genesis is not None:
+                return genesis
+            newest = service.keeper.membership if service.keeper else None
+            seats = len(newest.members) if newest else 0
+            active = len(newest.active()) if newest else 0
+            service.phase = f"waiting for the launch: {active} of {seats} seats are registered"
+        except ChainError as error:
+            service.phase = f"reading the founding set: {error}"
+        if service.phase != told:
+            _log.info("waiting", reason=service.phase)
+            told = service.phase
+        await trio.sleep(GENESIS_POLL_S)
+
+
+def founding_set(genesis: Membership, cluster_id: bytes) -> ValidatorSet:
+    """The validator set of epoch 0: all live seats at the launch, by weight."""
+    return ValidatorSet(
+        epoch=0,
+        validators=tuple(
+            Validator(member.seat, member.weight, member.node_key) for member in genesis.active()
+        ),
+        seed=epoch_seed(cluster_id, genesis.block_hash, genesis.prev_randao, 0),
+    )
+
+
+def durations(config: Config) -> Durations:
+    """The core's timers from the configuration."""
+    t = config.timing
+    return Durations(
+        leader_ms=t.leader_timeout_ms,
+        heartbeat_ms=t.heartbeat_ms,
+        stall_ms=t.stall_ms,
+        retry_ms=t.retry_ms,
+        growth_max=max(1, t.leader_timeout_max_ms // t.leader_timeout_ms),
+    )
+
+
+def _note_agent(attempt: int, error: AgentError) -> None:
+    if attempt in (1, 2, 4, 8) or attempt % 16 == 0:
+        _log.warning("agent_not_ready", attempt=attempt, reason=str(error))

@@ -1,0 +1,141 @@
+"""Keeps this node's seat in the registry: registers it, renews its lease, corrects its endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from attest import NodeIdentity
+from chain import (
+    ChainError,
+    EvmRegistry,
+    FinalityAlarm,
+    InsufficientFunds,
+    Member,
+    Membership,
+    MemberStatus,
+    NodeRegistrar,
+    PinMismatch,
+    WrongChain,
+)
+
+RETRY_S_MIN = 2.0
+RETRY_S_MAX = 60.0
+
+
+class SeatKeeper:
+    """Follows the registry and keeps our row in it right.
+
+    Args:
+        registry, registrar: reading and writing.
+        identity: the key that the row must show.
+        seat, endpoint: what the row must say.
+        on_membership: called with every new membership.
+    """
+
+    def __init__(
+        self,
+        registry: EvmRegistry,
+        registrar: NodeRegistrar,
+        identity: NodeIdentity,
+        seat: int,
+        endpoint: str,
+        on_membership: Callable[[Membership], None],
+    ) -> None:
+        self.membership: Membership | None = None
+        self.alarm = ""  # the chain must not be followed any further
+        self.trouble = ""  # why the seat is not registered (yet)
+        self.transactions = 0
+        self._registry = registry
+        self._registrar = registrar
+        self._identity = identity
+        self._seat = seat
+        self._endpoint = endpoint
+        self._on_membership = on_membership
+        self._changed = trio.Event()
+        self._registered = trio.Event()
+        self._log = structlog.get_logger("node.seat")
+
+    async def run(self) -> None:
+        """Follows the registry until cancelled; an alarm of the chain stops that for good."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep)
+            try:
+                async for membership in self._registry.watch():
+                    self.membership = membership
+                    self._on_membership(membership)
+                    self._changed.set()
+                    self._changed = trio.Event()
+            except (FinalityAlarm, PinMismatch, WrongChain) as error:
+                # Membership changes end here; the cluster goes on with the set it has.
+                self.alarm = str(error)
+                self._log.error("chain_alarm", reason=self.alarm)
+
+    async def wait_registered(self) -> None:
+        """Returns when the finalized registry shows this node on its seat."""
+        await self._registered.wait()
+
+    async def _keep(self) -> None:
+        pause_s = RETRY_S_MIN
+        while True:
+            membership = self.membership
+            if membership is None:
+                await self._changed.wait()
+                continue
+            try:
+                todo = await self._todo(membership)
+                if todo is None:
+                    self.trouble = ""
+                    self._registered.set()
+                    pause_s = RETRY_S_MAX
+                else:
+                    self._log.info("registry_write", what=todo[0])
+                    await todo[1]()
+                    self.transactions += 1
+                    pause_s = RETRY_S_MIN
+            except InsufficientFunds as error:
+                self._complain(f"cannot pay for the registration: {error}")
+                pause_s = min(2 * pause_s, RETRY_S_MAX)
+            except ChainError as error:
+                self._complain(str(error))
+                pause_s = min(2 * pause_s, RETRY_S_MAX)
+            with trio.move_on_after(pause_s):
+                await self._changed.wait()
+
+    def _complain(self, text: str) -> None:
+        if text != self.trouble:
+            self._log.error("registration_refused", reason=text)
+        self.trouble = text
+
+    async def _todo(self, membership: Membership):  # type: ignore[no-untyped-def]
+        """What the row needs: (name, call), or None when it is right."""
+        row = membership.member(self._seat)
+        if row is None:
+            raise ChainError(f"seat {self._seat} does not exist in the registry")
+        identity, endpoint = self._identity, self._endpoint
+        if not self._is_ours(row):
+            number = row.incarnation + 1
+
+            async def register() -> None:
+                await self._registrar.register(identity, self._seat, endpoint, number)
+
+            return ("register", register)
+        lease_s = int((await self._registry.call("leaseDuration"))[0])
+        half_gone = row.lease_expires_s - membership.block_time_s < lease_s // 2
+        if row.endpoint == endpoint and not half_gone:
+            return None
+
+        async def announce() -> None:
+            await self._registrar.announce(identity, self._seat, endpoint, row.incarnation + 1)
+
+        return ("announce", announce)
+
+    def _is_ours(self, row: Member) -> bool:
+        return (
+            row.status is MemberStatus.ACTIVE
+            and row.node_key == self._identity.node_key
+            and row.instance_id == self._identity.instance_id
+            and row.scheme == self._identity.scheme
+        )

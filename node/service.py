@@ -1,0 +1,344 @@
+"""The running node as its API sees it (``NodeFacade``): status, reads, writes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+import trio
+
+from attest import NodeIdentity
+from chain import EvmRegistry
+from consensus.digests import keccak256
+from consensus.machine import Result
+from consensus.types import Command, Op
+from consensus.validators import ValidatorSet
+from node.config import Config
+from node.driver import Driver
+from node.facade import (
+    KEY_BYTES_MAX,
+    REQUEST_ID_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    BadRequest,
+    Entry,
+    NodeError,
+    Unavailable,
+    Write,
+)
+from node.network import Mesh, peer_id_of
+from node.seat import SeatKeeper
+
+URLS_PREFIX = b"_cluster/urls/"
+SESSION_TAG = b"dstack-cluster/request-id/v1"
+URL_BYTES_MAX = 2048
+
+
+class NodeService:
+    """Everything the API asks; parts appear as the daemon starts them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.phase = "starting"  # what the daemon waits for until the core runs
+        self.identity: NodeIdentity | None = None
+        self.registry: EvmRegistry | None = None
+        self.keeper: SeatKeeper | None = None
+        self.mesh: Mesh | None = None
+        self.validators: ValidatorSet | None = None
+        self.driver: Driver | None = None
+        self.halted = ""
+        self.commits = 0
+        self._started = time.monotonic()
+        self._changed = trio.Event()
+        self._client = secrets.token_bytes(16)
+        self._sequence = 0
+        self._barriers = _Barriers(self)
+
+    def changed(self) -> None:
+        """Something that ``watch_peers`` shows may have changed."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- status ---
+
+    def status(self) -> dict[str, Any]:
+        """See ``NodeFacade.status``."""
+        c = self.config
+        row: dict[str, Any] = {
+            "seat": c.node.seat,
+            "pid": os.getpid(),
+            "state": "booting",
+            "reason": self._waiting_for(),
+            "weight": None,
+            "weight_total": None,
+            "quorum_weight": None,
+            "weight_connected": None,
+            "height": 0,
+            "epoch": None,
+            "term": None,
+            "view": None,
+            "index": None,
+            "leader": None,
+            "peers": self._connected(),
+            "incarnation": None,
+            "state_hash": None,
+            "revision": 0,
+            "lag": None,
+            "insecure": list(c.insecure.names()),
+            "version": version("dstack-cluster"),
+            "instance_id": self.identity.instance_id.hex() if self.identity else None,
+            "node_key": self.identity.node_key.hex() if self.identity else None,
+            "chain": self._chain(),
+            "uptime_s": int(time.monotonic() - self._started),
+            "refused": dict(self.mesh.refused) if self.mesh else {},
+        }
+        if self.driver is not None and self.validators is not None:
+            row |= self._core_status(self.driver, self.validators)
+        if self.halted:
+            row |= {"state": "halted", "reason": self.halted}
+        return row
+
+    def _core_status(self, driver: Driver, validators: ValidatorSet) -> dict[str, Any]:
+        s = driver.engine.status()
+        # Deposed or not, somebody leads the term; without a quorum nobody does.
+        leading = s.state in ("active", "syncing", "abstaining")
+        return {
+            "state": s.state,
+            "reason": s.reason,
+            "weight": validators.weights[self.config.node.seat],
+            "weight_total": validators.total,
+            "quorum_weight": validators.quorum_weight,
+            "weight_connected": s.connected_weight,
+            "height": s.height,
+            "epoch": s.epoch,
+            "term": s.view.term,
+            "view": str(s.view),
+            "index": s.view.index,
+            "leader": s.leader if leading else None,
+            "incarnation": s.incarnation,
+            "state_hash": s.state_hash.hex(),
+            "revision": s.revision,
+            "lag": s.lag,
+            "complaints": {str(seat): reason for seat, reason in s.complaints.items()},
+            "mempool": s.mempool,
+            "evidence": s.evidence,
+            "leader_changes": driver.leader_changes,
+            "bad_messages": driver.bad_messages,
+            "commits": self.commits,
+        }
+
+    def _waiting_for(self) -> str:
+        if self.keeper is not None and self.keeper.trouble:
+            return f"{self.phase}: {self.keeper.trouble}"
+        return self.phase
+
+    def _connected(self) -> int:
+        return sum(link.connected for link in self.mesh.links()) if self.mesh else 0
+
+    def _chain(self) -> dict[str, Any]:
+        c = self.config.chain
+        row: dict[str, Any] = {"chain_id": c.chain_id, "contract": "0x" + c.contract.hex()}
+        if self.registry is not None:
+            row |= self.registry.status()
+            row["finalized_number"] = row.get("finalized_height")
+        if self.keeper is not None:
+            row["alarm"] = self.keeper.alarm or row.get("alarm")
+            row["transactions"] = self.keeper.transactions
+        return row
+
+    def members(self) -> list[dict[str, Any]]:
+        """See ``NodeFacade.members``."""
+        if self.validators is None:
+            return []
+        membership = self.keeper.membership if self.keeper else None
+        leader = self.leader()["leader"]
+        rows = []
+        for v in self.validators.validators:
+            row = membership.member(v.seat) if membership else None
+            rows.append(
+                {
+                    "seat": v.seat,
+                    "weight": v.weight,
+                    "node_key": v.node_key.hex(),
+                    "peer_id": peer_id_of(v.node_key),
+                    "endpoint": row.endpoint if row else "",
+                    "status": row.status.name.lower() if row else "unknown",
+                    "incarnation": self.driver.engine.boot.current(v.seat) if self.driver else None,
+                    "leader": v.seat == leader,
+                }
+            )
+        return rows
+
+    def peers(self) -> list[dict[str, Any]]:
+        """See ``NodeFacade.peers``."""
+        if self.mesh is None:
+            return []
+        return [
+            {
+                "seat": link.seat,
+                "peer_id": link.peer_id,
+                "endpoint": link.endpoint,
+                "connection_url": self._url(link.seat),
+                "connected": link.connected,
+                "rtt_ms": link.rtt_ms,
+                "last_seen_ms": link.last_seen_ms_ago,
+            }
+            for link in self.mesh.links()
+        ]
+
+    def _own_row(self) -> dict[str, Any]:
+        seat = self.config.node.seat
+        return {
+            "seat": seat,
+            "peer_id": self.mesh.peer_id if self.mesh else None,
+            "endpoint": self.config.node.endpoint,
+            "connection_url": self._url(seat),
+            "connected": True,
+            "rtt_ms": 0.0,
+            "last_seen_ms": 0,
+        }
+
+    def _url(self, seat: int) -> str | None:
+        if self.driver is None:
+            return None
+        entry = self.driver.engine.machine.entries.get(URLS_PREFIX + str(seat).encode())
+        return entry.value.decode("utf-8", "replace") if entry else None
+
+    async def watch_peers(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """See ``NodeFacade.watch_peers``; round-trip times alone are no change."""
+        told = None
+        while True:
+            changed = self._changed
+            rows = sorted([*self.peers(), self._own_row()], key=lambda row: row["seat"])
+            shape = [{k: r[k] for k in r if k not in ("rtt_ms", "last_seen_ms")} for r in rows]
+            if shape != told:
+                told = shape
+                yield rows
+            await changed.wait()
+
+    def leader(self) -> dict[str, Any]:
+        """See ``NodeFacade.leader``."""
+        status = self.status()
+        epoch, term, leader = status["epoch"], status["term"], status["leader"]
+        return {
+            "epoch": epoch,
+            "term": term,
+            "leader": leader,
+            "self": leader is not None and leader == self.config.node.seat,
+            "fencing_token": None if term is None else f"{epoch}.{term}",
+        }
+
+    def ready(self) -> list[str]:
+        """See ``NodeFacade.ready``."""
+        status = self.status()
+        if status["state"] != "active":
+            return [f"{status['state']}: {status['reason']}" if status["reason"] else "starting"]
+        return []
+
+    # --- writes and reads ---
+
+    def _running(self) -> Driver:
+        if self.halted:
+            raise Unavailable(f"halted: {self.halted}")
+        if self.driver is None:
+            raise Unavailable(self._waiting_for())
+        status = self.driver.engine.status()
+        if status.state in ("waiting", "booting", "halted"):
+            raise Unavailable(f"{status.state}: {status.reason}")
+        return self.driver
+
+    def _session(self, request_id: bytes | None) -> tuple[bytes, int]:
+        """Client and sequence of a request: a session of its own for each request id."""
+        if request_id is None:
+            return secrets.token_bytes(16), 1
+        if not 1 <= len(request_id) <= REQUEST_ID_BYTES_MAX:
+            raise BadRequest(f"a request id has 1..{REQUEST_ID_BYTES_MAX} bytes")
+        return keccak256(SESSION_TAG + request_id)[:16], 1
+
+    async def _execute(self, op: Op, key: bytes, value: bytes, request_id: bytes | None) -> Result:
+        if not 1 <= len(key) <= KEY_BYTES_MAX:
+            raise BadRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, this one has {len(key)}")
+        if len(value) > VALUE_BYTES_MAX:
+            raise BadRequest(f"a value has at most {VALUE_BYTES_MAX} bytes")
+        driver = self._running()
+        client, sequence = self._session(request_id)
+        command = Command(client, sequence, op, key, value)
+        return await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
+
+    async def put(self, key: bytes, value: bytes, request_id: bytes | None) -> Write:
+        """See ``NodeFacade.put``."""
+        result = await self._execute(Op.PUT, key, value, request_id)
+        return Write(result.revision, result.existed)
+
+    async def delete(self, key: bytes, request_id: bytes | None) -> Write:
+        """See ``NodeFacade.delete``."""
+        result = await self._execute(Op.DELETE, key, b"", request_id)
+        return Write(result.revision, result.existed)
+
+    async def get(self, key: bytes, linearizable: bool) -> Entry | None:
+        """See ``NodeFacade.get``."""
+        if linearizable:
+            await self._barriers.pass_one()
+        if self.driver is None:
+            raise Unavailable(self._waiting_for())
+        entry = self.driver.engine.machine.entries.get(key)
+        if entry is None:
+            return None
+        return Entry(entry.value, entry.create_revision, entry.mod_revision, entry.version)
+
+    async def barrier(self) -> None:
+        """Returns after a commit that began after the call: what is read then is not stale."""
+        driver = self._running()
+        self._sequence += 1
+        command = Command(self._client, self._sequence, Op.BARRIER, b"", b"")
+        await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
+
+    async def announce_url(self, connection_url: str) -> None:
+        """See ``NodeFacade.announce_url``."""
+        value = connection_url.encode()
+        if len(value) > URL_BYTES_MAX:
+            raise BadRequest(f"a connection URL has at most {URL_BYTES_MAX} bytes")
+        seat = self.config.node.seat
+        if self._url(seat) != connection_url:
+            await self._execute(Op.PUT, URLS_PREFIX + str(seat).encode(), value, None)
+
+
+class _Barriers:
+    """One barrier serves all reads that came before it was sent.
+
+    A read may not use a barrier that is already on its way (it could be ordered before a write
+    that finished before the read began); it takes the next one, together with all other reads
+    that wait by then.
+    """
+
+    def __init__(self, service: NodeService) -> None:
+        self._service = service
+        self._gathering: _Round | None = None
+        self._lock = trio.Lock()
+
+    async def pass_one(self) -> None:
+        mine = self._gathering
+        if mine is None:
+            mine = self._gathering = _Round()
+        async with self._lock:
+            if not mine.done:
+                if self._gathering is mine:
+                    self._gathering = None  # from here on it is on its way: no more readers
+                try:
+                    await self._service.barrier()
+                except NodeError as error:
+                    mine.failure = error
+                mine.done = True  # not when cancelled: then the next reader sends it again
+        if mine.failure is not None:
+            raise mine.failure
+
+
+class _Round:
+    """The readers of one barrier; the first of them sends it, all share the outcome."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failure: NodeError | None = None

@@ -1,0 +1,357 @@
+"""What must survive a crash: votes, blocks, certificates and the replicated state, in SQLite.
+
+One directory, one exclusive lock, one database in WAL mode with ``synchronous=FULL``: when
+``commit`` returns, its records are on disk. All records of one call are one transaction, so that
+several protocol steps share one fsync. The calls block: the driver makes them in a thread.
+
+A vote is inserted, never replaced: if a bug ever made a second one for the same view and kind,
+the database would refuse it before it could be sent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from consensus import limits, wire
+from consensus.interface import (
+    AbstainRecord,
+    AcknowledgedRecord,
+    BlockRecord,
+    CertificateRecord,
+    EvidenceRecord,
+    FinalizedRecord,
+    IncarnationRecord,
+    Record,
+    Restored,
+    VoteRecord,
+)
+from consensus.ledger import Tip, genesis_tip
+from consensus.machine import Applied, KeyValue, Machine, Session
+from consensus.types import Block, Certificate, Header, View, VoteKind
+
+SCHEMA_VERSION = 1
+PRUNE_EVERY = 128  # heights between sweeps of what finality made superfluous
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE votes (
+    epoch INTEGER, term INTEGER, idx INTEGER, kind INTEGER, data BLOB NOT NULL,
+    PRIMARY KEY (epoch, term, idx, kind)) WITHOUT ROWID;
+CREATE TABLE certificates (
+    epoch INTEGER, term INTEGER, idx INTEGER, kind INTEGER, data BLOB NOT NULL,
+    PRIMARY KEY (epoch, term, idx, kind)) WITHOUT ROWID;
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, hash BLOB UNIQUE NOT NULL, data BLOB NOT NULL);
+CREATE TABLE candidates (
+    hash BLOB PRIMARY KEY, term INTEGER NOT NULL, idx INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE finalized (
+    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, finalization BLOB, state_hash BLOB NOT NULL);
+CREATE TABLE entries (
+    key BLOB PRIMARY KEY, value BLOB NOT NULL, create_revision INTEGER, mod_revision INTEGER,
+    version INTEGER) WITHOUT ROWID;
+CREATE TABLE sessions (
+    used INTEGER PRIMARY KEY AUTOINCREMENT, client BLOB UNIQUE NOT NULL, sequence INTEGER,
+    revision INTEGER, existed INTEGER);
+CREATE TABLE acknowledged (seat INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE evidence (
+    id INTEGER PRIMARY KEY, seat INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
+"""
+
+
+class StorageError(Exception):
+    """The store cannot be used, or what it holds is not what this node wrote."""
+
+
+class Store:
+    """The state directory of one node.
+
+    Args:
+        directory: created with mode 0700 when missing.
+        cluster_id: 32 bytes; a store of another cluster is refused.
+        seat: a store of another seat is refused.
+        genesis: 32-byte parent hash of the first block; another one is refused.
+    """
+
+    def __init__(self, directory: Path, *, cluster_id: bytes, seat: int, genesis: bytes) -> None:
+        self._cluster_id = cluster_id
+        self._seat = seat
+        self._genesis = genesis
+        self._last_pruned = 0
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StorageError(f"{directory} is in use by another process") from None
+        try:
+            self._db = self._open(directory / "cluster.sqlite3")
+        except (sqlite3.Error, StorageError) as error:
+            os.close(self._lock)
+            raise StorageError(f"{directory}: {error}") from error
+
+    def _open(self, file: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA wal_autocheckpoint=4000")
+        identity = {
+            "schema": SCHEMA_VERSION,
+            "cluster": self._cluster_id,
+            "seat": self._seat,
+            "genesis": self._genesis,
+        }
+        db.execute("BEGIN IMMEDIATE")
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                db.execute(statement)
+            db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
+        found = dict(db.execute("SELECT name, value FROM meta"))
+        db.execute("COMMIT")
+        for name, value in identity.items():
+            if found.get(name) != value:
+                raise StorageError(f"the store belongs to another {name}")
+        return db
+
+    def close(self) -> None:
+        """Gives the directory free."""
+        self._db.close()
+        os.close(self._lock)
+
+    # --- writing ---
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Makes all records durable in one transaction. Raises StorageError; nothing is kept."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for record in records:
+                self._write(record)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StorageError(f"cannot write: {error}") from error
+
+    def _write(self, record: Record) -> None:
+        db = self._db
+        match record:
+            case VoteRecord(vote):
+                db.execute(
+                    "INSERT INTO votes VALUES (?, ?, ?, ?, ?)",
+                    (vote.epoch, *vote.view, int(vote.kind), wire.encode_vote(vote)),
+                )
+            case BlockRecord(block):
+                self._put_block(block)
+                db.execute(
+                    "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?)",
+                    (block.hash, *block.header.view),
+                )
+            case CertificateRecord(c):
+                db.execute(
+                    "INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?)",
+                    (c.epoch, *c.view, int(c.kind), wire.encode_certificate(c)),
+                )
+            case FinalizedRecord(applied, finalization):
+                self._put_finalized(applied, finalization)
+            case IncarnationRecord(incarnation, boot_id):
+                self._put_meta("incarnation", incarnation)
+                self._put_meta("boot_id", boot_id)
+            case AbstainRecord(term):
+                self._put_meta("abstain_until_term", term)
+            case AcknowledgedRecord(request):
+                db.execute(
+                    "INSERT OR REPLACE INTO acknowledged VALUES (?, ?)",
+                    (request.seat, wire.encode_boot_request(request)),
+                )
+            case EvidenceRecord(evidence):
+                db.execute(
+                    "INSERT INTO evidence (seat, first, second) VALUES (?, ?, ?)",
+                    (
+                        evidence.first.seat,
+                        wire.encode_vote(evidence.first),
+                        wire.encode_vote(evidence.second),
+                    ),
+                )
+
+    def _put_meta(self, name: str, value: int | bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def _put_block(self, block: Block) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO blocks (hash, data) VALUES (?, ?)",
+            (block.hash, wire.encode_block(block)),
+        )
+
+    def _put_finalized(self, applied: Applied, finalization: Certificate | None) -> None:
+        db, block = self._db, applied.block
+        self._put_block(block)
+        db.execute("DELETE FROM candidates WHERE hash = ?", (block.hash,))
+        proof = None if finalization is None else wire.encode_certificate(finalization)
+        db.execute(
+            "INSERT INTO finalized VALUES (?, ?, ?, ?)",
+            (block.header.height, block.hash, proof, applied.state_hash),
+        )
+        for key, entry in applied.changes.entries.items():
+            if entry is None:
+                db.execute("DELETE FROM entries WHERE key = ?", (key,))
+            else:
+                db.execute(
+                    "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
+                    (key, entry.value, entry.create_revision, entry.mod_revision, entry.version),
+                )
+        for client, session in applied.changes.sessions.items():
+            # A new row each time: ``used`` keeps the order in which sessions are forgotten.
+            db.execute("DELETE FROM sessions WHERE client = ?", (client,))
+            if session is not None:
+                db.execute(
+                    "INSERT INTO sessions (client, sequence, revision, existed)"
+                    " VALUES (?, ?, ?, ?)",
+                    (client, session.sequence, session.revision, session.existed),
+                )
+        self._put_meta("revision", applied.revision)
+        height = block.header.height
+        if finalization is not None and height - self._last_pruned >= PRUNE_EVERY:
+            self._prune(block.header.view)
+            self._last_pruned = height
+
+    def _prune(self, tip: View) -> None:
+        """Votes, certificates and candidates below the final view can never be needed again."""
+        db = self._db
+        db.execute("DELETE FROM votes WHERE (term, idx) < (?, ?)", tip)
+        db.execute("DELETE FROM certificates WHERE (term, idx) <= (?, ?)", tip)
+        db.execute(
+            "DELETE FROM blocks WHERE hash IN"
+            " (SELECT hash FROM candidates WHERE (term, idx) <= (?, ?))",
+            tip,
+        )
+        db.execute("DELETE FROM candidates WHERE (term, idx) <= (?, ?)", tip)
+
+    # --- reading ---
+
+    def restore(self) -> Restored:
+        """Everything the core needs to take up where it left off. Raises StorageError."""
+        try:
+            return self._restore()
+        except (sqlite3.Error, ValueError) as error:  # WireError is a ValueError
+            raise StorageError(f"the store does not hold what was written: {error}") from error
+
+    def _restore(self) -> Restored:
+        db, cluster = self._db, self._cluster_id
+        meta = dict(db.execute("SELECT name, value FROM meta"))
+        tip, machine = self._restore_state(int(meta.get("revision", 0)))
+        votes = db.execute("SELECT data FROM votes WHERE (term, idx) >= (?, ?)", tip.view)
+        certificates = db.execute(
+            "SELECT data FROM certificates WHERE (term, idx) > (?, ?)", tip.view
+        )
+        blocks = db.execute(
+            "SELECT blocks.data FROM candidates JOIN blocks USING (hash)"
+            " WHERE (term, idx) > (?, ?)",
+            tip.view,
+        )
+        acknowledged = db.execute("SELECT data FROM acknowledged")
+        return Restored(
+            tip=tip,
+            machine=machine,
+            votes=[wire.decode_vote(data, self._seat) for (data,) in votes],
+            blocks=[wire.decode_block(data, cluster) for (data,) in blocks],
+            certificates=[wire.decode_certificate(data) for (data,) in certificates],
+            incarnation=int(meta.get("incarnation", 0)),
+            acknowledged=[wire.decode_boot_request(data) for (data,) in acknowledged],
+            abstain_until_term=int(meta.get("abstain_until_term", 0)),
+        )
+
+    def _restore_state(self, revision: int) -> tuple[Tip, Machine]:
+        db = self._db
+        newest = db.execute(
+            "SELECT height, hash, finalization FROM finalized ORDER BY height DESC LIMIT 1"
+        ).fetchone()
+        if newest is None:
+            return genesis_tip(self._genesis), Machine()
+        height, hash_, finalization = newest
+        block = self._block(hash_)
+        tip = Tip(
+            height,
+            hash_,
+            block.header.view,
+            block.header.time_ms,
+            block.header.state_height,
+            wire.decode_certificate(finalization),
+        )
+        entries = (
+            (key, KeyValue(value, created, modified, version))
+            for key, value, created, modified, version in db.execute("SELECT * FROM entries")
+        )
+        sessions = (
+            (client, Session(sequence, rev, bool(existed)))
+            for client, sequence, rev, existed in db.execute(
+                "SELECT client, sequence, revision, existed FROM sessions ORDER BY used"
+            )
+        )
+        hashes = db.execute(
+            "SELECT height, state_hash FROM finalized WHERE height > ? ORDER BY height",
+            (height - limits.STATE_HASHES_KEPT,),
+        )
+        return tip, Machine.restore(height, revision, entries, sessions, hashes)
+
+    def _block(self, hash_: bytes) -> Block:
+        row = self._db.execute("SELECT data FROM blocks WHERE hash = ?", (hash_,)).fetchone()
+        if row is None:
+            raise ValueError(f"block {hash_.hex()} is missing")
+        return wire.decode_block(row[0], self._cluster_id)
+
+    def blocks_from(self, height: int) -> wire.SyncReply | None:
+        """Finalized blocks from ``height`` on with the proof that they are final.
+
+        As many as one message holds, cut at the last one that is directly final; when none is,
+        the headers up to the next one that is. None when there is nothing to send.
+        """
+        try:
+            return self._blocks_from(height)
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"cannot read blocks from {height}: {error}") from error
+
+    def _blocks_from(self, height: int) -> wire.SyncReply | None:
+        rows = self._db.execute(
+            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
+            " WHERE height >= ? ORDER BY height LIMIT ?",
+            (height, limits.SYNC_BLOCKS_MAX),
+        )
+        found: list[tuple[Block, bytes | None]] = []
+        size = 0
+        for data, proof in rows:
+            size += len(data)
+            if found and size > limits.SYNC_BYTES_MAX:
+                break
+            found.append((wire.decode_block(data, self._cluster_id), proof))
+        proven = [i for i, (_, proof) in enumerate(found) if proof is not None]
+        if proven:
+            last = proven[-1]
+            proof = found[last][1]
+            assert proof is not None
+            blocks = tuple(block for block, _ in found[: last + 1])
+            return wire.SyncReply(blocks, (), wire.decode_certificate(proof))
+        if not found:
+            return None
+        return self._with_links(tuple(block for block, _ in found))
+
+    def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
+        links: list[Header] = []
+        rows: Iterable[tuple[bytes, bytes | None]] = self._db.execute(
+            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
+            " WHERE height > ? ORDER BY height LIMIT ?",
+            (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
+        )
+        for data, proof in rows:
+            links.append(wire.decode_block(data, self._cluster_id).header)
+            if proof is not None:
+                return wire.SyncReply(blocks, tuple(links), wire.decode_certificate(proof))
+        return None
+
+
+def own_votes(store: Store) -> list[tuple[View, VoteKind]]:
+    """Views and kinds of the votes on disk, for diagnosis and tests."""
+    rows = store._db.execute("SELECT term, idx, kind FROM votes ORDER BY term, idx, kind")
+    return [(View(term, idx), VoteKind(kind)) for term, idx, kind in rows]
