@@ -3,7 +3,7 @@
 Nothing above this room imports libp2p, nothing in it knows consensus: payloads are opaque bytes.
 What enters: TCP connections of anybody (bounded; refused unless a member), payloads to ``send``.
 Reading order: limits, addresses, events, frames, yamux (pure), identity, channel, handshake,
-admission, queues, inbox, link, mesh.
+admission, queues, inbox, link, peer, dialler, mesh.
 """
 
 from node.network.addresses import BadEndpoint, PeerAddress, peer_id_of

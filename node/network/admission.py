@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Network
 from typing import Any
 
 from node.network.buckets import TokenBucket
@@ -31,7 +32,10 @@ class Admission:
         self._rates: OrderedDict[str, TokenBucket] = OrderedDict()
         self._log_bucket = TokenBucket(LOG_LINES_PER_S, LOG_LINES_BURST)
         self._log_suppressed = 0
-        self.member_hosts: frozenset[str] = frozenset()
+        self._strangers_rate = TokenBucket(
+            limits.handshakes_per_s_strangers, limits.handshake_burst_strangers
+        )
+        self._member_hosts: Counter[str] = Counter()
         self.refused = refused
 
     @property
@@ -47,13 +51,18 @@ class Admission:
             Refused: no slot is free, or the address is too fast.
         """
         limits = self._limits
-        pool = ip in self.member_hosts
-        if self._per_ip[ip] >= limits.half_open_per_ip_max:
+        known = self._member_hosts[ip]  # members announced at this address
+        pool = known > 0
+        ip = ip if pool else _block(ip)
+        if self._per_ip[ip] >= limits.half_open_per_ip_max * max(1, known):
             raise Refused("too_many_half_open_per_ip")
         if self._pools[pool] >= limits.half_open_max:
             raise Refused("too_many_half_open")
-        if not self._rate(ip).try_take():
+        if not self._rate(ip, max(1, known)).try_take():
             raise Refused("too_many_handshakes_per_ip")
+        # Each handshake costs a millisecond or two of this one thread.
+        if not pool and not self._strangers_rate.try_take():
+            raise Refused("too_many_handshakes")
         self._per_ip[ip] += 1
         self._pools[pool] += 1
         try:
@@ -64,11 +73,18 @@ class Admission:
             if not self._per_ip[ip]:
                 del self._per_ip[ip]
 
-    def _rate(self, ip: str) -> TokenBucket:
+    def set_member_hosts(self, hosts: Counter[str]) -> None:
+        """Tell how many members announced each literal address."""
+        if hosts != self._member_hosts:
+            self._member_hosts = hosts
+            self._rates.clear()
+
+    def _rate(self, ip: str, members: int) -> TokenBucket:
         bucket = self._rates.get(ip)
         if bucket is None:
             bucket = self._rates[ip] = TokenBucket(
-                self._limits.handshakes_per_s_per_ip, self._limits.handshake_burst_per_ip
+                self._limits.handshakes_per_s_per_ip * members,
+                self._limits.handshake_burst_per_ip * members,
             )
             if len(self._rates) > ADDRESSES_REMEMBERED_MAX:
                 self._rates.popitem(last=False)
@@ -92,3 +108,8 @@ class Admission:
             detail=refusal.detail,
             suppressed=suppressed,
         )
+
+
+def _block(ip: str) -> str:
+    # Whoever has one IPv6 address has the 2**64 around it.
+    return str(IPv6Network((ip.partition("%")[0], 64), strict=False)) if ":" in ip else ip

@@ -44,9 +44,12 @@ class NetworkLimits:
 
     # connections that are not links yet
     half_open_max: int = 64
+    # Per address: an IPv4 address or an IPv6 /64; times the number of members announced there.
     half_open_per_ip_max: int = 8
     handshakes_per_s_per_ip: float = 20.0
     handshake_burst_per_ip: float = 40.0
+    handshakes_per_s_strangers: float = 100.0  # all addresses that no member announced, together
+    handshake_burst_strangers: float = 200.0
     handshake_timeout_s: float = 3.0
     handshake_bytes_max: int = 64 * KIB
 
@@ -59,3 +62,11 @@ class NetworkLimits:
     backoff_min_s: float = 0.2
     backoff_max_s: float = 5.0
     good_link_s: float = 5.0  # a link that lived this long resets the backoff
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat_s < self.dead_after_s:
+            raise ValueError("expected 0 < heartbeat_s < dead_after_s")
+        if not 0 < self.frame_bytes_max <= 64 * MIB:
+            raise ValueError("expected frame_bytes_max between 1 and 64 MiB")
+        if min(self.queue_consensus_bytes, self.queue_forward_bytes) < self.frame_bytes_max + 4:
+            raise ValueError("a queue must hold at least one frame")

@@ -63,6 +63,7 @@ class Link:
         self.last_data = self.opened_at
         self.end_reason = ""
         self.penalty = False
+        self.crash: Exception | None = None
         self._limits = limits
         self._inbox = inbox
         self._counters = counters
@@ -124,6 +125,7 @@ class Link:
             self.kill(error.reason, penalty=error.penalty)
         except Exception as error:
             # A defect of ours or of the library costs this link, not the daemon.
+            self.crash = error
             self.kill(f"crashed_{type(error).__name__}")
 
     async def _read(self) -> None:

@@ -10,10 +10,10 @@ Every task is wrapped: a defect ends one connection or restarts one task after a
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,58 +22,25 @@ import trio
 from node.network.addresses import (
     BadEndpoint,
     PeerAddress,
-    TcpAddress,
     endpoint_text,
     parse_endpoint,
 )
 from node.network.admission import Admission
 from node.network.channel import close_now
+from node.network.dialler import Dialler
 from node.network.errors import NetworkError, PayloadTooLarge, Refused
 from node.network.events import LinkStatus, NetworkEvent, PeerDown, PeerUp, Priority
 from node.network.frames import BOOT_NONCE_BYTES, Hello, encode_frame
 from node.network.handshake import Established, Handshaker
 from node.network.identity import key_pair, peer_id_from_key
-from node.network.inbox import Inbox
 from node.network.limits import PROTOCOL_VERSION, NetworkLimits
-from node.network.link import Counters, Link
+from node.network.link import Link
+from node.network.peer import Peer
 
+DRAIN_POLL_S = 0.005
 RESTART_PAUSE_MIN_S = 0.1
 RESTART_PAUSE_MAX_S = 5.0
 PENALTY_FORGIVEN_AFTER_S = 60.0
-# A dial that ends so tells of the way or the other side, it is no refusal of ours.
-_DIAL_FAILURES = frozenset(
-    {"unreachable", "handshake_failed", "handshake_timeout", "connection_lost", "duplicate"}
-)
-
-
-class _Peer:
-    """A present member."""
-
-    def __init__(
-        self,
-        address: PeerAddress,
-        limits: NetworkLimits,
-        events: trio.MemorySendChannel[NetworkEvent],
-    ) -> None:
-        self.address = address
-        self.seat = address.seat
-        self.id = peer_id_from_key(address.node_key)
-        self.peer_id: str = self.id.to_base58()
-        self.tcp: TcpAddress | None = None
-        self.inbox = Inbox(limits, events)
-        self.counters = Counters()
-        self.link: Link | None = None
-        self.changed = trio.Event()  # pulsed when the link or the address changes
-        self.removed = trio.Event()
-        self.refused_until = 0.0
-        self.penalty_s = 0.0
-        self.since: float | None = None
-        self.last_data: float | None = None
-        self.down_reason = ""
-
-    def pulse(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
 
 
 class Mesh:
@@ -112,12 +79,14 @@ class Mesh:
         self._events_in: trio.MemorySendChannel[NetworkEvent]
         self.events: trio.MemoryReceiveChannel[NetworkEvent]
         self._events_in, self.events = trio.open_memory_channel(self.limits.events_max)
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._seat_of: dict[Any, int] = {}
         self._admission: Admission | None = None
         self._nursery: trio.Nursery | None = None
         self._listeners: list[trio.SocketListener] = []
-        self._random = random.Random()
+        self._dialler = Dialler(
+            seat, self.limits, self._handshaker, self._run_link, self._refuse_dialled, self._log
+        )
 
     # -- members ------------------------------------------------------------------------------
 
@@ -137,14 +106,13 @@ class Mesh:
             if known is None:
                 self._add(address)
             elif known.address != address:
-                known.address = address
-                self._set_endpoint(known)
+                self._set_address(known, address)
         if self._admission is not None:
-            self._admission.member_hosts = self._member_hosts()
+            self._admission.set_member_hosts(self._member_hosts())
 
     def _add(self, address: PeerAddress) -> None:
         try:
-            peer = _Peer(address, self.limits, self._events_in)
+            peer = Peer(address, self.limits, self._events_in)
         except NetworkError as error:
             self._log.error("member_unusable", seat=address.seat, detail=str(error))
             return
@@ -153,11 +121,11 @@ class Mesh:
             return
         self._peers[peer.seat] = peer
         self._seat_of[peer.id] = peer.seat
-        self._set_endpoint(peer)
+        self._set_address(peer, address)
         if self._nursery is not None:
             self._nursery.start_soon(self._serve_peer, peer)
 
-    def _remove(self, peer: _Peer) -> None:
+    def _remove(self, peer: Peer) -> None:
         del self._peers[peer.seat]
         del self._seat_of[peer.id]
         if peer.link is not None:
@@ -165,20 +133,14 @@ class Mesh:
         peer.removed.set()
         peer.pulse()
 
-    def _set_endpoint(self, peer: _Peer) -> None:
-        peer.tcp = None
-        if peer.address.endpoint:
-            try:
-                tcp = parse_endpoint(peer.address.endpoint)
-                if tcp.peer_id and tcp.peer_id != peer.peer_id:
-                    raise BadEndpoint("the endpoint names another peer id than the node key")
-                peer.tcp = tcp
-            except BadEndpoint as error:
-                self._log.warning("endpoint_unusable", seat=peer.seat, detail=str(error))
-        peer.pulse()
+    def _set_address(self, peer: Peer, address: PeerAddress) -> None:
+        try:
+            peer.set_address(address)
+        except BadEndpoint as error:
+            self._log.warning("endpoint_unusable", seat=peer.seat, detail=str(error))
 
-    def _member_hosts(self) -> frozenset[str]:
-        return frozenset(p.tcp.host for p in self._peers.values() if p.tcp and p.tcp.literal)
+    def _member_hosts(self) -> Counter[str]:
+        return Counter(p.tcp.host for p in self._peers.values() if p.tcp and p.tcp.literal)
 
     def _find_member(self, peer_id: Any) -> int | None:
         seat = self._seat_of.get(peer_id)
@@ -222,6 +184,17 @@ class Mesh:
                 taken += 1
         return taken
 
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until everything queued was given to the sockets, or for ``timeout_s``.
+
+        For the last messages before a shutdown; ``run`` itself drops what is queued when cancelled.
+        """
+        with trio.move_on_after(timeout_s):
+            while any(  # noqa: ASYNC110
+                p.link and p.link.queued_bytes for p in self._peers.values()
+            ):
+                await trio.sleep(DRAIN_POLL_S)
+
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > self.limits.frame_bytes_max:
             raise PayloadTooLarge(
@@ -231,28 +204,7 @@ class Mesh:
     def links(self) -> list[LinkStatus]:
         """One row per other member, by seat. Call inside the trio run."""
         now = trio.current_time()
-        return [self._status(peer, now) for _, peer in sorted(self._peers.items())]
-
-    def _status(self, peer: _Peer, now: float) -> LinkStatus:
-        link, counters = peer.link, peer.counters
-        last = link.last_data if link else peer.last_data
-        return LinkStatus(
-            seat=peer.seat,
-            peer_id=peer.peer_id,
-            endpoint=peer.address.endpoint,
-            remote=link.remote if link else "",
-            connected=link is not None,
-            rtt_ms=link.rtt_ms if link else None,
-            last_seen_ms_ago=None if last is None else max(0, int((now - last) * 1000)),
-            queued_bytes=link.queued_bytes if link else 0,
-            since=peer.since,
-            down_reason=peer.down_reason,
-            sent_messages=counters.sent_messages,
-            sent_bytes=counters.sent_bytes,
-            received_messages=counters.received_messages,
-            received_bytes=counters.received_bytes,
-            dropped_messages=counters.dropped_messages,
-        )
+        return [peer.status(now) for _, peer in sorted(self._peers.items())]
 
     @property
     def half_open(self) -> int:
@@ -269,7 +221,7 @@ class Mesh:
         """
         assert self._nursery is None, "a mesh runs once at a time"
         self._admission = Admission(self.limits, self._log, self.refused)
-        self._admission.member_hosts = self._member_hosts()
+        self._admission.set_member_hosts(self._member_hosts())
         await self._open_listeners()
         try:
             async with trio.open_nursery() as nursery:
@@ -359,13 +311,11 @@ class Mesh:
         if refusal.penalty:
             for peer in self._peers.values():
                 if peer.peer_id == refusal.peer_id:
-                    self._punish(peer)
+                    peer.punish()
         self._admission.record(refusal, address=address, dialled=dialled)
 
-    def _punish(self, peer: _Peer) -> None:
-        limits = self.limits
-        peer.penalty_s = min(max(peer.penalty_s * 2, limits.penalty_s), limits.penalty_max_s)
-        peer.refused_until = trio.current_time() + peer.penalty_s
+    def _refuse_dialled(self, refusal: Refused, address: str) -> None:
+        self._refuse(refusal, address, dialled=True)
 
     # -- links --------------------------------------------------------------------------------
 
@@ -380,7 +330,7 @@ class Mesh:
         finally:
             self._detach(peer, link, link.end_reason)
 
-    def _attach(self, established: Established, address: str) -> tuple[_Peer, Link]:
+    def _attach(self, established: Established, address: str) -> tuple[Peer, Link]:
         peer = self._peers.get(established.seat)
         if peer is None or peer.peer_id != established.peer_id:
             raise Refused("not_a_member", peer_id=established.peer_id)
@@ -408,7 +358,7 @@ class Mesh:
         )
         return not crossed or new.dialled == (self.seat < new.seat)
 
-    def _detach(self, peer: _Peer, link: Link, reason: str) -> None:
+    def _detach(self, peer: Peer, link: Link, reason: str) -> None:
         link.kill(reason)
         if peer.link is not link:
             return
@@ -417,82 +367,26 @@ class Mesh:
         peer.down_reason = link.end_reason
         peer.since = time.time()
         if link.penalty:
-            self._punish(peer)
+            peer.punish()
         elif trio.current_time() - link.opened_at > PENALTY_FORGIVEN_AFTER_S:
             peer.penalty_s = 0.0
         peer.inbox.put(PeerDown(peer.seat, link.end_reason))
         peer.pulse()
         self._log.info("peer_down", seat=peer.seat, peer_id=peer.peer_id, reason=link.end_reason)
+        if link.crash is not None:
+            self._log.error("link_crashed", seat=peer.seat, exc_info=link.crash)
 
-    # -- dialling -----------------------------------------------------------------------------
+    # -- peers ------------------------------------------------------------------------------------
 
-    async def _serve_peer(self, peer: _Peer) -> None:
+    async def _serve_peer(self, peer: Peer) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._restarting, "deliver", peer.inbox.deliver)
             with trio.CancelScope() as dialling:
                 async with trio.open_nursery() as dial_nursery:
                     dial_nursery.start_soon(
-                        self._restarting, "dial", lambda: self._dial_forever(peer)
+                        self._restarting, "dial", partial(self._dialler.dial_forever, peer)
                     )
                     await peer.removed.wait()
                     dialling.cancel()
             await peer.inbox.wait_until_empty()
             nursery.cancel_scope.cancel()
-
-    async def _dial_forever(self, peer: _Peer) -> None:
-        limits = self.limits
-        grace_s = limits.dial_grace_s if self.seat > peer.seat else 0.0
-        backoff_s = limits.backoff_min_s
-        delay_s = grace_s
-        while True:
-            changed, tcp, link = peer.changed, peer.tcp, peer.link
-            if link is not None or tcp is None:
-                await changed.wait()
-                if link is not None and peer.link is None:
-                    if trio.current_time() - link.opened_at >= limits.good_link_s:
-                        backoff_s = limits.backoff_min_s
-                    delay_s = grace_s + self._jitter(backoff_s)
-                continue
-            with trio.move_on_after(
-                max(delay_s, peer.refused_until - trio.current_time())
-            ) as waiting:
-                await changed.wait()
-            if not waiting.cancelled_caught:
-                if peer.tcp != tcp:
-                    delay_s = 0.0
-                continue
-            opened_at = trio.current_time()
-            try:
-                await self._dial(peer, tcp)
-                delay_s = grace_s
-            except Refused as refusal:
-                delay_s = 0.0
-                if refusal.reason in _DIAL_FAILURES:
-                    self._log.debug(
-                        "dial_failed",
-                        seat=peer.seat,
-                        endpoint=peer.address.endpoint,
-                        reason=refusal.reason,
-                        detail=refusal.detail,
-                    )
-                else:
-                    self._refuse(refusal, peer.address.endpoint, dialled=True)
-            if trio.current_time() - opened_at >= limits.good_link_s:
-                backoff_s = limits.backoff_min_s
-            delay_s += self._jitter(backoff_s)
-            backoff_s = min(backoff_s * 2, limits.backoff_max_s)
-
-    def _jitter(self, backoff_s: float) -> float:
-        return backoff_s * self._random.uniform(0.5, 1.0)
-
-    async def _dial(self, peer: _Peer, tcp: TcpAddress) -> None:
-        try:
-            with trio.fail_after(self.limits.dial_timeout_s):
-                stream = await trio.open_tcp_stream(tcp.host, tcp.port)
-        except (OSError, trio.TooSlowError) as error:
-            raise Refused("unreachable", detail=type(error).__name__) from None
-        try:
-            established = await self._handshaker.outbound(stream, peer.seat, peer.id)
-            await self._run_link(established, f"{tcp.host}:{tcp.port}")
-        finally:
-            close_now(stream)

@@ -9,7 +9,10 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
 
 from node.network import (
+    Mesh,
     MessageFrom,
+    NetworkError,
+    NetworkLimits,
     PayloadTooLarge,
     PeerAddress,
     PeerDown,
@@ -20,6 +23,7 @@ from node.network import (
 from node.network.frames import Hello, encode_frame
 from node.network.identity import YAMUX_ID, MultiselectClient, MultiselectCommunicator, TProtocol
 from node.network.limits import PROTOCOL_ID, PROTOCOL_VERSION
+from node.network.yamux import Yamux
 
 from .conftest import (
     CLUSTER,
@@ -215,12 +219,67 @@ async def test_a_stock_libp2p_yamux_peer_is_understood(
     await a.down(2)
 
 
+async def test_a_dialler_that_does_not_wait_for_answers_is_understood(network: Network) -> None:
+    # Everything up to the first payload in one Noise message behind the muxer's negotiation.
+    a = await network.start(1, members=[address(2)])
+    _, session = await noise(a.mesh, secret_of(2))
+    mine = Yamux(initiator=True, window_bytes=0)
+    mine.open()
+
+    def line(text: str) -> bytes:
+        return bytes([len(text) + 1]) + text.encode() + b"\n"
+
+    hello = Hello(PROTOCOL_VERSION, CLUSTER, 2, bytes(16))
+    inner = line("/multistream/1.0.0") + line(PROTOCOL_ID) + encode_frame(hello.encode())
+    inner += encode_frame(b"first") + encode_frame(b"second")[:5]
+    outer = line("/multistream/1.0.0") + line(str(YAMUX_ID)) + mine.take_control()
+    await session.write(outer + mine.wrap(inner))
+    await a.up(2)
+    assert await a.message(2) == b"first"
+    await session.write(mine.wrap(encode_frame(b"second")[5:]))
+    assert await a.message(2) == b"second"
+    await session.close()
+
+
+async def test_draining_waits_for_the_queues_but_not_for_ever(network: Network) -> None:
+    a, b = await network.full(2)
+    for number in range(200):
+        assert a.mesh.send(2, b"%d" % number * 1000, Priority.BULK)
+    await a.mesh.drain(PATIENCE_S)
+    assert a.mesh.links()[0].queued_bytes == 0
+    await a.stop()
+    assert [await b.message(1) for _ in range(200)] == [b"%d" % n * 1000 for n in range(200)]
+    c = await network.start(3, members=[address(4)], write_stall_s=PATIENCE_S)
+    silent = await linked(c.mesh, 4)  # never reads
+    await c.up(4)
+    while c.mesh.send(4, bytes(60_000), Priority.BULK):
+        await trio.lowlevel.checkpoint()
+    await c.mesh.drain(0.05)
+    assert c.mesh.links()[0].queued_bytes > 0
+    silent.channel.close()
+
+
+def test_a_mesh_can_be_made_and_given_members_before_trio_runs() -> None:
+    mesh = Mesh(secret=secret_of(1), cluster_id=CLUSTER, seat=1, listen="/ip4/127.0.0.1/tcp/0")
+    mesh.set_members([address(1), address(2)])
+    mesh.set_members([address(3)])
+    assert mesh.send(3, b"x") is False
+    assert mesh.peer_id == peer_id_of(node_key(secret_of(1)))
+    with pytest.raises(NetworkError):
+        Mesh(secret=b"short", cluster_id=CLUSTER, seat=1, listen="/ip4/127.0.0.1/tcp/0")
+    with pytest.raises(NetworkError):
+        Mesh(secret=secret_of(1), cluster_id=CLUSTER, seat=1, listen="127.0.0.1:0")
+    with pytest.raises(ValueError, match="heartbeat_s"):
+        NetworkLimits(heartbeat_s=5.0)
+
+
 async def test_a_full_consensus_queue_drops_the_oldest_and_others_refuse(
     network: Network,
 ) -> None:
     a = await network.start(
         1,
         members=[address(2)],
+        frame_bytes_max=50_000,
         queue_consensus_bytes=100_000,
         queue_forward_bytes=100_000,
         queue_bulk_bytes=100_000,

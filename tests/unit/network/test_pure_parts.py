@@ -129,7 +129,9 @@ def test_queues_serve_by_priority_and_join_up_to_the_batch() -> None:
 
 
 def test_a_full_consensus_queue_keeps_the_newest() -> None:
-    queues = OutboundQueues(NetworkLimits(queue_consensus_bytes=30, queue_forward_bytes=30))
+    queues = OutboundQueues(
+        NetworkLimits(frame_bytes_max=20, queue_consensus_bytes=30, queue_forward_bytes=30)
+    )
     for number in range(5):
         assert queues.put(b"%d" % number * 10, Priority.CONSENSUS)
     assert queues.take(1000)[0] == b"2" * 10 + b"3" * 10 + b"4" * 10

@@ -232,6 +232,38 @@ async def test_handshakes_of_one_address_are_limited_in_rate(network: Network) -
     await wait_until(lambda: a.mesh.refused["too_many_handshakes_per_ip"] == 4)
 
 
+async def test_members_that_share_an_address_share_a_larger_allowance(network: Network) -> None:
+    endpoint = "/ip4/127.0.0.1/tcp/1"
+    a = await network.start(
+        1,
+        members=[address(seat, endpoint) for seat in range(2, 6)],
+        half_open_per_ip_max=2,
+        handshake_timeout_s=20.0,
+    )
+    sockets = [await tcp(a.mesh) for _ in range(10)]
+    await wait_until(lambda: a.mesh.refused["too_many_half_open_per_ip"] == 2)
+    assert a.mesh.half_open == 8
+    for stream in sockets:
+        stream.socket.close()
+    await wait_until(lambda: a.mesh.half_open == 0)
+
+
+async def test_handshakes_of_all_strangers_together_are_limited_in_rate(
+    network: Network,
+) -> None:
+    a = await network.start(
+        1, members=[address(2)], handshakes_per_s_strangers=0.001, handshake_burst_strangers=3.0
+    )
+    for _ in range(5):
+        stream = await tcp(a.mesh)
+        stream.socket.close()
+    await wait_until(lambda: a.mesh.refused["too_many_handshakes"] == 2)
+    a.mesh.set_members([address(2, "/ip4/127.0.0.1/tcp/1")])  # announced: not a stranger's
+    established = await linked(a.mesh, 2)
+    await a.up(2)
+    established.channel.close()
+
+
 async def test_a_flood_of_refusals_is_counted_in_full_and_logged_in_part(
     network: Network,
 ) -> None:

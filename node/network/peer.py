@@ -1,0 +1,95 @@
+"""A present member: its address, its link if there is one, its penalties and counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from node.network.addresses import BadEndpoint, PeerAddress, TcpAddress, parse_endpoint
+from node.network.events import LinkStatus, NetworkEvent
+from node.network.identity import peer_id_from_key
+from node.network.inbox import Inbox
+from node.network.limits import NetworkLimits
+from node.network.link import Counters, Link
+
+
+class Peer:
+    """One per seat and node key; a changed key is another peer.
+
+    Raises:
+        BadNodeKey: the registry's key is no point.
+    """
+
+    def __init__(
+        self,
+        address: PeerAddress,
+        limits: NetworkLimits,
+        events: trio.MemorySendChannel[NetworkEvent],
+    ) -> None:
+        self.address = address
+        self.seat = address.seat
+        self.id: Any = peer_id_from_key(address.node_key)
+        self.peer_id: str = self.id.to_base58()
+        self.tcp: TcpAddress | None = None
+        self.inbox = Inbox(limits, events)
+        self.counters = Counters()
+        self.link: Link | None = None
+        self.changed = trio.Event()  # replaced by a fresh one at every change of link or address
+        self.removed = trio.Event()
+        self.refused_until = 0.0
+        self.penalty_s = 0.0
+        self.since: float | None = None
+        self.last_data: float | None = None
+        self.down_reason = ""
+        self._limits = limits
+
+    def pulse(self) -> None:
+        """Wake whoever waits for a change."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def set_address(self, address: PeerAddress) -> None:
+        """Take the registry's endpoint.
+
+        Raises:
+            BadEndpoint: it cannot be dialled; the peer is then one that must dial us.
+        """
+        self.address = address
+        self.tcp = None
+        try:
+            if address.endpoint:
+                tcp = parse_endpoint(address.endpoint)
+                if tcp.peer_id and tcp.peer_id != self.peer_id:
+                    raise BadEndpoint("the endpoint names another peer id than the node key")
+                self.tcp = tcp
+        finally:
+            self.pulse()
+
+    def punish(self) -> None:
+        """Let the peer wait, twice as long as the last time."""
+        limits = self._limits
+        self.penalty_s = min(max(self.penalty_s * 2, limits.penalty_s), limits.penalty_max_s)
+        self.refused_until = trio.current_time() + self.penalty_s
+
+    def status(self, now: float) -> LinkStatus:
+        """The row for ``Mesh.links``."""
+        link, counters = self.link, self.counters
+        last = link.last_data if link else self.last_data
+        return LinkStatus(
+            seat=self.seat,
+            peer_id=self.peer_id,
+            endpoint=self.address.endpoint,
+            remote=link.remote if link else "",
+            connected=link is not None,
+            rtt_ms=link.rtt_ms if link else None,
+            last_seen_ms_ago=None if last is None else max(0, int((now - last) * 1000)),
+            queued_bytes=link.queued_bytes if link else 0,
+            since=self.since,
+            down_reason=self.down_reason,
+            sent_messages=counters.sent_messages,
+            sent_bytes=counters.sent_bytes,
+            received_messages=counters.received_messages,
+            received_bytes=counters.received_bytes,
+            dropped_messages=counters.dropped_messages,
+        )
