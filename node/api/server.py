@@ -7,6 +7,7 @@ each connection is counted, its stream gives up on slow readers, and only HTTP/1
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import stat
@@ -17,10 +18,11 @@ from pathlib import Path
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -136,13 +138,12 @@ class _Connections:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._open_count = 0
+        self._open: set[_Connection] = set()
         self._context = WorkerContext(None)
         self._config = HypercornConfig()
         self._config.accesslog = None
         self._config.errorlog = None
         self._config.h11_max_incomplete_size = HEADER_BYTES_MAX
-        self._config.keep_alive_timeout = IDLE_TIMEOUT_S
         self._config.keep_alive_max_requests = 1_000_000
         self._config.include_server_header = False
         self._config.include_date_header = False
@@ -161,30 +162,30 @@ class _Connections:
                 await stopping.wait()
                 streams.closing.set()
                 await self._context.terminated.set()
+                for connection in self._open:
+                    connection.stop_if_idle()
                 nursery.cancel_scope.deadline = trio.current_time() + STOP_GRACE_S
 
     async def run(self, stream: trio.SocketStream) -> None:
         """Serve one connection; never raises but for cancellation from outside."""
-        if self._open_count >= CONNECTIONS_MAX:
-            with trio.move_on_after(1):
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await stream.send_all(_FULL)
+        if len(self._open) >= CONNECTIONS_MAX:
+            with (
+                trio.move_on_after(1),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
+                await stream.send_all(_FULL)
             return
-        self._open_count += 1
+        scope = trio.CancelScope()
+        app = wrap_app(_with_abort(self._app, scope.cancel), 0, "asgi")  # type: ignore[arg-type]
+        connection = _Connection(app, self._config, self._context, stream, scope)
+        self._open.add(connection)
         try:
-            with trio.CancelScope() as scope:
-                app = _with_abort(self._app, scope.cancel)
-                await _Connection(
-                    wrap_app(app, 0, "asgi"),  # type: ignore[arg-type]
-                    self._config,
-                    self._context,
-                    ConnectionState({}),
-                    _BoundedStream(stream, scope.cancel),  # type: ignore[arg-type]
-                ).run()
+            with scope:
+                await connection.run()
         except Exception:
             log.exception("api_connection_failed")
         finally:
-            self._open_count -= 1
+            self._open.discard(connection)
 
 
 def _with_abort(app: ASGIApp, abort: Callable[[], None]) -> ASGIApp:
@@ -196,7 +197,60 @@ def _with_abort(app: ASGIApp, abort: Callable[[], None]) -> ASGIApp:
 
 
 class _Connection(TCPServer):
-    """Hypercorn's connection that refuses to be talked into HTTP/2."""
+    """Hypercorn's connection, with three things done otherwise.
+
+    It cannot be talked into HTTP/2. Its idle time is a deadline of its cancel scope instead of
+    two tasks per request. And the head of an answer waits for the first piece of the body, so that
+    an answer is one packet: both halve what a small request costs.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: HypercornConfig,
+        context: WorkerContext,
+        stream: trio.SocketStream,
+        scope: trio.CancelScope,
+    ) -> None:
+        bounded = _BoundedStream(stream, scope.cancel)
+        super().__init__(app, config, context, ConnectionState({}), bounded)  # type: ignore[arg-type]
+        self._scope = scope
+        self._head = b""
+        self.idle = True
+        scope.deadline = trio.current_time() + IDLE_TIMEOUT_S
+
+    async def protocol_send(self, event: Event) -> None:
+        """Called by hypercorn's protocol with what shall happen to the connection."""
+        if isinstance(event, RawData):
+            data = self._head + event.data
+            self._head = b""
+            if event.data.startswith(b"HTTP/1.1 ") and not self._informational(event.data):
+                self._head = data
+            elif data:
+                await super().protocol_send(RawData(data))
+            return
+        if self._head:
+            head, self._head = self._head, b""
+            await super().protocol_send(RawData(head))
+        if isinstance(event, Updated):
+            self.idle = event.idle
+            self._scope.deadline = trio.current_time() + IDLE_TIMEOUT_S if event.idle else math.inf
+            if event.idle and self.context.terminated.is_set():
+                self._scope.cancel()
+        else:
+            await super().protocol_send(event)
+
+    @staticmethod
+    def _informational(head: bytes) -> bool:
+        return head[9:10] == b"1"  # 100 Continue: the client waits for it, no body follows
+
+    def stop_if_idle(self) -> None:
+        """End a connection that has no request under way."""
+        if self.idle:
+            self._scope.cancel()
+
+    async def _idle_timeout(self) -> None:
+        """The base class starts this once; the deadline above does its work."""
 
     async def _read_data(self) -> None:
         self.protocol = self.protocol.protocol  # type: ignore[assignment]

@@ -57,7 +57,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is another task's counter
             await trio.sleep(0.005)
 
 
@@ -216,7 +216,7 @@ async def test_a_huge_unread_body_is_answered_and_its_connection_is_let_go(
                         await stream.send_all(b"x" * 65536)
                 except trio.BrokenResourceError:
                     pass
-        await until(lambda: connections[0]._open_count == 0)
+        await until(lambda: not connections[0]._open)
         nursery.cancel_scope.cancel()
     assert node.store == {}
 
@@ -262,7 +262,35 @@ async def test_a_client_that_leaves_with_requests_in_flight_leaves_nothing_behin
         await stream.aclose()  # a reset
         node.held = 0
     node.hold.set()
-    await until(lambda: connections[0]._open_count == 0)
+    await until(lambda: not connections[0]._open)
+
+
+async def test_a_connection_that_asks_nothing_is_closed_in_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_server, "IDLE_TIMEOUT_S", 0.05)
+    async with await connect(url) as silent, await connect(url) as dripping:
+        await dripping.send_all(b"GET /v1/health HTTP/1.1\r\nhost: loc")
+        assert await read_all(silent) == b""
+        assert await read_all(dripping) == b""
+    async with await connect(url) as kept:
+        await kept.send_all(b"GET /v1/health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await read_all(kept)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_slow_command_is_not_idleness(
+    node: MemoryNode, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_server, "IDLE_TIMEOUT_S", 0.05)
+    node.hold = trio.Event()
+    async with await connect(url) as stream:
+        await stream.send_all(b"DELETE /v1/kv/a HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await until(lambda: node.held == 1)
+        with trio.move_on_after(0.2) as patience:  # longer than the idle limit
+            await stream.receive_some(1)
+        assert patience.cancelled_caught
+        node.hold.set()
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 200")
 
 
 async def test_connections_beyond_the_limit_are_told_so(

@@ -192,7 +192,7 @@ def test_anchors_do_not_come_from_flags_either_but_dangers_may() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         load(chain__nothing="1")
     assert load(insecure__simulator="true").insecure.simulator
-    with pytest.raises(ConfigError, match="flag: node.seat: expected an integer"):
+    with pytest.raises(ConfigError, match=r"flag: node.seat: expected an integer"):
         load(node__seat="one")
 
 
