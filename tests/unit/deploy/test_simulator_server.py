@@ -308,7 +308,7 @@ async def test_the_process_serves_until_sigterm_and_removes_its_sockets(tmp_path
     command = [sys.executable, "-m", "deploy.simulator"]
     command += ["--kms-secret-file", str(tmp_path / "root"), "--app-id", "0x" + APP_ID.hex()]
     command += ["--node", f"{one}:{'01' * 20}", "--socket", two, "--instance-seed", "02" * 20]
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         process = await trio.lowlevel.open_process(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -345,7 +345,7 @@ async def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path: Path) 
     root.chmod(0o600)
     command = [sys.executable, "-m", "deploy.simulator", "--kms-secret-file", str(root)]
     command += ["--app-id", APP_ID.hex(), "--node", f"{tmp_path}/s:{SEED.hex()}"]
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         done = await trio.run_process(
             command, cwd=REPOSITORY, capture_stdout=True, capture_stderr=True, check=False
         )
