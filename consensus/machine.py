@@ -147,7 +147,8 @@ class Machine:
         return self._hashes.get(height)
 
     def _note_hash(self) -> None:
-        head = STATE_TAG + struct.pack(">QQ", self.height, self.revision)
+        # Not the height: an idle cluster keeps its hash, so members are compared by it at any time.
+        head = STATE_TAG + struct.pack(">Q", self.revision)
         self._hashes[self.height] = keccak256(head + self._sum.to_bytes(_MODULUS_BYTES, "big"))
         while len(self._hashes) > limits.STATE_HASHES_KEPT:
             self._hashes.popitem(last=False)
