@@ -157,6 +157,11 @@ class VoteBook:
         votes = list(self._lowest_nullify.get(term, {}).values())
         return bool(self._choose(votes, self._validators.is_join))
 
+    def resigned(self, term: int, leader: int) -> bool:
+        """True when the term's own leader voted to end it."""
+        vote = self._lowest_nullify.get(term, {}).get(leader)
+        return vote is not None and self.is_valid(vote)
+
     def _choose(self, votes: Iterable[Vote], enough: object) -> list[Vote]:
         """The first valid votes whose weight is enough; empty when there are none."""
         assert callable(enough)

@@ -181,11 +181,15 @@ class ServeBlocks:
 
 @dataclass(frozen=True, slots=True)
 class LeaderChanged:
-    """The view of who leads changed."""
+    """Another term began. ``reasons`` (seat to ``Reason``) are the complaints that ended the last.
+
+    They may be fewer than a quorum when a certificate brought us here.
+    """
 
     epoch: int
     term: int
     leader: int
+    reasons: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)

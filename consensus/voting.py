@@ -268,9 +268,11 @@ class Voting:
         self._broadcast_vote(vote)
 
     def _join(self) -> None:
-        """R4: weight J complained about this term, so at least one correct member did."""
-        mine = (self.view, VoteKind.NULLIFY) in self._mine
-        if self.can_vote and not mine and self.book.joins(self.view.term):
+        """R4: weight J complained, so at least one correct member did; or the leader resigned."""
+        if not self.can_vote or (self.view, VoteKind.NULLIFY) in self._mine:
+            return
+        term = self.view.term
+        if self.book.resigned(term, self.leader(term)) or self.book.joins(term):
             self._nullify(Reason.JOINED)
 
     def _finalize(self, view: View, block: bytes) -> None:
@@ -351,13 +353,14 @@ class Voting:
         """R1, R8: go to a view. Views only rise."""
         assert view > self.view, (view, self.view)
         new_term = view.term != self.view.term
+        reasons = self.book.complaints(self.view.term)
         self.view = view
         self._heartbeat_due = False
         for old in [v for v in self._proposals if v < view]:
             del self._proposals[old]
         if new_term:
             self._out.notices.append(
-                LeaderChanged(self.validators.epoch, view.term, self.leader(view.term))
+                LeaderChanged(self.validators.epoch, view.term, self.leader(view.term), reasons)
             )
             self._set_timer(Timer.STALL, self.durations.stall_ms)
             self.book.prune(View(max(self.ledger.tip.view.term, view.term - _TERMS_KEPT), 0))

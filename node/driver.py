@@ -32,7 +32,7 @@ from consensus.interface import (
     TimerFired,
 )
 from consensus.machine import Applied, Result
-from consensus.types import Command
+from consensus.types import Command, Reason
 from node.facade import Busy, OutcomeUnknown
 from node.network import Mesh, MessageFrom, PeerDown, PeerUp, Priority
 from node.storage import Store
@@ -214,9 +214,12 @@ class Driver:
                 self._nursery.start_soon(self._serve, request)
         for notice in output.notices:
             match notice:
-                case LeaderChanged(epoch, term, leader):
+                case LeaderChanged(epoch, term, leader, reasons):
                     self.leader_changes += 1
-                    self._log.info("leader_changed", epoch=epoch, term=term, leader=leader)
+                    why = {str(seat): Reason(code).name.lower() for seat, code in reasons.items()}
+                    self._log.info(
+                        "leader_changed", epoch=epoch, term=term, leader=leader, complaints=why
+                    )
                 case Misbehaved(seat, what):
                     self._log.warning("misbehaved", peer=seat, what=what)
         if output.halt is not None:

@@ -1,0 +1,101 @@
+"""Members die, hang and come back under a stream of writes (real processes, real chain)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from tests.integration.testnet import Testnet
+from tests.integration.writers import Writers
+
+
+@asynccontextmanager
+async def writing(testnet: Testnet) -> AsyncIterator[Writers]:
+    """Writers run inside the block; afterwards every node must hold exactly what they wrote."""
+    writers = Writers(testnet)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writers.run)
+        await writers.wait_more(20)
+        yield writers
+        await writers.wait_more(20)
+        writers.stop()
+    await testnet.wait_same_state()
+    await writers.check()
+
+
+async def test_writes_survive_the_death_of_the_leader(testnet: Testnet) -> None:
+    before = await testnet.wait_leader()
+    assert before.leader is not None and before.term is not None
+    async with writing(testnet) as writers:
+        await testnet.kill(before.leader)
+        await writers.wait_more(20)
+        after = await testnet.wait_leader(other_than=before.leader)
+        assert after.term == before.term + 1
+        await testnet.start(before.leader)
+
+
+async def test_a_dead_follower_changes_nothing_and_catches_up(testnet: Testnet) -> None:
+    before = await testnet.wait_leader()
+    follower = next(seat for seat in testnet.seats if seat != before.leader)
+    async with writing(testnet) as writers:
+        await testnet.kill(follower)
+        await writers.wait_more(20)
+        during = await testnet.survey()
+        assert (during.leader, during.term) == (before.leader, before.term)
+        await testnet.start(follower)
+
+
+async def test_a_leader_that_hangs_is_replaced_and_rejoins_when_it_wakes(testnet: Testnet) -> None:
+    before = await testnet.wait_leader()
+    assert before.leader is not None and before.term is not None
+    async with writing(testnet) as writers:
+        await testnet.pause(before.leader)
+        after = await testnet.wait_leader(other_than=before.leader)
+        assert after.term == before.term + 1
+        # It sleeps for ten seconds of the cluster's own time while writes go on.
+        woken_at = trio.current_time() + 10
+        while trio.current_time() < woken_at:
+            await writers.wait_more(1)
+        await testnet.resume(before.leader)
+
+
+async def test_all_members_die_at_once_and_nothing_is_lost(testnet: Testnet) -> None:
+    async with writing(testnet):
+        await testnet.kill_all()
+        for seat in testnet.seats:
+            await testnet.start(seat)
+        await testnet.wait_leader()
+
+
+async def test_a_restart_needs_no_transaction_and_takes_a_new_incarnation(
+    testnet: Testnet,
+) -> None:
+    seat = testnet.seats[0]
+    before = await _status(testnet, seat)
+    await testnet.kill(seat, "TERM")
+    await testnet.start(seat)
+    await testnet.wait_for(
+        lambda seen: next(n for n in seen.nodes if n.seat == seat).state == "active",
+        f"seat {seat} active again",
+    )
+    after = await _status(testnet, seat)
+    assert after["incarnation"] == before["incarnation"] + 1
+    assert after["chain"]["transactions"] == 0
+    assert after["chain"]["version"] == before["chain"]["version"]
+
+
+async def test_a_leader_that_is_told_to_stop_hands_over_first(testnet: Testnet) -> None:
+    before = await testnet.wait_leader()
+    assert before.leader is not None
+    await testnet.kill(before.leader, "TERM")
+    after = await testnet.wait_leader(other_than=before.leader)
+    survivor = next(seat for seat in testnet.seats if seat != before.leader)
+    assert "step_down" in testnet.log(survivor)
+
+
+async def _status(testnet: Testnet, seat: int) -> dict[str, Any]:
+    async with testnet.client(seat) as client:
+        return await client.status()

@@ -1,0 +1,69 @@
+"""A stream of writes whose fate is fully known afterwards.
+
+Each writer owns a key and writes 1, 2, 3, ... to it, every number under a request id of its own,
+again and again until it is acknowledged. So when it stops at n, the key must hold n and must have
+been written exactly n times: a lost acknowledged write shows as a smaller value, a write applied
+twice as a higher version.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+import trio
+
+from tests.integration.testnet import Testnet
+
+
+@dataclass
+class Writers:
+    """Writers that go on until ``stop``; ``acknowledged`` counts each one's writes."""
+
+    testnet: Testnet
+    count: int = 4
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    _stopping: bool = False
+    _progress: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def total(self) -> int:
+        return sum(self.acknowledged.values())
+
+    async def run(self) -> None:
+        """Write until ``stop`` is called; returns when every writer's last write is through."""
+        async with trio.open_nursery() as nursery:
+            for number in range(self.count):
+                nursery.start_soon(self._write, f"writer/{self.run_id}/{number}")
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def wait_more(self, writes: int, deadline_s: float = 60) -> None:
+        """Returns when ``writes`` more writes have been acknowledged."""
+        goal = self.total + writes
+        with trio.fail_after(deadline_s):
+            while self.total < goal:
+                self._progress = trio.Event()
+                await self._progress.wait()
+
+    async def _write(self, key: str) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            await self.testnet.put(
+                key, str(number).encode(), request_id=f"{key}/{number}", deadline_s=90
+            )
+            self.acknowledged[key] = number
+            self._progress.set()
+
+    async def check(self) -> None:
+        """Nothing acknowledged is lost, nothing was applied twice; asked of every node."""
+        assert self.total > 0
+        for seat in self.testnet.seats:
+            for key, number in self.acknowledged.items():
+                entry = await self.testnet.get(key, seat=seat)
+                assert entry is not None, f"{key} is gone on seat {seat}"
+                assert entry.value == str(number).encode(), f"{key} on seat {seat}: {entry}"
+                assert entry.version == number, f"{key} was written {entry.version} times"
