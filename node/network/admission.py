@@ -99,7 +99,9 @@ class Admission:
             self._log_suppressed += 1
             return
         suppressed, self._log_suppressed = self._log_suppressed, 0
-        self._log.warning(
+        # Crossed dials are everyday life, not somebody at the door.
+        write = self._log.debug if refusal.reason == "duplicate" else self._log.warning
+        write(
             "peer_refused",
             reason=refusal.reason,
             peer_id=refusal.peer_id,

@@ -88,6 +88,7 @@ class Dialler:
             return True
         except Refused as refusal:
             if refusal.reason in DIAL_FAILURES:
+                peer.note_failure(refusal.reason)
                 self._log.debug(
                     "dial_failed",
                     seat=peer.seat,

@@ -53,7 +53,7 @@ class LinkStatus:
     last_seen_ms_ago: int | None  # None: never seen
     queued_bytes: int
     since: float | None  # unix time of the last change between up and down; None: never up
-    down_reason: str  # why it is down now or was last
+    down_reason: str  # why it is down, or was last: the link's end or the last failed attempt
     sent_messages: int
     sent_bytes: int
     received_messages: int

@@ -67,7 +67,8 @@ class Inbox:
     async def deliver(self) -> None:
         """Move waiting events into the channel until cancelled."""
         while True:
-            await self._filled.wait()
+            if not self._waiting:
+                await self._filled.wait()
             self._filled = trio.Event()
             while self._waiting:
                 # Sent before it is removed, so that ``put`` cannot overtake it meanwhile.

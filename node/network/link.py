@@ -227,6 +227,12 @@ class Link:
             await self._wake.wait()
             self._wake = trio.Event()
 
+    def excuse(self, now: float) -> None:
+        """Start the clocks of silence and stall afresh: the pause was on our side."""
+        self.last_data = now
+        if self._writing_since:
+            self._writing_since = now
+
     def tick(self, now: float) -> None:
         """Heartbeat and liveness; called a few times per heartbeat period."""
         limits = self._limits

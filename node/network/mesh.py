@@ -285,7 +285,7 @@ class Mesh:
             for peer in list(self._peers.values()):
                 if peer.link is not None:
                     if paused:
-                        peer.link.last_data = now
+                        peer.link.excuse(now)
                     peer.link.tick(now)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
@@ -308,9 +308,10 @@ class Mesh:
 
     def _refuse(self, refusal: Refused, address: str, *, dialled: bool) -> None:
         assert self._admission is not None
-        if refusal.penalty:
-            for peer in self._peers.values():
-                if peer.peer_id == refusal.peer_id:
+        for peer in self._peers.values():
+            if peer.peer_id == refusal.peer_id:
+                peer.note_failure(refusal.reason)
+                if refusal.penalty:
                     peer.punish()
         self._admission.record(refusal, address=address, dialled=dialled)
 

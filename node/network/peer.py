@@ -66,6 +66,11 @@ class Peer:
         finally:
             self.pulse()
 
+    def note_failure(self, reason: str) -> None:
+        """Remember for the status why there is no link."""
+        if self.link is None:
+            self.down_reason = reason
+
     def punish(self) -> None:
         """Let the peer wait, twice as long as the last time."""
         limits = self._limits

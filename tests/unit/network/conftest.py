@@ -116,8 +116,15 @@ class Running:
     async def up(self, seat: int) -> None:
         await self.next(lambda e: e == PeerUp(seat))
 
-    async def down(self, seat: int) -> str:
-        event = await self.next(lambda e: isinstance(e, PeerDown) and e.seat == seat)
+    async def down(self, seat: int, *, by: tuple[str, ...] = ()) -> str:
+        """The reason of the next loss; a crossed dial's replacement is none unless asked for."""
+        event = await self.next(
+            lambda e: (
+                isinstance(e, PeerDown)
+                and e.seat == seat
+                and (e.reason != "replaced" or "replaced" in by)
+            )
+        )
         assert isinstance(event, PeerDown)
         return event.reason
 
@@ -179,9 +186,19 @@ class Network:
         table = [address(n.mesh.seat, n.mesh.listen_address) for n in nodes]
         for node in nodes:
             node.mesh.set_members(table)
-        for node in nodes:
-            await wait_until(lambda node=node: all(r.connected for r in node.mesh.links()))
+        await wait_until(lambda: settled([node.mesh for node in nodes]))
         return nodes
+
+
+def settled(meshes: list[Mesh]) -> bool:
+    """Every pair has one link, both ends agree who dialled it, and no handshake is under way."""
+    ends = {(m.seat, p.seat): p.link for m in meshes for p in m._peers.values()}
+    return all(mesh.half_open == 0 for mesh in meshes) and all(
+        link is not None
+        and (other := ends[seat, mine]) is not None
+        and link.dialled != other.dialled
+        for (mine, seat), link in ends.items()
+    )
 
 
 @pytest.fixture

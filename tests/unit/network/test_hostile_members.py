@@ -29,7 +29,7 @@ from .conftest import (
 
 async def still_serves(network: Network, a: Running) -> None:
     """Seat 3 can link and talk to ``a``."""
-    c = await network.start(3, members=[address(1, a.mesh.listen_address)])
+    c = await network.start(3, members=[address(1, a.mesh.listen_address)], dial_grace_s=0.0)
     await a.up(3)
     await c.up(1)
     assert c.mesh.send(1, b"still there?")
@@ -288,7 +288,7 @@ async def test_a_restarted_peer_replaces_its_stale_link_at_once(network: Network
     stale = await linked(a.mesh, 2)
     await a.up(2)
     b = await network.start(2, members=[address(1, a.mesh.listen_address)], dial_grace_s=0.0)
-    assert await a.down(2) == "replaced"
+    assert await a.down(2, by=("replaced",)) == "replaced"
     await a.up(2)
     await wait_closed(stale.channel)
     b.mesh.send(1, b"I am back")
@@ -319,7 +319,7 @@ async def test_up_and_down_alternate_for_every_seat(network: Network) -> None:
         await a.up(2)
         second = await linked(a.mesh, 2)
         peer.channel.close()
-        await a.down(2)
+        await a.down(2, by=("replaced",))
         await a.up(2)
         second.channel.close()
         await a.down(2)
