@@ -24,6 +24,7 @@ from .layout import Testnet, TestnetError
 REFRESH_S = 0.5
 PLAIN_REFRESH_S = 30.0
 SIGNAL_DEADLINE_S = 15.0
+LOCK_WAIT_S = 10.0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 ENDING_SIGNALS = ("KILL", "TERM", "INT", "QUIT", "HUP", "ABRT", "SEGV")
@@ -305,7 +306,7 @@ async def _start(arguments: argparse.Namespace) -> int:
 
 async def start(directory: Path, seat: int, deadline_s: float) -> Testnet:
     """Start a dead daemon on its old data and wait for its API. Raises TestnetError."""
-    with layout.locked(directory):
+    async with layout.locked(directory, LOCK_WAIT_S):
         testnet = layout.load(directory)
         if processes.is_alive(testnet.node(seat).process):
             raise TestnetError(f"seat {seat} runs already")
@@ -328,7 +329,7 @@ async def down(directory: Path, *, keep: bool = False) -> None:
     """Stop everything, verify that nothing is left, remove the files. Raises TestnetError."""
     if not layout.exists(directory):
         raise TestnetError(f"no testnet in {directory}")
-    with layout.locked(directory):
+    async with layout.locked(directory, LOCK_WAIT_S):
         testnet = layout.load(directory)
         await launch.stop_everything(testnet)
         if not keep:

@@ -80,7 +80,7 @@ async def bring_up(
 
     Raises TestnetError with what is missing and the tail of the log that tells most.
     """
-    with layout.locked(directory):
+    async with layout.locked(directory):
         testnet = prepare(directory, weights, base_port, say)
         try:
             with trio.move_on_after(deadline_s):

@@ -19,10 +19,12 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import trio
 
 STATE_FILE = "testnet.json"
 STATE_BYTES_MAX = 1 << 20
@@ -31,6 +33,7 @@ NODES_MAX = 40  # p2p ports start at +10 and API ports at +50
 SOCKET_PATH_BYTES_MAX = 100  # the kernel takes 107; the rest is for the file name's growth
 WEIGHT_MAX = 1_000_000
 BASE_PORT_DEFAULT = 26600
+LOCK_POLL_S = 0.05
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -265,26 +268,44 @@ def remove(testnet: Testnet) -> None:
         testnet.directory.rmdir()
 
 
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory against other verbs that change it. Raises TestnetError when taken."""
+@contextlib.asynccontextmanager
+async def locked(directory: Path, wait_s: float = 0.0) -> AsyncIterator[None]:
+    """Hold the directory against other verbs that change it.
+
+    Raises TestnetError when another verb still holds it after ``wait_s``.
+    """
+    descriptor = _open_lock(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise TestnetError(f"cannot use {directory}: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TestnetError(f"another command is changing the testnet in {directory}") from None
+        deadline_s = trio.current_time() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if trio.current_time() >= deadline_s:
+                    raise TestnetError(
+                        f"another command is changing the testnet in {directory}"
+                    ) from None
+                await trio.sleep(LOCK_POLL_S)
         yield
     finally:
-        os.close(descriptor)
-        if not exists(directory):  # refused, or removed: leave nothing of ours in the folder
-            (directory / "lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        _close_lock(directory, descriptor)
+
+
+def _open_lock(directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TestnetError(f"cannot use {directory}: {error.strerror}") from None
+
+
+def _close_lock(directory: Path, descriptor: int) -> None:
+    os.close(descriptor)
+    if not exists(directory):  # refused, or removed: leave nothing of ours in the folder
+        (directory / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def check_ports(ports: dict[int, str]) -> None:

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
 
 from deploy.testnet import layout
 from deploy.testnet.layout import ProcessRecord, TestnetError
@@ -148,14 +149,26 @@ def test_a_base_port_without_room_is_refused(tmp_path: Path, port: int) -> None:
         layout.create(tmp_path / "t", (1,), port)
 
 
-def test_two_commands_cannot_change_one_testnet_at_once(tmp_path: Path) -> None:
-    with (
-        layout.locked(tmp_path),
-        pytest.raises(TestnetError, match="another command"),
-        layout.locked(tmp_path),
-    ):
+async def test_two_commands_cannot_change_one_testnet_at_once(tmp_path: Path) -> None:
+    async with layout.locked(tmp_path):
+        with pytest.raises(TestnetError, match="another command"):
+            async with layout.locked(tmp_path, wait_s=0.1):
+                pass
+    async with layout.locked(tmp_path):
         pass
-    with layout.locked(tmp_path):
+
+
+async def test_a_short_command_is_waited_for(tmp_path: Path, nursery: trio.Nursery) -> None:
+    held = trio.Event()
+
+    async def hold() -> None:
+        async with layout.locked(tmp_path):
+            held.set()
+            await trio.sleep(0.1)
+
+    nursery.start_soon(hold)
+    await held.wait()
+    async with layout.locked(tmp_path, wait_s=60):
         pass
 
 
@@ -185,10 +198,10 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_lock_leaves_nothing_in_a_folder_that_is_not_ours(tmp_path: Path) -> None:
+async def test_a_lock_leaves_nothing_in_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with layout.locked(tmp_path):
+    async with layout.locked(tmp_path):
         pass
-    with layout.locked(tmp_path / "new"):
+    async with layout.locked(tmp_path / "new"):
         pass
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+    assert os.listdir(tmp_path) == ["thesis.txt"]
