@@ -1,0 +1,8 @@
+"""A whole cluster in one thread: the real engine under simulated time, network, disks and liars.
+
+May enter: ``consensus`` and the standard library; no clock, no thread, no randomness but the
+seed's. Read in this order: ``signing``, ``store``, ``scenario`` (what a seed means), ``world``
+(the heap), ``members``, ``adversaries``, ``oracle`` (what must hold, in other words than the
+engine's), ``campaign`` (many seeds), ``planted`` (bugs that must be found). Run
+``python -m tests.simulation --help``.
+"""

@@ -1,0 +1,383 @@
+"""What must hold, said again in other words than the engine's.
+
+The oracle sees what correct members persist, send and apply, and what liars send. It shares the
+value types, the digests and nothing else with the code under test: thresholds, rules, certificates
+and the state machine are restated here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from consensus import limits
+from consensus.digests import vote_digest
+from consensus.interface import FinalizedRecord, Output, VoteRecord
+from consensus.machine import Applied
+from consensus.types import Block, Certificate, Op, View, Vote, VoteKind
+from consensus.wire import Certificates, Message, ProposalMessage, SyncReply, VoteMessage
+
+if TYPE_CHECKING:
+    from .members import Member
+    from .world import World
+
+NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
+
+
+class Violation(AssertionError):
+    """Something that must never happen happened."""
+
+
+class Replay:
+    """The state machine once more, as simply as it can be said."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.store: dict[bytes, list[int]] = {}  # key -> create, mod, version
+        self.values: dict[bytes, bytes] = {}
+        self.clients: OrderedDict[bytes, tuple[int, int, bool]] = OrderedDict()
+
+    def play(self, raw: bytes) -> tuple[int, bool, bool, bool]:
+        """(revision, existed, stale, executed) of one encoded command."""
+        client, number = raw[:16], int.from_bytes(raw[16:24], "big")
+        op, size = raw[24], int.from_bytes(raw[25:27], "big")
+        key, value = raw[27 : 27 + size], raw[27 + size :]
+        if op == Op.BARRIER:
+            return self.revision, False, False, False
+        if client in self.clients:
+            last, revision, existed = self.clients[client]
+            if number <= last:
+                return revision, existed, number < last, False
+        there = key in self.store
+        if op == Op.PUT or there:
+            self.revision += 1
+        if op == Op.PUT:
+            entry = self.store.setdefault(key, [self.revision, 0, 0])
+            entry[1], entry[2] = self.revision, entry[2] + 1
+            self.values[key] = value
+        elif there:
+            del self.store[key], self.values[key]
+        self.clients[client] = (number, self.revision, there)
+        self.clients.move_to_end(client)
+        return self.revision, there, False, True
+
+    def end_of_block(self) -> None:
+        while len(self.clients) > limits.SESSIONS_MAX:
+            self.clients.popitem(last=False)
+
+
+class Oracle:
+    """Everything that is checked after every step of a run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.finished = False
+        self.forked = ""  # only above a third: what went wrong, before conviction
+        self.executed: dict[bytes, int] = {}  # command id -> height, for exactly-once
+        self.blocks: list[Block] = []  # the agreed chain
+        self._state: list[bytes] = []
+        self._outcomes: list[tuple[tuple[int, bool, bool], ...]] = []
+        self._replay = Replay()
+        self._height: dict[int, int] = defaultdict(int)  # applied by each life of each seat
+        self._lives: dict[int, int] = {}
+        self._done: dict[int, set[bytes]] = defaultdict(set)
+        self._expected: set[bytes] = set()
+        # votes by signer; everything that anybody ever sent
+        self._votes: dict[int, dict[tuple[View, VoteKind], set[tuple[bytes, int]]]] = (
+            defaultdict(lambda: defaultdict(set))
+        )
+        self._highest: dict[int, tuple[View, VoteKind]] = {}
+        self._disk_lost: set[int] = set()
+        # certificates that exist: the lemmas of the safety argument, checked one by one
+        self._checked: dict[int, Certificate] = {}
+        self._certified: dict[View, bytes] = {}
+        self._final: dict[int, int] = {}  # term -> highest finalized index
+        self._null: dict[int, int] = {}  # term -> lowest nullified index
+        self._calm_since_ms = 0.0
+        self._calm_term = 0
+        self.recovery_ms = 0.0
+        self.terms = 0
+
+    # --- verdicts ---
+
+    def fail(self, what: str) -> None:
+        raise Violation(f"at {self._world.now_ms:.3f} ms: {what}")
+
+    def fork(self, what: str) -> None:
+        """Two truths. A failure below a third; above it, somebody must be to blame."""
+        if not self._world.scenario.settings.above_third:
+            self.fail(what)
+        self.forked = what
+        self.finished = True
+
+    def weight(self, seats: set[int]) -> int:
+        return sum(self._world.scenario.weights[s] for s in seats)
+
+    @property
+    def total(self) -> int:
+        return sum(self._world.scenario.weights.values())
+
+    # --- what correct members do ---
+
+    def stepped(self, member: Member, output: Output) -> None:
+        """Right after a step, before any duty is done."""
+        persisted = {r.vote for r in output.persist if isinstance(r, VoteRecord)}
+        for send in output.send:
+            vote = _vote_in(send.message)
+            if vote is not None and vote.signature and vote not in persisted:
+                if vote.seat != member.seat:
+                    self.fail(f"seat {member.seat} sends a vote of seat {vote.seat}")
+                engine = member.engine
+                pending = member._pending.persist if member._pending else []
+                if vote not in member.store.votes_ever and not any(
+                    isinstance(r, VoteRecord) and r.vote == vote for r in pending
+                ):
+                    assert engine is not None
+                    self.fail(f"seat {member.seat} sends a vote that it never persisted: {vote}")
+
+    def persisted(self, member: Member, output: Output) -> None:
+        for record in output.persist:
+            if isinstance(record, VoteRecord):
+                self._own_vote(member.seat, record.vote)
+            elif isinstance(record, FinalizedRecord) and record.finalization is not None:
+                self.certificate(record.finalization, member.seat)
+                if record.finalization.block != record.applied.block.hash:
+                    self.fail("a finalization of another block")
+
+    def sends(self, member: Member, message: Message) -> None:
+        vote = _vote_in(message, member.seat)
+        if vote is not None:
+            if vote not in member.store.votes_ever:
+                self.fail(f"seat {member.seat} sends a vote that is not on its disk: {vote}")
+            self._own_vote(member.seat, vote)
+        for certificate in _certificates_in(message):
+            self.certificate(certificate, member.seat)
+
+    def heard(self, seat: int, message: Message) -> None:
+        """A liar sends: remembered for convictions."""
+        vote = _vote_in(message, seat)
+        if vote is not None and self._signed(vote):
+            self._votes[seat][vote.view, vote.kind].add((vote.block, vote.reason))
+
+    def disk_lost(self, seat: int) -> None:
+        """From now on this seat counts as faulty: it may have forgotten votes."""
+        self._disk_lost.add(seat)
+
+    def _own_vote(self, seat: int, vote: Vote) -> None:
+        """One voice per view and kind; views rise; a complaint closes the gate of its term."""
+        mine = self._votes[seat]
+        told = (vote.block, vote.reason)
+        if told in mine[vote.view, vote.kind]:
+            return
+        if seat not in self._disk_lost:
+            if mine[vote.view, vote.kind]:
+                self.fail(f"seat {seat} votes twice: {vote.kind.name} in {vote.view}")
+            last = self._highest.get(seat)
+            if last is not None and (
+                vote.view < last[0] or (vote.view == last[0] and last[1] is FINALIZE)
+            ):
+                self.fail(f"seat {seat} votes {vote.kind.name} {vote.view} after {last}")
+            if vote.kind is NOTARIZE and mine.get((vote.view, NULLIFY)):
+                self.fail(f"seat {seat} notarizes {vote.view} after it nullified it")
+            for (view, kind), said in list(mine.items()):
+                if not said or view.term != vote.view.term:
+                    continue
+                gate = kind is NULLIFY and vote.kind is FINALIZE and view.index <= vote.view.index
+                back = kind is FINALIZE and vote.kind is NULLIFY and vote.view.index <= view.index
+                if gate or back:
+                    self.fail(f"seat {seat} both nullified and finalized: {view} and {vote}")
+            if vote.kind is FINALIZE and self._certified.get(vote.view, vote.block) != vote.block:
+                self.fork(f"seat {seat} finalizes another block than was notarized: {vote}")
+        mine[vote.view, vote.kind].add(told)
+        self._highest[seat] = max(self._highest.get(seat, (vote.view, vote.kind)), (vote.view, vote.kind))
+
+    def applied(self, member: Member, applied: Applied) -> None:
+        header, seat = applied.block.header, member.seat
+        height = header.height
+        if self._lives.get(seat) != member.life:
+            self._lives[seat] = member.life
+            self._height[seat] = 0
+        if self._height[seat] not in (0, height - 1):
+            self.fail(f"seat {seat} applies height {height} after {self._height[seat]}")
+        self._height[seat] = height
+        if height > len(self.blocks):
+            self._extend(applied)
+        known = self.blocks[height - 1]
+        if known.hash != applied.block.hash:
+            self.fork(f"two final blocks at height {height}: {known.header} {header}")
+            return
+        if self._state[height - 1] != applied.state_hash:
+            self.fail(f"seat {seat} has another state at height {height}")
+        outcomes = tuple((r.revision, r.existed, r.stale) for _, r in applied.results)
+        if outcomes != self._outcomes[height - 1]:
+            self.fail(f"seat {seat} answers differently at height {height}")
+        if self._expected:
+            self._done[seat].update(raw[:24] for raw in applied.block.commands)
+            self._all_done()
+
+    def _extend(self, applied: Applied) -> None:
+        """The first member to apply a height: is the block sound, and the outcome right?"""
+        header, height = applied.block.header, applied.block.header.height
+        if height != len(self.blocks) + 1:
+            self.fail(f"height {height} is final before height {len(self.blocks) + 1}")
+        if self.blocks:
+            last = self.blocks[-1].header
+            if header.parent != self.blocks[-1].hash:
+                self.fork(f"block {height} does not stand on the final block below it")
+                return
+            if header.time_ms < last.time_ms or header.view <= last.view:
+                self.fail(f"time or view goes back at height {height}")
+        if header.view.index > 0 and (
+            not self.blocks
+            or self.blocks[-1].header.view != View(header.view.term, header.view.index - 1)
+        ):
+            self.fail(f"the block of {header.view} skips views inside a term")
+        outcomes = []
+        for raw in applied.block.commands:
+            *outcome, executed = self._replay.play(raw)
+            outcomes.append(tuple(outcome))
+            if executed and self.executed.setdefault(raw[:24], height) != height:
+                self.fail(f"command {raw[:24].hex()} ran twice, at {height} too")
+            self.executed.setdefault(raw[:24], height)
+        self._replay.end_of_block()
+        if self._replay.revision != applied.revision:
+            self.fail(f"revision {applied.revision} at {height}, not {self._replay.revision}")
+        self.blocks.append(applied.block)
+        self._state.append(applied.state_hash)
+        self._outcomes.append(tuple(outcomes))  # type: ignore[arg-type]
+
+    def halted(self, member: Member) -> None:
+        if self._world.scenario.settings.above_third:
+            self.fork(f"seat {member.seat} stopped: {member.halted}")
+        else:
+            self.fail(f"seat {member.seat} stopped: {member.halted}")
+
+    # --- certificates ---
+
+    def _signed(self, vote: Vote) -> bool:
+        digest = vote_digest(
+            self._world.cluster_id,
+            vote.kind,
+            vote.epoch,
+            vote.view.term,
+            vote.view.index,
+            vote.block,
+            vote.reason,
+        )
+        key = self._world.validators.keys[vote.seat]
+        return self._world.verifier.verify(key, digest, vote.signature)
+
+    def certificate(self, c: Certificate, holder: int) -> None:
+        """A correct member relies on ``c``: real signatures of more than two thirds."""
+        if id(c) in self._checked:
+            return
+        self._checked[id(c)] = c
+        signers = set()
+        for part in c.parts:
+            vote = Vote(c.kind, c.epoch, c.view, part.seat, c.block, part.reason, part.signature)
+            if not self._signed(vote):
+                self.fail(f"seat {holder} relies on a forged {c.kind.name} for {c.view}")
+            signers.add(part.seat)
+            self._votes[part.seat][c.view, c.kind].add((c.block, part.reason))
+        if not 3 * self.weight(signers) > 2 * self.total:
+            self.fail(f"seat {holder} relies on {c.kind.name} {c.view} without a quorum")
+        self._lemmas(c)
+
+    def _lemmas(self, c: Certificate) -> None:
+        term, index = c.view
+        if c.kind is NULLIFY:
+            self._null[term] = min(index, self._null.get(term, index))
+        else:
+            if self._certified.setdefault(c.view, c.block) != c.block:
+                self.fork(f"two blocks are certified in view {c.view}")
+                return
+            if c.kind is FINALIZE:
+                self._final[term] = max(index, self._final.get(term, index))
+        if term in self._final and term in self._null and self._null[term] <= self._final[term]:
+            self.fork(f"term {term}: {self._null[term]} nullified, {self._final[term]} final")
+
+    # --- liveness ---
+
+    def expects(self, raw: bytes) -> None:
+        self._expected.add(raw[:24])
+
+    def _term(self) -> int:
+        return max(m.engine.view.term for m in self._world.correct if m.engine)
+
+    def calm_begins(self) -> None:
+        self._calm_since_ms = self._world.now_ms
+        self._calm_term = self._term()
+
+    def _all_done(self) -> None:
+        if all(self._expected <= self._done[m.seat] for m in self._world.correct):
+            self.finished = True
+            self.recovery_ms = self._world.now_ms - self._calm_since_ms
+            self.terms = self._term() - self._calm_term
+            if self.terms > self._world.scenario.settings.terms_max:
+                self.fail(f"it took {self.terms} terms of calm to commit")
+
+    def calm_is_over(self) -> None:
+        if self._world.scenario.settings.above_third:
+            self.finished = True
+            return
+        lines = []
+        for m in self._world.correct:
+            status = m.engine.status() if m.engine else None
+            missing = len(self._expected - self._done[m.seat])
+            lines.append(f"seat {m.seat} lacks {missing}: {status}")
+        self.fail("not live in the calm:\n  " + "\n  ".join(lines))
+
+    # --- accountability ---
+
+    def convicted(self) -> set[int]:
+        """Seats of which a pair of votes exists that no correct member signs both."""
+        guilty = set()
+        for seat, votes in self._votes.items():
+            for (view, kind), said in votes.items():
+                if kind is not NULLIFY and len({block for block, _ in said}) > 1:
+                    guilty.add(seat)
+            spoken = [key for key, said in votes.items() if said]
+            for one, two in combinations(spoken, 2):
+                for (u, a), (v, b) in ((one, two), (two, one)):
+                    if a is NULLIFY and b is FINALIZE and u.term == v.term and u.index <= v.index:
+                        guilty.add(seat)
+        return guilty
+
+    def settle_blame(self) -> None:
+        """After a fork: liars of more than a third are convicted, and nobody else ever."""
+        guilty = self.convicted()
+        honest = {m.seat for m in self._world.correct} - self._disk_lost
+        if guilty & honest:
+            self.fail(f"honest seats {sorted(guilty & honest)} are convicted")
+        if self.forked and not 3 * self.weight(guilty) > self.total:
+            self.fail(f"a fork ({self.forked}) convicts only {sorted(guilty)}")
+        for member in self._world.members.values():
+            for evidence in member.store.evidence if member.correct else ():
+                seat = evidence.first.seat
+                if seat in honest or seat not in guilty:
+                    self.fail(f"evidence against seat {seat}, which did nothing wrong")
+                if not (self._signed(evidence.first) and self._signed(evidence.second)):
+                    self.fail("evidence with a forged vote")
+
+
+def _vote_in(message: Message, seat: int = 0) -> Vote | None:
+    match message:
+        case VoteMessage(_, vote):
+            return vote
+        case ProposalMessage(_, p) if seat:
+            h = p.block.header
+            return Vote(NOTARIZE, h.epoch, h.view, seat, p.block.hash, 0, p.signature)
+    return None
+
+
+def _certificates_in(message: Message) -> tuple[Certificate, ...]:
+    match message:
+        case Certificates(certificates):
+            return certificates
+        case ProposalMessage(_, p):
+            parent = () if p.parent is None else (p.parent,)
+            return (*parent, *p.block.nullifications)
+        case SyncReply(_, _, finalization):
+            return (finalization,)
+    return ()
