@@ -91,7 +91,7 @@ async def test_a_leader_that_is_told_to_stop_hands_over_first(testnet: Testnet) 
     before = await testnet.wait_leader()
     assert before.leader is not None
     await testnet.kill(before.leader, "TERM")
-    after = await testnet.wait_leader(other_than=before.leader)
+    await testnet.wait_leader(other_than=before.leader)
     survivor = next(seat for seat in testnet.seats if seat != before.leader)
     assert "step_down" in testnet.log(survivor)
 

@@ -1,4 +1,4 @@
-"""Weight decides: a heavy seat alone is no quorum, and without it there is none (10,1,1,1,1,1,1)."""
+"""Weight decides: with 10,1,1,1,1,1,1 the heavy seat alone is no quorum, nor are the others."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from deploy.testnet.layout import TestnetError
 from tests.integration.testnet import Testnet
+
+ACKNOWLEDGED_S = 120
 
 
 @dataclass
@@ -52,11 +55,21 @@ class Writers:
         number = 0
         while not self._stopping:
             number += 1
-            await self.testnet.put(
-                key, str(number).encode(), request_id=f"{key}/{number}", deadline_s=90
-            )
+            await self._put(key, number)
             self.acknowledged[key] = number
             self._progress.set()
+
+    async def _put(self, key: str, number: int) -> None:
+        """One write under one request id, until it is acknowledged; all nodes may be dead."""
+        with trio.fail_after(ACKNOWLEDGED_S):
+            while True:
+                try:
+                    await self.testnet.put(
+                        key, str(number).encode(), request_id=f"{key}/{number}", deadline_s=30
+                    )
+                    return
+                except TestnetError:
+                    await trio.sleep(0.05)
 
     async def check(self) -> None:
         """Nothing acknowledged is lost, nothing was applied twice; asked of every node."""
