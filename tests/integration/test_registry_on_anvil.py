@@ -6,9 +6,10 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,9 @@ class Chain:
 
     async def mine(self, blocks: int = 1) -> None:
         await self.rpc.call("anvil_mine", [hex(blocks)])
+
+    async def pending(self, count: int) -> bool:
+        return int((await self.rpc.call("txpool_status", []))["pending"], 16) >= count
 
     async def fund(self, address: bytes, ether: int = 10) -> None:
         await self.rpc.call("anvil_setBalance", ["0x" + address.hex(), hex(ether * 10**18)])
@@ -246,6 +250,12 @@ class Cluster:
     registry: EvmRegistry
     registrar: NodeRegistrar
     seats: list[int]
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(20):
+        while not await condition():  # noqa: ASYNC110  (the chain has no event to wait on)
+            await trio.sleep(0.01)
 
 
 async def cluster(chain: Chain, seats: int = 2) -> Cluster:
@@ -577,8 +587,7 @@ async def test_fees_rise_when_blocks_pass_a_transaction_by(chain: Chain) -> None
             b"",
         )
         with trio.fail_after(20):
-            while int((await chain.rpc.call("txpool_status", []))["pending"], 16) < 1:
-                await trio.sleep(0.01)
+            await until(partial(chain.pending, 1))
             # Blocks too dear for it, until a version with higher fees is there.
             while len(sender.status()[0]["hashes"]) < 2:
                 await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(50 * 10**9)])
@@ -611,9 +620,7 @@ async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(launch, found.owner)
         nursery.start_soon(launch, RegistryOwner(rival, found.deployment.contract))
-        with trio.fail_after(20):
-            while int((await chain.rpc.call("txpool_status", []))["pending"], 16) < 2:
-                await trio.sleep(0.02)
+        await until(partial(chain.pending, 2))
         chain.mining = True
     (failure,) = failures
     assert failure.reason == "AlreadyLaunched()"
@@ -635,8 +642,7 @@ async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         with trio.fail_after(30):
-            while not sender.status():
-                await trio.sleep(0.01)
+            await until(partial(chain.pending, 1))
             await chain.rpc.call("anvil_dropTransaction", [sender.status()[0]["hashes"][0]])
             async with trio.open_nursery() as inner:
                 inner.start_soon(
@@ -645,8 +651,7 @@ async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:
                     OWNER.address,
                     b"",
                 )
-                while not other.status():
-                    await trio.sleep(0.01)
+                await until(partial(chain.pending, 1))
                 chain.mining = True
     assert "used elsewhere" in str(raised[0])
     assert sender.status()[0]["state"] == "replaced"

@@ -17,6 +17,7 @@ from chain.watermark import Watermark
 @pytest.fixture
 async def serve(nursery: trio.Nursery) -> Callable[..., Awaitable[list[Server]]]:
     """Starts one server per given chain view; the test's nursery ends them."""
+
     async def start(*chains: FakeChain) -> list[Server]:
         servers = []
         for chain in chains:

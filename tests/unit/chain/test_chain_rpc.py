@@ -122,7 +122,9 @@ async def test_a_batch_with_wrong_ids_is_an_error(serve, items: list[object]) ->
 
 async def test_a_fault_carries_code_text_and_revert_data(serve) -> None:
     server, endpoint = await start(serve)
-    server.chain.methods["eth_call"] = Fault(3, "execution reverted\n\x1b[31m" + "x" * 500, "0x0a0b")
+    server.chain.methods["eth_call"] = Fault(
+        3, "execution reverted\n\x1b[31m" + "x" * 500, "0x0a0b"
+    )
     with pytest.raises(RpcFault) as raised:
         await endpoint.call("eth_call", [])
     assert raised.value.code == 3 and raised.value.data == b"\x0a\x0b"
@@ -131,7 +133,9 @@ async def test_a_fault_carries_code_text_and_revert_data(serve) -> None:
     await endpoint.aclose()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "file:///etc/passwd", "http://", "host:1", "http://a:b:c/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/", "file:///etc/passwd", "http://", "host:1", "http://a:b:c/"]
+)
 def test_only_http_urls_are_taken(url: str) -> None:
     with pytest.raises(ChainConfigError):
         RpcEndpoint(url)

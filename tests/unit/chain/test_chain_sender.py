@@ -1,0 +1,232 @@
+"""The transaction sender against endpoints that refuse, lie and vanish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from faulty_chain import CONTRACT, FakeChain, Fault, Server
+
+from chain.abi import ContractAbi
+from chain.errors import (
+    CallReverted,
+    FeeTooHigh,
+    InsufficientFunds,
+    JournalError,
+    TransactionError,
+)
+from chain.journal import TxState
+from chain.keys import LocalKey, keccak256
+from chain.sender import GWEI, FeePolicy, TransactionSender, ether
+
+KEY = LocalKey(keccak256(b"sender"))
+ABI = ContractAbi([{"type": "error", "name": "Nope", "inputs": [{"name": "n", "type": "uint8"}]}])
+NOPE = Fault(
+    3, "execution reverted", "0x" + (keccak256(b"Nope(uint8)")[:4] + bytes(31)).hex() + "09"
+)
+POLICY = FeePolicy(poll_interval_s=0.01)
+
+
+def paying_chain() -> FakeChain:
+    """A chain that mines what it is sent into block 11."""
+    chain = FakeChain(finalized=12)
+    mined: set[str] = set()
+
+    def send(params: list[str]) -> str:
+        tx_hash = "0x" + keccak256(bytes.fromhex(params[0][2:])).hex()
+        mined.add(tx_hash)
+        return tx_hash
+
+    def receipt(params: list[str]) -> object:
+        if params[0] not in mined:
+            return None
+        return {
+            "transactionHash": params[0],
+            "blockNumber": hex(11),
+            "blockHash": "0x" + chain.hash_of(11).hex(),
+            "status": "0x1",
+            "gasUsed": hex(21000),
+            "effectiveGasPrice": "0x1",
+        }
+
+    chain.methods = {
+        "eth_estimateGas": hex(40_000),
+        "eth_feeHistory": {"baseFeePerGas": [hex(GWEI), hex(GWEI)], "reward": [["0x1"]]},
+        "eth_getBalance": hex(10**18),
+        "eth_blockNumber": hex(12),
+        "eth_getTransactionCount": "0x0",
+        "eth_sendRawTransaction": send,
+        "eth_getTransactionReceipt": receipt,
+    }
+    return chain
+
+
+async def start(serve, reader_of, n: int = 3, k: int = 2, **options):
+    servers: list[Server] = await serve(*(paying_chain() for _ in range(n)))
+    reader = reader_of(servers, k)
+    options.setdefault("journal_path", None)
+    options.setdefault("policy", POLICY)
+    return servers, TransactionSender(reader, KEY, abi=ABI, **options)
+
+
+async def test_a_transaction_goes_to_all_endpoints_and_becomes_final(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    with trio.fail_after(10):
+        outcome = await sender.send("pay", CONTRACT, b"\x01")
+    assert outcome.state is TxState.FINAL and outcome.block_number == 11
+    for server in servers:
+        assert "eth_sendRawTransaction" in [method for method, _ in server.chain.asked]
+
+
+async def test_a_receipt_that_one_endpoint_invents_is_not_believed(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers[1:]:
+        server.chain.methods["eth_getTransactionReceipt"] = None
+    with trio.move_on_after(0.7) as waiting:
+        await sender.send("pay", CONTRACT, b"\x01")
+    assert waiting.cancelled_caught and sender.status()[0]["state"] == "pending"
+
+
+async def test_a_receipt_in_a_block_that_is_not_canonical_is_not_final(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers:
+        plain = server.chain.methods["eth_getTransactionReceipt"]
+        server.chain.methods["eth_getTransactionReceipt"] = lambda params, plain=plain: (
+            (found := plain(params)) and {**found, "blockHash": "0x" + "77" * 32}
+        )
+    with trio.move_on_after(0.7) as waiting:
+        await sender.send("pay", CONTRACT, b"\x01")
+    assert waiting.cancelled_caught and sender.status()[0]["state"] == "included"
+
+
+async def test_what_would_revert_is_refused_with_its_reason_before_any_gas(
+    serve, reader_of
+) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers[:2]:
+        server.chain.methods["eth_estimateGas"] = NOPE
+    with pytest.raises(CallReverted, match=r"Nope\(9\)") as refused:
+        await sender.send("pay", CONTRACT, b"\x01")
+    assert refused.value.name == "Nope" and sender.status() == []
+    asked = [method for server in servers for method, _ in server.chain.asked]
+    assert "eth_sendRawTransaction" not in asked
+
+
+async def test_one_endpoint_that_claims_a_revert_stops_nothing(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    servers[0].chain.methods["eth_estimateGas"] = NOPE
+    with trio.fail_after(10):
+        assert (await sender.send("pay", CONTRACT, b"")).state is TxState.FINAL
+
+
+async def test_one_endpoint_cannot_raise_nonce_or_fees(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    methods = servers[0].chain.methods
+    methods["eth_getTransactionCount"] = hex(999)
+    methods["eth_getBalance"] = hex(10**30)
+    methods["eth_estimateGas"] = hex(10**12)
+    methods["eth_feeHistory"] = {"baseFeePerGas": [hex(10**15)], "reward": [[hex(10**15)]]}
+    estimate = await sender.estimate(CONTRACT, b"")
+    assert estimate.gas == 50_000 and estimate.fee_max < 3 * GWEI
+    with trio.fail_after(10):
+        assert (await sender.send("pay", CONTRACT, b"")).nonce == 0
+
+
+async def test_fees_above_the_ceiling_are_not_paid(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of, policy=FeePolicy(fee_ceiling=GWEI // 2))
+    with pytest.raises(FeeTooHigh, match=r"1\.001 gwei"):
+        await sender.send("pay", CONTRACT, b"")
+    assert sender.status() == [] and servers
+
+
+async def test_missing_funds_name_address_balance_and_sum(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers:
+        server.chain.methods["eth_getBalance"] = hex(5 * GWEI)
+    with pytest.raises(InsufficientFunds) as refused:
+        await sender.send("pay", CONTRACT, b"", value=10**18)
+    text = str(refused.value)
+    assert f"0x{KEY.address.hex()}" in text and "holds 0.000000005 ETH" in text
+    assert "send it at least 1.000" in text
+    assert ether(1) == "0.000000001" and ether(10**18) == "1.000000000"
+
+
+async def test_a_transaction_that_nobody_takes_frees_its_nonce(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    plain = servers[0].chain.methods["eth_sendRawTransaction"]
+    for server in servers:
+        server.chain.methods["eth_sendRawTransaction"] = Fault(-32000, "intrinsic gas too low")
+    with pytest.raises(TransactionError, match=r"no endpoint accepts.*intrinsic gas too low"):
+        await sender.send("pay", CONTRACT, b"")
+    assert sender.status() == []
+    servers[0].chain.methods["eth_sendRawTransaction"] = plain
+    for server in servers[1:]:
+        server.chain.methods = servers[0].chain.methods
+    with trio.fail_after(10):
+        assert (await sender.send("pay", CONTRACT, b"")).nonce == 0
+
+
+async def test_an_endpoint_that_knows_the_transaction_already_is_no_failure(
+    serve, reader_of
+) -> None:
+    servers, sender = await start(serve, reader_of, n=1, k=1)
+    chain = servers[0].chain
+    plain = chain.methods["eth_sendRawTransaction"]
+
+    def known(params: list[str]) -> object:
+        plain(params)
+        return Fault(-32003, "transaction already imported")
+
+    chain.methods["eth_sendRawTransaction"] = known
+    with trio.fail_after(10):
+        assert (await sender.send("pay", CONTRACT, b"")).state is TxState.FINAL
+
+
+async def test_the_journal_is_written_before_anything_is_sent(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    servers, sender = await start(serve, reader_of, journal_path=path)
+    written: list[str] = []
+    for server in servers:
+        plain = server.chain.methods["eth_sendRawTransaction"]
+
+        def send(params: list[str], plain=plain) -> str:
+            written.append(params[0][2:] if params[0][2:] in path.read_text() else "missing")
+            return plain(params)
+
+        server.chain.methods["eth_sendRawTransaction"] = send
+    with trio.fail_after(10):
+        await sender.send("pay", CONTRACT, b"")
+    assert written and "missing" not in written
+    assert keccak256(b"sender").hex() not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_nonces_go_on_where_the_journal_ended_though_endpoints_lag(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    servers, sender = await start(serve, reader_of, journal_path=path)
+    with trio.fail_after(10):
+        assert (await sender.send("one", CONTRACT, b"")).nonce == 0
+    again = TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI, policy=POLICY)
+    with trio.fail_after(10):
+        assert (await again.send("two", CONTRACT, b"")).nonce == 1
+    assert servers
+
+
+async def test_a_journal_of_another_key_or_damaged_is_refused(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    _, sender = await start(serve, reader_of, journal_path=path)
+    with trio.fail_after(10):
+        await sender.send("one", CONTRACT, b"")
+    other = LocalKey(keccak256(b"other"))
+    with pytest.raises(JournalError, match="another key"):
+        TransactionSender(sender.reader, other, journal_path=path, abi=ABI)
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(JournalError, match="not readable"):
+        TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI)
