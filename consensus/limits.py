@@ -10,7 +10,7 @@ BLOCK_BYTES_MAX = 256 * 1024  # commands of one block, encoded
 BLOCK_COMMANDS_MAX = 2048
 MESSAGE_BYTES_MAX = 1024 * 1024
 
-# A leader may run this many blocks ahead of finality; members refuse to vote for more.
+# Inside a term a leader may run this many blocks ahead of finality; members do not vote for more.
 UNFINALIZED_BLOCKS_MAX = 16
 # Votes for views this far ahead of ours are kept; further ones are left to certificates (R8).
 VIEWS_AHEAD_MAX = 2 * UNFINALIZED_BLOCKS_MAX

@@ -26,6 +26,15 @@ def parent_view(proposal: Proposal) -> View:
     return GENESIS if proposal.parent is None else proposal.parent.view
 
 
+def unfinalized(view: View, final: View) -> int:
+    """How many views of its own term below ``view`` are not final yet.
+
+    What earlier terms left behind does not count: a new leader must always be able to extend it,
+    else a term that notarized much and finalized nothing would stop the cluster for ever.
+    """
+    return view.index - (final.index + 1 if final.term == view.term else 0)
+
+
 def _covers(nullifications: tuple[Certificate, ...], parent: View, term: int) -> bool:
     """True when they are exactly the nullifications that R1 asks for."""
     terms = [c.view.term for c in nullifications]
@@ -70,7 +79,7 @@ def judge(proposal: Proposal, ledger: Ledger, machine: Machine, now_ms: int) -> 
         return f"time {header.time_ms}, the parent's is {time_ms} and ours {now_ms}"
     if not state_height <= header.state_height < header.height:
         return f"state height {header.state_height}, the parent's is {state_height}"
-    if header.height - ledger.tip.height > limits.UNFINALIZED_BLOCKS_MAX:
+    if unfinalized(view, ledger.tip.view) > limits.UNFINALIZED_BLOCKS_MAX:
         return Verdict.WAIT
     if header.state_height > machine.height:
         return Verdict.WAIT

@@ -52,7 +52,7 @@ from .ledger import Ledger, Tip
 from .machine import Machine
 from .mempool import Mempool
 from .order import leader_order
-from .proposals import Verdict, judge
+from .proposals import Verdict, judge, unfinalized
 from .signatures import Signer, Verifier
 from .types import (
     GENESIS,
@@ -520,7 +520,7 @@ class Voting:
         if isinstance(branch, bytes):
             self._out.send += self.catchup.want_block(branch, self.connected, None)
             return None
-        if len(branch) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
+        if unfinalized(view, ledger.tip.view) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
             return None
         tip = ledger.tip
         height, time_ms, state_height = tip.height, tip.time_ms, tip.state_height

@@ -238,7 +238,7 @@ class Mutator(Liar):
                 if vote.kind is VoteKind.NULLIFY:
                     block = ZERO_HASH
                 changed = self.sign(vote.kind, view, block, vote.reason)
-                return VoteMessage(incarnation + rng.choice((0, 0, 1, -1)) % 2**64, changed)
+                return VoteMessage(max(0, incarnation + rng.choice((0, 0, 1, -1))), changed)
             case ProposalMessage(incarnation, p):
                 h = p.block.header
                 block = make_block(
