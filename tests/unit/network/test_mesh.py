@@ -21,12 +21,21 @@ from node.network import (
     peer_id_of,
 )
 from node.network.frames import Hello, encode_frame
-from node.network.identity import YAMUX_ID, MultiselectClient, MultiselectCommunicator, TProtocol
+from node.network.handshake import Handshaker
+from node.network.identity import (
+    YAMUX_ID,
+    MultiselectClient,
+    MultiselectCommunicator,
+    TProtocol,
+    key_pair,
+    peer_id_from_key,
+)
 from node.network.limits import PROTOCOL_ID, PROTOCOL_VERSION
 from node.network.yamux import Yamux
 
 from .conftest import (
     CLUSTER,
+    FAST,
     PATIENCE_S,
     Network,
     address,
@@ -34,6 +43,8 @@ from .conftest import (
     node_key,
     noise,
     secret_of,
+    tcp,
+    wait_closed,
     wait_until,
 )
 
@@ -382,3 +393,30 @@ def test_importing_the_room_keeps_the_librarys_log_to_itself() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(1, 2), (2, 1)])
+async def test_of_two_crossed_dials_the_lower_seats_stays(
+    network: Network, mine: int, theirs: int
+) -> None:
+    # The peer is played by hand: it takes the mesh's dial, then dials too, both in one boot.
+    hello = Hello(PROTOCOL_VERSION, CLUSTER, theirs, b"one boot of them")
+    peer = Handshaker(key_pair(secret_of(theirs)), hello, FAST, lambda _: mine)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    a = await network.start(
+        mine, members=[address(theirs, f"/ip4/127.0.0.1/tcp/{port}")], dial_grace_s=0.0
+    )
+    first = await peer.inbound(await listener.accept())
+    await a.up(theirs)
+    target = peer_id_from_key(node_key(secret_of(mine)))
+    second = await peer.outbound(await tcp(a.mesh), mine, target)
+    kept, cut = (first, second) if mine < theirs else (second, first)
+    await wait_closed(cut.channel)
+    link = a.mesh._peers[theirs].link
+    assert link is not None and link.dialled is (mine < theirs)
+    await kept.channel.send(kept.yamux.wrap(encode_frame(b"over the one that stays")))
+    assert await a.message(theirs) == b"over the one that stays"
+    assert a.mesh.refused["duplicate"] == (1 if mine < theirs else 0)
+    kept.channel.close()
+    listener.socket.close()
