@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from chain.bounded_json import parse_json
+
 
 def replace_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically and durably. Blocks: call it in a worker thread.
@@ -43,4 +45,4 @@ def load_json(path: Path, bytes_max: int) -> Any | None:
         return None
     if len(raw) > bytes_max:
         raise ValueError(f"longer than {bytes_max} bytes")
-    return json.loads(raw)
+    return parse_json(raw)

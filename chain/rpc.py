@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import trio
 
+from chain.bounded_json import parse_json
 from chain.errors import (
     ChainConfigError,
     EndpointError,
@@ -153,8 +154,8 @@ class RpcEndpoint:
         if deadline.cancelled_caught:
             raise EndpointTimeout(self.name, f"no whole answer within {self._timeout_s:g} s")
         try:
-            return json.loads(raw)
-        except (ValueError, RecursionError):
+            return parse_json(raw)
+        except ValueError:
             raise EndpointError(self.name, f"the answer ({len(raw)} bytes) is not JSON") from None
 
     async def _send(self, request: httpx.Request) -> bytes:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from chain import eip712
 from chain.abi import ContractAbi
+from chain.bounded_json import parse_json
 from chain.errors import BadChainData, ChainConfigError
 from chain.evm import usable_endpoint
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
@@ -31,7 +32,8 @@ uint = st.integers(0, 2**64 - 1)
 @settings(max_examples=40, deadline=None)
 @given(
     chain_id=st.integers(1, 2**53), nonce=uint, tip=uint, extra=uint,
-    gas=st.integers(21_000, 2**40), to=st.one_of(st.just(b""), st.binary(min_size=20, max_size=20)), value=uint,
+    gas=st.integers(21_000, 2**40), value=uint,
+    to=st.one_of(st.just(b""), st.binary(min_size=20, max_size=20)),
     data=st.binary(max_size=400),
 )  # fmt: skip
 def test_signed_transactions_equal_those_of_eth_account(
@@ -199,6 +201,46 @@ def test_reverts_are_readable() -> None:
     assert ABI.reverted(panic).text == "Panic(0x11)"
     assert ABI.reverted(b"").text == "no reason given"
     assert ABI.reverted(b"\x01\x02\x03\x04").name == "unknown"
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * 90_000,
+        b'{"a":' * 50_000,
+        b"[" * 33 + b"]" * 33,
+        b'["' + b'\\"' * 5 + b'"' + b",[" * 5000,
+        b'"\\\\"' + b"[" * 100,
+        ("[" * 90_000).encode("utf-16"),
+        ("[" * 90_000).encode("utf-32-le"),
+        b"\xff",
+        b"",
+    ],
+)
+def test_deep_nesting_is_refused_even_where_the_recursion_limit_was_lifted(raw: bytes) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        with pytest.raises(ValueError):
+            parse_json(raw)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text('ab[]{}"\\\x00\u00e9', max_size=8),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text('"\\[', max_size=3), inner),
+    max_leaves=80,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=st.lists(json_values, min_size=5, max_size=30), ascii_only=st.booleans())
+def test_what_nests_reasonably_parses_as_ever(value: object, ascii_only: bool) -> None:
+    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 # ---------------------------------------------------------------------- replay
