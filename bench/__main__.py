@@ -1,0 +1,241 @@
+"""``python -m bench``: the whole run, from starting both sides to the written report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from deploy.testnet.launch import Say, progress
+
+from . import etcd, failover, load, machine
+from .cluster import BenchError, Cluster, cpu_s, spread
+from .ours import Ours
+from .report import Phase, Report, Side
+
+ROOM = Path(__file__).resolve().parent
+RESULTS = ROOM / "results"
+TOOLS = ROOM.parent / ".tools"
+BASE_PORT_DEFAULT = 27600
+ETCD_PORT_OFFSET = 200
+IDLE_LOOK_S = 5.0
+NATIVE_WRITES_PER_CLIENT = 200
+NATIVE_WRITES_MIN = 2_000
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    try:
+        return trio.run(_main, _arguments(argv))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--writers", type=_numbers, default=[1, 16, 64, 256], metavar="N,N,...")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument(
+        "--warmup", type=float, default=2.0, help="seconds before each, not counted"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="0: no load")
+    parser.add_argument("--kills", type=int, default=10, help="of the leader; 0: no failover")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--skip-etcd", action="store_true")
+    parser.add_argument("--etcd", type=Path, metavar="FILE", help="this executable of etcd")
+    parser.add_argument(
+        "--etcd-benchmark",
+        type=Path,
+        metavar="FILE",
+        help="etcd's own benchmark tool (go.etcd.io/etcd/v3/tools/benchmark), for gRPC lines",
+    )
+    parser.add_argument("--idle-wait", type=float, default=20.0, help="seconds for a quiet machine")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the JSON report, there too")
+    parser.add_argument("--dir", type=Path, default=RESULTS / "data", help="of both sides' data")
+    parser.add_argument("--base-port", type=int, default=BASE_PORT_DEFAULT)
+    arguments = parser.parse_args(argv)
+    if arguments.seconds <= 0 or arguments.warmup < 0:
+        parser.error("--seconds must be more than 0, --warmup not less")
+    if arguments.rounds < 0 or arguments.kills < 0 or arguments.nodes < 4:
+        parser.error("--rounds and --kills must not be negative, --nodes at least 4")
+    return arguments
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if not all(1 <= number <= 1024 for number in numbers):
+        raise argparse.ArgumentTypeError("expected numbers from 1 to 1024")
+    return sorted(set(numbers))
+
+
+async def _main(arguments: argparse.Namespace) -> int:
+    say = progress(sys.stderr)
+    failure: Exception | None = None
+    outcome: Report | None = None
+    # The handlers stand until the last process has ended.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            work = trio.CancelScope()
+            nursery.start_soon(_interrupt, signals, work)
+            clusters: list[Cluster] = []
+            try:
+                with work:
+                    outcome = await _run(arguments, clusters, say)
+            except BenchError as error:
+                failure = error
+            finally:
+                with trio.CancelScope(shield=True):
+                    for cluster in clusters:
+                        say(f"stopping {cluster.name}")
+                        try:
+                            await cluster.down()
+                            if outcome is not None:
+                                cluster.remove()
+                        except BenchError as error:
+                            failure = failure or error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise BenchError(f"{failure} (logs are in {arguments.dir})")
+    if outcome is None:
+        return EXIT_INTERRUPTED
+    _write(outcome, arguments.json, say)
+    return 0
+
+
+async def _interrupt(signals: AsyncIterator[int], work: trio.CancelScope) -> None:
+    async for _ in signals:
+        work.cancel()
+
+
+async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say) -> Report:
+    directory = arguments.dir.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    facts = await trio.to_thread.run_sync(machine.facts, directory)
+    port = arguments.base_port
+    clusters.append(Ours(directory / "ours", arguments.nodes, port, say))
+    if not arguments.skip_etcd:
+        executable = arguments.etcd or await etcd.find_or_install(TOOLS, say)
+        if executable is not None:
+            at = (directory / "etcd", arguments.nodes, port + ETCD_PORT_OFFSET, say)
+            clusters.append(etcd.Etcd(executable, *at))
+    sides = [Side(cluster.name, cluster.version) for cluster in clusters]
+    for cluster in clusters:
+        await cluster.up()
+    for cluster, side in zip(clusters, sides, strict=True):
+        before_s = cpu_s(cluster.pids())
+        await trio.sleep(IDLE_LOOK_S)
+        side.idle_cpu_share = (cpu_s(cluster.pids()) - before_s) / IDLE_LOOK_S
+
+    pairs = list(zip(clusters, sides, strict=True))
+    turn = 0
+    for number in range(arguments.rounds):
+        for writers in arguments.writers:
+            for cluster, side in pairs if turn % 2 == 0 else reversed(pairs):
+                phase = await _phase(cluster, writers, arguments)
+                side.phases.setdefault(writers, []).append(phase)
+                measured = phase.measured
+                say(
+                    f"round {number + 1}, {writers} writers, {side.name}: "
+                    f"{measured.commits_per_s:.0f}/s, p50 {measured.percentile_ms(50):.2f} ms, "
+                    f"p99 {measured.percentile_ms(99):.2f} ms"
+                )
+            turn += 1
+    native = await _native(arguments, clusters, say)
+    for number in range(arguments.kills):
+        for cluster, side in pairs if number % 2 == 0 else reversed(pairs):
+            await _kill(cluster, side, say)
+    return Report(
+        date=time.strftime("%Y-%m-%d"),
+        machine=facts,
+        settings={
+            "nodes": arguments.nodes,
+            "rounds": arguments.rounds,
+            "seconds": arguments.seconds,
+            "warm-up seconds": arguments.warmup,
+            "kills": arguments.kills,
+        },
+        sides=sides,
+        native=native,
+    )
+
+
+async def _phase(cluster: Cluster, writers: int, arguments: argparse.Namespace) -> Phase:
+    quiet = await machine.wait_quiet(arguments.idle_wait)
+    before = await cluster.standing()
+    node_of = spread(before.leader, len(cluster.addresses))
+    measured = await load.measure(
+        cluster.writes(secrets.token_hex(8)),
+        [cluster.addresses[node_of(writer)] for writer in range(writers)],
+        warmup_s=arguments.warmup,
+        seconds=arguments.seconds,
+        cpu_s=partial(cpu_s, cluster.pids()),
+    )
+    after = await cluster.standing()
+    same_epoch = after.epoch == before.epoch
+    return Phase(
+        measured=measured,
+        leader_changes=(
+            after.term - before.term if same_epoch else int(after.leader != before.leader)
+        ),
+        revisions_unexplained=after.revision - before.revision - measured.commits_total,
+        quiet_before=quiet,
+    )
+
+
+async def _native(
+    arguments: argparse.Namespace, clusters: Sequence[Cluster], say: Say
+) -> dict[int, dict[str, float]]:
+    """etcd's own client over gRPC, once for each number of writers."""
+    figures: dict[int, dict[str, float]] = {}
+    if arguments.etcd_benchmark is None or not arguments.rounds or len(clusters) < 2:
+        return figures
+    for writers in arguments.writers:
+        await machine.wait_quiet(arguments.idle_wait)
+        total = max(NATIVE_WRITES_MIN, NATIVE_WRITES_PER_CLIENT * writers)
+        figures[writers] = await etcd.native_line(
+            arguments.etcd_benchmark, clusters[1].addresses, writers, total
+        )
+        say(f"etcd over gRPC, {writers} clients: {figures[writers]['commits_per_s']:.0f}/s")
+    return figures
+
+
+async def _kill(cluster: Cluster, side: Side, say: Say) -> None:
+    if side.failover_error:
+        return
+    try:
+        await failover.trial(cluster, secrets.token_hex(8), side.failovers)
+    except BenchError as error:  # what was measured so far must not be lost
+        side.failover_error = str(error)
+        say(f"{side.name}: {error}")
+        return
+    say(
+        f"kill {len(side.failovers.times_ms)}, {side.name}: "
+        f"{side.failovers.times_ms[-1]:.0f} ms without a write"
+    )
+
+
+def _write(report: Report, extra: Path | None, say: Say) -> None:
+    document = json.dumps(report.as_json(), indent=1)
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / time.strftime("%Y-%m-%dT%H%M%S")
+    stem.with_suffix(".json").write_text(document)
+    stem.with_suffix(".md").write_text(report.as_markdown())
+    if extra is not None:
+        extra.write_text(document)
+    print(report.as_text())
+    say(f"written: {stem}.json and {stem}.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
