@@ -233,13 +233,14 @@ def test_deep_nesting_is_refused_even_where_the_recursion_limit_was_lifted(raw: 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('ab[]{}"\\\x00\u00e9', max_size=8),
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text('"\\[', max_size=3), inner),
-    max_leaves=80,
+    max_leaves=12,
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(value=st.lists(json_values, min_size=5, max_size=30), ascii_only=st.booleans())
-def test_what_nests_reasonably_parses_as_ever(value: object, ascii_only: bool) -> None:
+@settings(max_examples=60, deadline=None)
+@given(part=st.lists(json_values, max_size=4), ascii_only=st.booleans())
+def test_what_nests_reasonably_parses_as_ever(part: list[object], ascii_only: bool) -> None:
+    value = [part] * 40  # many brackets, so that the check is not passed over
     assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
