@@ -6,10 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
 from tests.integration.testnet import Testnet
 from tests.integration.writers import Writers
+
+
+@pytest.fixture
+def testnet(shared_testnet: Testnet) -> Testnet:
+    """One cluster for all: each test brings back whom it killed."""
+    return shared_testnet
 
 
 @asynccontextmanager
@@ -94,6 +101,7 @@ async def test_a_leader_that_is_told_to_stop_hands_over_first(testnet: Testnet) 
     await testnet.wait_leader(other_than=before.leader)
     survivor = next(seat for seat in testnet.seats if seat != before.leader)
     assert "step_down" in testnet.log(survivor)
+    await testnet.start(before.leader)
 
 
 async def _status(testnet: Testnet, seat: int) -> dict[str, Any]:

@@ -35,10 +35,11 @@ async def test_neither_the_heavy_seat_nor_the_light_ones_decide_alone(
 
     await testnet.kill(1)
     rest = await testnet.wait_for(
-        lambda seen: all(n.state == "waiting" for n in seen.nodes[1:]), "the light seats wait"
+        lambda seen: all("weight 6 of 16" in node.reason for node in seen.nodes[1:]),
+        "the light seats, all connected, say what is missing",
     )
     assert rest.leader is None
-    assert all("weight 6 of 16" in node.reason for node in rest.nodes[1:])
+    assert all(node.state == "waiting" for node in rest.nodes[1:])
 
     await testnet.start(1)
     await testnet.wait_leader()
