@@ -255,7 +255,7 @@ class Cluster:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     with trio.fail_after(20):
-        while not await condition():  # noqa: ASYNC110  (the chain has no event to wait on)
+        while not await condition():
             await trio.sleep(0.01)
 
 
@@ -609,19 +609,23 @@ async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain)
     )
     await chain.rpc.call("evm_setAutomine", [False])
     chain.mining = False
-    rival = chain.sender(await chain.funded_key("rival"))
     failures: list[TransactionFailed] = []
 
-    async def launch(owner: RegistryOwner) -> None:
+    async def launch() -> None:
         try:
-            await owner.launch()
+            await found.owner.launch()
         except TransactionFailed as failure:
             failures.append(failure)
 
+    # A rival pays more and so comes first in the same block.
+    rival, fee = await chain.funded_key("rival"), 100 * 10**9
+    data = registry_abi().function("launch").encode()
+    contract = found.deployment.contract
+    first = sign(Transaction(CHAIN_ID, 0, fee, fee, 500_000, contract, 0, data), rival)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(launch, found.owner)
-        nursery.start_soon(launch, RegistryOwner(rival, found.deployment.contract))
-        await until(partial(chain.pending, 2))
+        nursery.start_soon(launch)
+        await until(partial(chain.pending, 1))
+        await chain.rpc.call("eth_sendRawTransaction", ["0x" + first.raw.hex()])
         chain.mining = True
     (failure,) = failures
     assert failure.reason == "AlreadyLaunched()"
