@@ -130,7 +130,9 @@ class Machine:
             machine.sessions[client] = session
             machine._sum += _session_element(client, session)
         machine._sum &= _MASK
-        machine._hashes = OrderedDict(hashes)
+        # The hash at height 0 is in no record of the store, and the first blocks refer to it.
+        for recent, state_hash in hashes:
+            machine._hashes[recent] = state_hash
         recorded = machine._hashes.pop(height, None)
         machine._note_hash()
         if recorded not in (None, machine.state_hash):
