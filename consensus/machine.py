@@ -65,7 +65,11 @@ class Session:
 
 @dataclass(slots=True)
 class Changes:
-    """What one block changed, for the store; None means removed."""
+    """What one block changed, for the store; None means removed.
+
+    ``sessions`` are in the order of their last use: a store that moves each to the end keeps the
+    order that ``Machine.restore`` needs, without which members would forget different clients.
+    """
 
     entries: dict[bytes, KeyValue | None]
     sessions: dict[bytes, Session | None]
@@ -209,6 +213,7 @@ class Machine:
             changes.entries[command.key] = None
         session = Session(command.sequence, self.revision, before is not None)
         self._remember(command.client, session)
+        changes.sessions.pop(command.client, None)  # the order is that of last use
         changes.sessions[command.client] = session
         return Result(self.revision, before is not None)
 
