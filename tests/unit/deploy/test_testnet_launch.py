@@ -320,7 +320,7 @@ class Followed:
 
     async def ended(self) -> int:
         with trio.fail_after(60):
-            while (status := self.process.poll()) is None:  # noqa: ASYNC110
+            while (status := self.process.poll()) is None:
                 await trio.sleep(0.02)
         return status
 

@@ -46,7 +46,7 @@ def spawn(tmp_path: Path, mark: str) -> Iterator[Spawn]:
 
 async def until_up(log: Path) -> None:
     with trio.fail_after(20):
-        while "up" not in processes.tail(log):  # noqa: ASYNC110  another process writes it
+        while "up" not in processes.tail(log):
             await trio.sleep(0.01)
 
 
