@@ -87,6 +87,8 @@ class EvmRegistry:
             ChainError: see ``FinalizedReader.finalized``; BadChainData when rows do not fit.
         """
         header = await self.finalized()
+        if self.newest is not None and self.newest.block_hash == header.hash:
+            return self.newest
         return await self._snapshot_at(header)
 
     async def genesis(self) -> Membership | None:

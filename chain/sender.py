@@ -155,9 +155,13 @@ class TransactionSender:
         return outcome
 
     async def recover(self) -> None:
-        """Gets transactions of an earlier run included, or learns how they ended."""
+        """Gets transactions of an earlier run included, or learns how they ended; never raises
+        ``ChainError``: what stands in the way shows again, and is raised, at the next ``send``."""
         async with self._lock:
-            await self._settle_older("")
+            try:
+                await self._settle_older("")
+            except ChainError as error:
+                _log.error("tx.recovery_stopped", reason=str(error))
 
     async def estimate(self, to: bytes, data: bytes, *, value: int = 0) -> Estimate:
         """What a transaction would need, without sending it (dry run).

@@ -213,7 +213,7 @@ class RegistryOwner:
 
     async def wait_final(self, poll_interval_s: float = 0.25) -> None:
         """Waits until every transaction that this object sent lies below the finalized block."""
-        while (await self._sender.reader.finalized()).number < self._newest_block:  # noqa: ASYNC110
+        while (await self._sender.reader.finalized()).number < self._newest_block:
             await trio.sleep(poll_interval_s)
 
     async def _call(self, name: str, *values: Any) -> TxOutcome:

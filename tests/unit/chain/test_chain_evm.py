@@ -124,13 +124,13 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_changes_only(serve, r
     watcher = registry.watch()
     with trio.fail_after(10):
         first = await anext(watcher)
+        for server in servers:
+            server.chain.finalized = 11
         with_members(servers[0].chain, [row(1), row(2)], version=4)
 
         async def mend() -> None:
-            while registry.last_error is None:  # noqa: ASYNC110
+            while registry.last_error is None:
                 await trio.sleep(0.005)
-            for server in servers:
-                server.chain.finalized = 11
             with_members(servers[1].chain, [row(1), row(2)], version=4)
 
         async with trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ from chain.abi import ContractAbi
 from chain.errors import (
     CallReverted,
     FeeTooHigh,
+    FinalityAlarm,
     InsufficientFunds,
     JournalError,
     TransactionError,
@@ -230,3 +231,21 @@ async def test_a_journal_of_another_key_or_damaged_is_refused(
     path.write_text(path.read_text()[:-20])
     with pytest.raises(JournalError, match="not readable"):
         TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI)
+
+
+async def test_recovery_under_an_alarm_ends_quietly_and_the_next_send_says_why(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    servers, sender = await start(serve, reader_of, journal_path=path)
+    with trio.fail_after(10):
+        await sender.send("one", CONTRACT, b"", until=TxState.INCLUDED)
+    if sender.status()[0]["state"] == "final":
+        path.write_text(path.read_text().replace('"final"', '"pending"'))
+    again = TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI, policy=POLICY)
+    for server in servers:
+        server.chain.fork = "other"
+    with trio.fail_after(10):
+        await again.recover()
+        with pytest.raises(FinalityAlarm):
+            await again.send("one", CONTRACT, b"")
