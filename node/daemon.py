@@ -106,8 +106,10 @@ async def _until_signalled(service: NodeService, scope: trio.CancelScope) -> Non
             if driver is not None and service.leader()["self"]:
                 driver.step_down()
                 with trio.move_on_after(STOP_GRACE_S):
-                    while service.leader()["self"]:
+                    while service.leader()["self"]:  # noqa: ASYNC110 - a short, bounded wait
                         await trio.sleep(0.02)
+            if service.mesh is not None:
+                await service.mesh.drain(STOP_GRACE_S)
             scope.cancel()
             return
 

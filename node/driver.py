@@ -6,6 +6,7 @@ records durable in one transaction (so votes share an fsync under load), and onl
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,7 +35,15 @@ from consensus.interface import (
 from consensus.machine import Applied, Result
 from consensus.types import Command, Reason
 from node.facade import Busy, OutcomeUnknown
-from node.network import Mesh, MessageFrom, PeerDown, PeerUp, Priority
+from node.network import (
+    Mesh,
+    MessageFrom,
+    NetworkEvent,
+    PayloadTooLarge,
+    PeerDown,
+    PeerUp,
+    Priority,
+)
 from node.storage import Store
 
 EVENTS_PER_BATCH = 512
@@ -147,27 +156,33 @@ class Driver:
 
     async def _pump(self) -> None:
         """Network events to the inbox, decoded; stops taking when the core is behind."""
-        async for event in self._mesh.events:
-            match event:
-                case MessageFrom(seat, payload):
-                    try:
-                        message = wire.decode(payload, seat, self._cluster_id)
-                    except wire.WireError as error:
-                        self.bad_messages += 1
-                        self._log.warning("bad_message", peer=seat, error=str(error))
-                        continue
-                    self._put(Received(seat, message))
-                case PeerUp(seat):
-                    self._log.info("peer_up", peer=seat)
-                    self._put(PeerConnected(seat))
-                    self._on_links()
-                case PeerDown(seat, reason):
-                    self._log.info("peer_down", peer=seat, reason=reason)
-                    self._put(PeerLost(seat))
-                    self._on_links()
+        events = self._mesh.events
+        while True:
+            self._take(await events.receive())
+            # What else is there comes along without a turn of the scheduler for each.
+            with contextlib.suppress(trio.WouldBlock):
+                while len(self._inbox) < INBOX_MAX:
+                    self._take(events.receive_nowait())
             while len(self._inbox) >= INBOX_MAX:
                 self._room = trio.Event()
                 await self._room.wait()
+
+    def _take(self, event: NetworkEvent) -> None:
+        match event:
+            case MessageFrom(seat, payload):
+                try:
+                    message = wire.decode(payload, seat, self._cluster_id)
+                except wire.WireError as error:
+                    self.bad_messages += 1
+                    self._log.warning("bad_message", peer=seat, error=str(error))
+                    return
+                self._put(Received(seat, message))
+            case PeerUp(seat):
+                self._put(PeerConnected(seat))
+                self._on_links()
+            case PeerDown(seat):
+                self._put(PeerLost(seat))
+                self._on_links()
 
     async def _next_events(self) -> list[Event]:
         """Waits for an event or a timer; returns what is there, timers first."""
@@ -229,10 +244,14 @@ class Driver:
         for send in sends:
             payload = wire.encode(send.message)
             priority = _PRIORITIES.get(type(send.message), Priority.CONSENSUS)
-            if send.to is None:
-                self._mesh.broadcast(payload, priority)
-            else:
-                self._mesh.send(send.to, payload, priority)
+            try:
+                if send.to is None:
+                    self._mesh.broadcast(payload, priority)
+                else:
+                    self._mesh.send(send.to, payload, priority)
+            except PayloadTooLarge as error:
+                kind = type(send.message).__name__
+                self._log.error("message_too_large", kind=kind, reason=str(error))
 
     def _answer(self, applied: Applied) -> None:
         for command, result in applied.results:

@@ -44,7 +44,7 @@ class Unavailable(NodeError):
 
 
 class OutcomeUnknown(NodeError):
-    """Accepted but not seen committed in time: retry with the same request id to learn the outcome."""
+    """Accepted, but not seen committed in time: retry with the same request id to learn more."""
 
     http_status = 504
     code = "outcome_unknown"
@@ -74,20 +74,30 @@ class NodeFacade(Protocol):
     def status(self) -> dict[str, Any]:
         """Everything ``testnet status`` shows of this node, and why it waits if it does.
 
-        Keys: seat, pid, state (booting|syncing|active|waiting|halted), reason, weight, weight_total, quorum_weight,
-        weight_connected, height, epoch, term, view ("term.index"), index, leader (seat or None), peers, incarnation,
-        state_hash (hex), instance_id (hex), revision, lag (blocks behind the best certified height known), insecure (list of
-        weaker modes switched on by flag), version, chain {chain_id, contract, finalized_number, finalized_age_s,
-        endpoints: [...]}, uptime_s.
+        Identity: seat, pid, instance_id and node_key (hex), version, uptime_s, insecure (names of
+        the weaker modes that are on). State: state (booting, syncing, abstaining, waiting, active
+        or halted) and reason. Weight: weight, weight_total, quorum_weight, weight_connected.
+        Consensus: height, epoch, term, view ("term.index"), index, leader (seat or None),
+        incarnation, revision, state_hash (hex), lag (blocks behind the best certified height),
+        complaints (seat to reason code), mempool, evidence, leader_changes, commits. Network:
+        peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
+        {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
+        endpoints: [...]}.
         """
         ...
 
     def members(self) -> list[dict[str, Any]]:
-        """Seats of the current validator set: seat, weight, node_key, peer_id, endpoint, status, incarnation, leader."""
+        """Seats of the validator set.
+
+        Rows: seat, weight, node_key, peer_id, endpoint, status, incarnation, leader (bool).
+        """
         ...
 
     def peers(self) -> list[dict[str, Any]]:
-        """Other members: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms."""
+        """Other members.
+
+        Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms.
+        """
         ...
 
     def leader(self) -> dict[str, Any]:
@@ -107,7 +117,10 @@ class NodeFacade(Protocol):
         ...
 
     async def get(self, key: bytes, linearizable: bool) -> Entry | None:
-        """Read; a linearizable one waits for a commit that began after the call. Raises NodeError."""
+        """Read; a linearizable one waits for a commit that began after the call.
+
+        Raises NodeError.
+        """
         ...
 
     async def announce_url(self, connection_url: str) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from attest import SecretKey
 from chain.eip712 import domain_separator
-from chain.keys import LocalKey
+from chain.keys import LocalKey, address_of
 from chain.rpc import RpcEndpoint
 from deploy.contract import RegistryOwner, open_owner_sender
 from deploy.simulator import Node, SimulatorConfig, new_kms_root, read_kms_root, root_address, serve
@@ -117,13 +117,17 @@ async def _grant(testnet: Testnet, instance_id: bytes) -> int:
         )
         return RegistryOwner(sender, chain.contract)
 
-    rpc = RpcEndpoint(chain.rpc[0])
-    await fund(rpc, [holder.address])
-    await rpc.aclose()
+    await _fund(testnet, holder.address)
     contract_owner = LocalKey(bytes.fromhex(wallets["contract_owner"]))
     seat = await owner(contract_owner).grant_seat(holder.address, 1)
     await owner(holder).bind_instance(seat, instance_id)
     return seat
+
+
+async def _fund(testnet: Testnet, address: bytes) -> None:
+    rpc = RpcEndpoint(load_config(testnet.state.node_config(1)).chain.rpc[0])
+    await fund(rpc, [address])
+    await rpc.aclose()
 
 
 async def _registry_is_untouched(testnet: Testnet, version: int) -> None:
@@ -145,8 +149,12 @@ async def test_a_node_of_another_app_is_refused_by_the_registry(
     version = await _version(shared_testnet)
     root = read_kms_root(str(shared_testnet.state.kms_root_file))
     async with stranger(shared_testnet, root=root, app_id=os.urandom(20)) as outsider:
-        line = await outsider.logged("registration_refused")
-        assert "AppNotAllowed" in line["reason"]
+        identity = await outsider.logged("identity")
+        await _fund(shared_testnet, address_of(bytes.fromhex(identity["node_key"])))
+        line = await outsider.logged(
+            "registration_refused", lambda row: "AppNotAllowed" in row["reason"]
+        )
+        assert line["level"] == "error"
     await _registry_is_untouched(shared_testnet, version)
 
 
