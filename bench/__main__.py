@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import signal
 import sys
@@ -55,10 +56,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip-etcd", action="store_true")
     parser.add_argument("--etcd", type=Path, metavar="FILE", help="this executable of etcd")
     parser.add_argument(
+        "--etcd-go",
+        action="store_true",
+        help=f"use etcd {etcd.GO_VERSION} and its benchmark tool, built from the Go proxy",
+    )
+    parser.add_argument(
         "--etcd-benchmark",
         type=Path,
+        default=TOOLS / etcd.BENCHMARK_TOOL,
         metavar="FILE",
-        help="etcd's own benchmark tool (go.etcd.io/etcd/v3/tools/benchmark), for gRPC lines",
+        help="etcd's own benchmark tool, for lines over gRPC; default: the built one, if any",
     )
     parser.add_argument("--idle-wait", type=float, default=20.0, help="seconds for a quiet machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the JSON report, there too")
@@ -124,8 +131,13 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
     facts = await trio.to_thread.run_sync(machine.facts, directory)
     port = arguments.base_port
     clusters.append(Ours(directory / "ours", arguments.nodes, port, say))
+    await etcd.stop_leftovers(directory / "etcd")
     if not arguments.skip_etcd:
-        executable = arguments.etcd or await etcd.find_or_install(TOOLS, say)
+        executable = arguments.etcd
+        if arguments.etcd_go and (executable := await etcd.build(TOOLS, say)) is None:
+            raise BenchError("etcd could not be built")
+        if executable is None:
+            executable = await etcd.find_or_install(TOOLS, say)
         if executable is not None:
             at = (directory / "etcd", arguments.nodes, port + ETCD_PORT_OFFSET, say)
             clusters.append(etcd.Etcd(executable, *at))
@@ -198,14 +210,13 @@ async def _native(
 ) -> dict[int, dict[str, float]]:
     """etcd's own client over gRPC, once for each number of writers."""
     figures: dict[int, dict[str, float]] = {}
-    if arguments.etcd_benchmark is None or not arguments.rounds or len(clusters) < 2:
+    tool: Path = arguments.etcd_benchmark
+    if not os.access(tool, os.X_OK) or not arguments.rounds or len(clusters) < 2:
         return figures
     for writers in arguments.writers:
         await machine.wait_quiet(arguments.idle_wait)
         total = max(NATIVE_WRITES_MIN, NATIVE_WRITES_PER_CLIENT * writers)
-        figures[writers] = await etcd.native_line(
-            arguments.etcd_benchmark, clusters[1].addresses, writers, total
-        )
+        figures[writers] = await etcd.native_line(tool, clusters[1].addresses, writers, total)
         say(f"etcd over gRPC, {writers} clients: {figures[writers]['commits_per_s']:.0f}/s")
     return figures
 

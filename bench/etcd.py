@@ -29,13 +29,17 @@ from .cluster import Address, BenchError, MakeWrite, Standing
 from .values import KEYS_PER_WRITER, VALUE_BYTES, VALUES_BASE64
 from .wire import request
 
+GO_MODULE = "go.etcd.io/etcd"
 GO_VERSION = "v3.5.21"
+SERVER_TOOL = "etcd"
+BENCHMARK_TOOL = "etcd-benchmark"
 UP_DEADLINE_S = 60.0
 STEADY_DEADLINE_S = 60.0
 GONE_DEADLINE_S = 15.0
 INSTALL_DEADLINE_S = 600.0
 POLL_S = 0.05
 MARK_FILE = "mark"
+MARK = re.compile("[0-9a-f]{32}")
 
 
 async def find_or_install(tools: Path, say: Say) -> Path | None:
@@ -43,32 +47,43 @@ async def find_or_install(tools: Path, say: Say) -> Path | None:
 
     None when none of these can be had; ``say`` has then told why.
     """
-    built = tools / "etcd"
-    for found in (shutil.which("etcd"), str(built)):
-        if found is not None and os.access(found, os.X_OK):
-            return Path(found)
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+    found = shutil.which("etcd")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         say("etcd: installing Debian's etcd-server")
         await _call(["apt-get", "install", "-y", "-q", "etcd-server"], Path("/"), say)
-        if shutil.which("etcd"):
-            return Path(str(shutil.which("etcd")))
-    if shutil.which("go"):
+        found = shutil.which("etcd")
+    if found is not None:
+        return Path(found)
+    built = await build(tools, say)
+    if built is None:
+        say("etcd: not found. `apt-get install etcd-server` as root, or put etcd or go on PATH")
+    return built
+
+
+async def build(tools: Path, say: Say) -> Path | None:
+    """``etcd`` and ``etcd-benchmark`` in ``tools`` from the Go proxy, unless they are there.
+
+    None when there is no Go, or it failed; ``say`` has then told why.
+    """
+    targets = {
+        tools / SERVER_TOOL: f"{GO_MODULE}/server/v3",
+        tools / BENCHMARK_TOOL: f"{GO_MODULE}/v3/tools/benchmark",
+    }
+    if not all(os.access(target, os.X_OK) for target in targets):
+        if not shutil.which("go"):
+            say("etcd: go is not on PATH")
+            return None
         say(f"etcd: building {GO_VERSION} from the Go proxy (minutes)")
+        # A module of our own around it: `go install` refuses modules with replace directives.
         source = tools / "etcd-build"
         source.mkdir(parents=True, exist_ok=True)
-        if not (source / "go.mod").exists():
-            await _call(["go", "mod", "init", "bench"], source, say)
-        # A module of our own around it: `go install` refuses modules with replace directives.
-        for command in (
-            ["go", "get", f"go.etcd.io/etcd/server/v3@{GO_VERSION}"],
-            ["go", "build", "-o", str(built), "go.etcd.io/etcd/server/v3"],
-        ):
+        commands = [["go", "mod", "init", "bench"]] if not (source / "go.mod").exists() else []
+        commands += [["go", "get", f"{package}@{GO_VERSION}"] for package in targets.values()]
+        commands += [["go", "build", "-o", str(out), package] for out, package in targets.items()]
+        for command in commands:
             if not await _call(command, source, say):
-                break
-        if os.access(built, os.X_OK):
-            return built
-    say("etcd: not found. `apt-get install etcd-server` as root, or put etcd or go on PATH")
-    return None
+                return None
+    return tools / SERVER_TOOL
 
 
 async def _call(command: list[str], cwd: Path, say: Say) -> bool:
@@ -89,6 +104,16 @@ async def _call(command: list[str], cwd: Path, say: Say) -> bool:
         return False
     say(f"{command[0]}: not done after {INSTALL_DEADLINE_S:.0f} s")
     return False
+
+
+async def stop_leftovers(directory: Path) -> None:
+    """End the members of an earlier run in that directory; one that was killed could not."""
+    try:
+        mark = (directory / MARK_FILE).read_text()
+    except FileNotFoundError:
+        return
+    if MARK.fullmatch(mark):
+        await processes.stop(processes.marked(mark), grace_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +149,10 @@ class Etcd:
 
     async def up(self) -> None:
         """See ``Cluster``."""
-        await self._stop_leftovers()
+        await stop_leftovers(self._directory)
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
-        (self._directory / MARK_FILE).write_text(self._mark)
+        (self._directory / MARK_FILE).write_text(self._mark)  # before the first process
         try:
             layout.check_ports({port: "etcd" for port in self._clients + self._peers})
             for node in range(len(self._clients)):
@@ -136,12 +161,6 @@ class Etcd:
             raise BenchError(f"etcd: {error}") from None
         standing = await self.standing()
         self._say(f"etcd: {len(self._records)} members, leader {standing.leader + 1}")
-
-    async def _stop_leftovers(self) -> None:
-        """A run that was killed could not stop its members."""
-        mark = self._directory / MARK_FILE
-        if mark.is_file() and len(text := mark.read_text()) == len(self._mark):
-            await processes.stop(processes.marked(text))
 
     async def down(self) -> None:
         """See ``Cluster``; the logs stay."""
