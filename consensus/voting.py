@@ -285,8 +285,9 @@ class Voting:
 
     def _convict(self, evidence: Evidence) -> None:
         pair = {evidence.first, evidence.second}
-        if len(self.evidence) < limits.EVIDENCE_MAX and all(
-            {e.first, e.second} != pair for e in self.evidence
+        known = [e for e in self.evidence if e.first.seat == evidence.first.seat]
+        if len(known) < limits.EVIDENCE_PER_SEAT_MAX and all(
+            {e.first, e.second} != pair for e in known
         ):
             self.evidence.append(evidence)
             self._out.persist.append(EvidenceRecord(evidence))
