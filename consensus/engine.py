@@ -32,6 +32,7 @@ from .interface import (
 from .ledger import Ledger
 from .signatures import Signer, Verifier
 from .types import (
+    Block,
     BootAck,
     BootCertificate,
     BootRequest,
@@ -352,6 +353,8 @@ class Engine(Voting):
             return
         if self.catchup.target is None:
             return  # nothing was asked for
+        if not reply.blocks or self._floats(reply.blocks[0]):
+            return  # blocks far above ours would only fill memory
         if not is_consistent(reply, self.cluster_id) or not self._is_genuine(final):
             self._accuse(sender, "blocks that its finalization does not certify")
             return
@@ -370,6 +373,11 @@ class Engine(Voting):
             self._commit(final, sender)
         if self.catchup.target is not None and self.halted is None:
             self._commit(self.catchup.target, sender)
+
+    def _floats(self, block: Block) -> bool:
+        """True when a block stands neither on a block that we have nor among the final ones."""
+        header, tip = block.header, self.ledger.tip
+        return header.height > tip.height + 1 and header.parent not in self.ledger.blocks
 
     # --- boot ---
 

@@ -421,10 +421,12 @@ class Voting:
             return
         if not self._counts(sender, incarnation):
             return
-        if proposal.block.header.epoch != self.validators.epoch or not self._is_near(view):
+        if proposal.block.header.epoch != self.validators.epoch:
             return
         if proposal.parent is not None:
-            self._take_certificate(proposal.parent, sender=sender)
+            self._take_certificate(proposal.parent, sender=sender)  # it may bring us near (R8)
+        if not self._is_near(view):
+            return
         for certificate in proposal.block.nullifications:
             # In a block it becomes history: it must be genuine even where we need it no more.
             if certificate != self.ledger.nullifications.get(certificate.view.term):
