@@ -94,6 +94,7 @@ class VoteBook:
             if not self.is_valid(vote):
                 return None
             if self.is_valid(rival):
+                self._valid.discard(vote)  # not kept: a liar can sign any number of these
                 return Evidence(rival, vote)
         book = self._votes.setdefault(vote.view, {})
         if (vote.kind, vote.seat) in book:

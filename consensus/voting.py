@@ -119,6 +119,7 @@ class Voting:
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
         self._helped: dict[int, View] = {}
+        self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
         self._failed_terms = 0
         self._heartbeat_due = False
         self._work: deque[tuple[VoteKind, View]] = deque()
@@ -251,9 +252,11 @@ class Voting:
             self._send_justification(seat)
 
     def _is_near(self, view: View) -> bool:
+        """True when votes for a view are kept: a bound in every direction."""
         ahead = view.term - self.view.term
         if ahead < 0:
-            return True
+            most = self._left.get(view.term, 0) + limits.VIEWS_AHEAD_MAX
+            return ahead >= -_TERMS_KEPT and view.index <= most
         if ahead == 0:
             return view.index <= self.view.index + limits.VIEWS_AHEAD_MAX
         return ahead <= limits.TERMS_AHEAD_MAX and view.index <= limits.VIEWS_AHEAD_MAX
@@ -355,6 +358,10 @@ class Voting:
         assert view > self.view, (view, self.view)
         new_term = view.term != self.view.term
         reasons = self.book.complaints(self.view.term)
+        if new_term:
+            self._left[self.view.term] = self.view.index
+            if len(self._left) > _TERMS_KEPT:
+                del self._left[min(self._left)]
         self.view = view
         self._heartbeat_due = False
         for old in [v for v in self._proposals if v < view]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from clusters import GENESIS, Cluster, block, sent
+
 from consensus import limits
 from consensus.interface import Restored
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.types import Block, View, VoteKind
 from consensus.wire import ProposalMessage
-
-from clusters import GENESIS, Cluster, block, sent
 
 
 def _notarized_chain(cluster: Cluster, length: int) -> tuple[list[Block], Restored]:
