@@ -431,6 +431,8 @@ class Engine(Voting):
         if request.incarnation < mine.incarnation:
             return
         if self.boot.done:
+            if request.incarnation == mine.incarnation:
+                return  # it lost the race: there is one certificate for a number, and we have it
             self._stop(
                 f"superseded: another copy of seat {self.seat} booted as incarnation "
                 f"{request.incarnation}, ours is {mine.incarnation}"

@@ -1,0 +1,236 @@
+"""R10: who may vote after a start, and who must stop."""
+
+from __future__ import annotations
+
+from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
+
+from consensus.digests import boot_digest
+from consensus.engine import Engine
+from consensus.interface import (
+    AbstainRecord,
+    AcknowledgedRecord,
+    IncarnationRecord,
+    PeerConnected,
+    Received,
+    Restored,
+    Started,
+    Timer,
+    TimerFired,
+)
+from consensus.ledger import Tip, genesis_tip
+from consensus.machine import Machine
+from consensus.types import (
+    BootAck,
+    BootCertificate,
+    BootRequest,
+    Certificate,
+    View,
+    Vote,
+    VoteKind,
+)
+from consensus.wire import BootRefused, VoteMessage
+
+
+def _request(cluster: Cluster, seat: int, incarnation: int, boot_id: bytes) -> BootRequest:
+    digest = boot_digest(CLUSTER_ID, seat, incarnation, boot_id)
+    return BootRequest(seat, incarnation, boot_id, cluster.signers[seat].sign(digest))
+
+
+def _started(cluster: Cluster, seat: int, restored: Restored | None = None) -> Engine:
+    engine = cluster.engine(seat, restored)
+    engine.step(Started(), 1)
+    for peer in cluster.validators.seats:
+        if peer != seat:
+            engine.step(PeerConnected(peer), 1)
+    return engine
+
+
+def _ack(
+    cluster: Cluster,
+    engine: Engine,
+    peer: int,
+    last_vote: Vote | None = None,
+    tip: Certificate | None = None,
+) -> BootAck:
+    """What ``peer`` answers to the engine's request."""
+    other = cluster.engine(peer)
+    return other.boot.acknowledge(engine.boot.progress.request, last_vote, tip)
+
+
+def test_a_request_is_on_disk_before_anybody_hears_of_it() -> None:
+    cluster = Cluster()
+    output = cluster.engine(1).step(Started(), 1)
+    records = [r for r in output.persist if isinstance(r, IncarnationRecord)]
+    asked = [m for m in sent(output) if isinstance(m, BootRequest)]
+    assert [(r.incarnation, r.boot_id) for r in records] == [
+        (m.incarnation, m.boot_id) for m in asked
+    ]
+
+
+def test_two_thirds_of_the_weight_are_no_boot_certificate() -> None:
+    cluster = Cluster((1, 1, 1))
+    engine = _started(cluster, 1)
+    engine.step(Received(2, _ack(cluster, engine, 2)), 1)
+    assert not engine.boot.done
+    output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
+    assert engine.boot.done
+    assert any(isinstance(m, BootCertificate) for m in sent(output))
+
+
+def test_nobody_votes_before_the_boot_certificate() -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    for timer in (Timer.LEADER, Timer.STALL, Timer.HEARTBEAT, Timer.RETRY):
+        output = engine.step(TimerFired(timer), 5000)
+        assert not any(isinstance(m, VoteMessage) for m in sent(output))
+
+
+def test_an_acknowledgement_is_persisted_and_repeated_only_for_the_same_boot() -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    first = _request(cluster, 2, 5, b"a" * 32)
+    output = engine.step(Received(2, first), 1)
+    assert AcknowledgedRecord(first) in output.persist
+    assert any(isinstance(m, BootAck) for m in sent(output))
+    again = engine.step(Received(2, first), 1)
+    assert any(isinstance(m, BootAck) for m in sent(again))
+    assert not again.persist
+    for rival in (_request(cluster, 2, 5, b"b" * 32), _request(cluster, 2, 4, b"c" * 32)):
+        output = engine.step(Received(2, rival), 1)
+        assert [m for m in sent(output) if isinstance(m, (BootAck, BootRefused))] == [
+            BootRefused(first)
+        ]
+
+
+def test_a_request_in_the_name_of_another_is_not_acknowledged() -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    stolen = _request(cluster, 3, 9, b"x" * 32)
+    output = engine.step(Received(2, stolen), 1)
+    assert not any(isinstance(m, BootAck) for m in sent(output))
+    assert engine.boot.current(3) == 0
+
+
+def test_a_refused_booter_takes_the_next_higher_number() -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    newer = _request(cluster, 1, 7, b"o" * 32)
+    output = engine.step(Received(2, BootRefused(newer)), 1)
+    assert IncarnationRecord(8, engine.boot.progress.request.boot_id) in output.persist
+    assert engine.boot.incarnation == 8
+
+
+def test_a_superseded_copy_stops() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    output = engine.step(Received(2, BootRefused(_request(cluster, 1, 2, b"o" * 32))), 1)
+    assert output.halt is not None
+    assert not engine.can_vote
+
+
+def test_a_copy_that_lost_the_race_for_the_same_number_stops_nobody() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    rival = _request(cluster, 1, engine.boot.incarnation, b"o" * 32)
+    assert engine.step(Received(2, BootRefused(rival)), 1).halt is None
+    assert engine.can_vote
+
+
+def test_a_forged_refusal_changes_nothing() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    forged = BootRequest(1, 9, b"o" * 32, b"\1" * 65)
+    assert engine.step(Received(2, BootRefused(forged)), 1).halt is None
+
+
+def test_votes_of_an_older_incarnation_are_not_counted_and_are_told_so() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    newer = _request(cluster, 2, 2, b"n" * 32)
+    engine.step(Received(2, newer), 1)
+    vote = cluster.vote(2, VoteKind.NULLIFY, engine.view)
+    output = engine.step(Received(2, VoteMessage(1, vote)), 1)
+    assert sent(output) == [BootRefused(newer)]
+    assert engine.book.get(engine.view, VoteKind.NULLIFY, 2) is None
+
+
+def test_a_member_that_missed_a_boot_certificate_asks_for_it() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    peer, _ = cluster.booted(2)
+    vote = cluster.vote(2, VoteKind.NULLIFY, View(1, 0))
+    engine.boot.known.clear()
+    output = engine.step(Received(2, VoteMessage(1, vote)), 1)
+    asked = sent(output)
+    assert asked, "it neither counts the vote nor asks why"
+    for message in asked:
+        for answer in sent(peer.step(Received(1, message), 1)):
+            engine.step(Received(2, answer), 1)
+    engine.step(Received(2, VoteMessage(1, vote)), 1)
+    assert engine.book.get(View(1, 0), VoteKind.NULLIFY, 2) == vote
+    engine.boot._certified.clear()
+    again = [engine.step(Received(2, VoteMessage(1, vote)), 1) for _ in range(50)]
+    assert sum(len(sent(output)) for output in again) <= 1
+
+
+def test_a_rolled_back_log_abstains_until_two_terms_after_the_highest_told() -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    forgotten = cluster.vote(1, VoteKind.NULLIFY, View(3, 2))
+    ahead = cluster.certificate(VoteKind.NULLIFY, View(4, 0))
+    engine.step(Received(2, _ack(cluster, engine, 2, forgotten)), 1)
+    output = engine.step(Received(3, _ack(cluster, engine, 3, None, ahead)), 1)
+    assert engine.boot.done
+    assert AbstainRecord(6) in output.persist
+    assert not engine.can_vote
+
+
+def test_a_log_that_holds_all_that_was_told_votes_at_once() -> None:
+    cluster = Cluster()
+    mine = cluster.vote(1, VoteKind.NULLIFY, View(1, 0))
+    restored = Restored(genesis_tip(GENESIS), Machine(), votes=[mine], incarnation=1)
+    engine = _started(cluster, 1, restored)
+    for peer in (2, 3):
+        engine.step(Received(peer, _ack(cluster, engine, peer, mine)), 1)
+    assert engine.boot.done
+    assert engine.can_vote
+
+
+def test_finality_covers_votes_that_the_store_has_pruned() -> None:
+    cluster = Cluster()
+    final = block(View(1, 3))
+    proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash)
+    machine = Machine()
+    machine.apply(final)
+    tip = Tip(1, final.hash, View(1, 3), 0, 0, proof)
+    engine = _started(cluster, 1, Restored(tip, machine, incarnation=1))
+    old = cluster.vote(1, VoteKind.FINALIZE, View(1, 3), final.hash)
+    for peer in (2, 3):
+        engine.step(Received(peer, _ack(cluster, engine, peer, old)), 1)
+    assert engine.can_vote
+
+
+def test_an_acknowledgement_with_a_vote_that_is_not_ours_does_not_count() -> None:
+    cluster = Cluster((1, 1, 1))
+    engine = _started(cluster, 1)
+    foreign = cluster.vote(2, VoteKind.NULLIFY, View(9, 0))
+    forged = Vote(VoteKind.NULLIFY, 0, View(9, 0), 1, bytes(32), 0, foreign.signature)
+    engine.step(Received(2, _ack(cluster, engine, 2, forged)), 1)
+    engine.step(Received(3, _ack(cluster, engine, 3)), 1)
+    assert not engine.boot.done
+
+
+def test_the_gate_of_the_final_term_survives_a_restart() -> None:
+    cluster = Cluster()
+    final = block(View(1, 3))
+    proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash, (2, 3, 4))
+    machine = Machine()
+    machine.apply(final)
+    complaint = cluster.vote(1, VoteKind.NULLIFY, View(1, 1))
+    tip = Tip(1, final.hash, View(1, 3), 0, 0, proof)
+    engine, _ = cluster.booted(1, Restored(tip, machine, votes=[complaint]))
+    later = block(View(1, 4), final)
+    shown = cluster.certificate(VoteKind.NOTARIZE, View(1, 4), later.hash)
+    engine._take_certificate(shown)
+    assert engine.view == View(1, 5)
+    assert (View(1, 4), VoteKind.FINALIZE) not in engine._mine
