@@ -261,6 +261,7 @@ class Engine(Voting):
     def _retry(self) -> None:
         """R7: what may have been lost goes out again, when the view did not change meanwhile."""
         self._set_timer(Timer.RETRY, self.durations.retry_ms)
+        self._asked_for_boot.clear()
         height = self.ledger.tip.height + 1
         self._out.send += self.catchup.retry(height, sorted(self.connected))
         if self.view == self._retry_view:
@@ -395,6 +396,8 @@ class Engine(Voting):
         if request.seat != sender or not self.boot.genuine(request):
             self._accuse(sender, "a boot request that is not its own")
             return
+        if self.boot.certificate is not None:
+            self._send(sender, self.boot.certificate)  # it may ask because it missed ours
         if not self.boot.accept(request):
             if known is not None:
                 self._send(sender, BootRefused(known))

@@ -119,6 +119,7 @@ class Voting:
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
         self._helped: dict[int, View] = {}
+        self._asked_for_boot: set[int] = set()  # since the last retry
         self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
         self._failed_terms = 0
         self._heartbeat_due = False
@@ -234,6 +235,10 @@ class Voting:
         current = self.boot.current(seat)
         if incarnation < current and seat in self.boot.known:
             self._send(seat, BootRefused(self.boot.known[seat]))
+        if incarnation > current and seat not in self._asked_for_boot:
+            # We missed its boot certificate: it sends it to whoever shows it a request.
+            self._asked_for_boot.add(seat)
+            self._send(seat, self.boot.progress.request)
         return incarnation == current
 
     def _count(self, vote: Vote) -> None:
