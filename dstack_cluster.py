@@ -11,7 +11,6 @@ does the work: keys, attestation, chain and consensus live there and never in th
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -20,6 +19,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
+from attest.bounded_json import parse_json
 from node.client import DEFAULT_URL, ApiClient, Unreachable, check_url, read_token_file
 from node.facade import Entry, NodeError
 from node.facade import OutcomeUnknown as _NodeOutcomeUnknown
@@ -385,8 +385,8 @@ async def _post_json(
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
         raise kind(f"the {who} cannot be asked: {type(error).__name__}") from None
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
+        document = parse_json(raw)
+    except ValueError:
         document = None
     if status != 200 or not isinstance(document, dict):
         raise kind(f"the {who} answers HTTP status {status}; expected 200 and a JSON object")

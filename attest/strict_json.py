@@ -6,11 +6,11 @@ name the field and what was expected, never the value: it may be a secret.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from .bounded_json import parse_json
 from .errors import AgentProtocolError
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
@@ -19,8 +19,8 @@ _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 def parse_object(body: bytes) -> Mapping[str, Any]:
     """Parse one JSON object from UTF-8 bytes. Raises AgentProtocolError."""
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        value = parse_json(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ValueError:
         # "from None": the parser's error carries the document, which may hold a key.
         raise AgentProtocolError("expected a JSON object, got something else") from None
     if not isinstance(value, dict):

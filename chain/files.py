@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from chain.bounded_json import parse_json
+from attest.bounded_json import parse_json
 
 
 def replace_json(path: Path, value: Any) -> None:

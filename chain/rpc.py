@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import trio
 
-from chain.bounded_json import parse_json
+from attest.bounded_json import parse_json
 from chain.errors import (
     ChainConfigError,
     EndpointError,

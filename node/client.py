@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from attest.bounded_json import parse_json
 from node.facade import (
     VALUE_BYTES_MAX,
     BadRequest,
@@ -338,8 +339,8 @@ async def _events(response: httpx.Response) -> AsyncGenerator[list[dict[str, Any
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = parse_json(body)
+    except ValueError:
         raise BadAnswer("expected JSON from the node") from None
     if not isinstance(document, dict):
         raise BadAnswer("expected a JSON object from the node")
@@ -355,14 +356,14 @@ def _rows(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _error_code(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return str(parse_json(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
         return ""
 
 
 def _error(status: int, body: bytes) -> NodeError:
     code = _error_code(body)
-    message = str(json.loads(body)["error"].get("message", "")) if code else ""
+    message = str(parse_json(body)["error"].get("message", "")) if code else ""
     message = "".join(c if c.isprintable() else "?" for c in message[:MESSAGE_LENGTH_MAX])
     text = message or f"HTTP status {status}"
     kind = _BY_CODE.get(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from attest.bounded_json import parse_json
 from node.api.answers import Refused, answer
 from node.api.bounds import CONNECTION_URL_BYTES_MAX, JSON_BODY_BYTES_MAX
 from node.api.kv import read_body
@@ -41,8 +41,8 @@ def connection_url(body: bytes) -> str:
         BadRequest: the body is not that, or the URL is none that a peer may be told.
     """
     try:
-        document: Any = json.loads(body)
-    except (ValueError, RecursionError):
+        document: Any = parse_json(body)
+    except ValueError:
         raise BadRequest("expected a JSON body") from None
     if not isinstance(document, dict) or set(document) != {"connection_url"}:
         raise BadRequest('expected {"connection_url": "https://..."} and nothing else')

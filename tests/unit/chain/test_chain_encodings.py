@@ -14,9 +14,9 @@ from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attest.bounded_json import parse_json
 from chain import eip712
 from chain.abi import ContractAbi
-from chain.bounded_json import parse_json
 from chain.errors import BadChainData, ChainConfigError
 from chain.evm import usable_endpoint
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27

@@ -14,8 +14,8 @@ DEPTH_MAX = 32
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-def parse_json(raw: bytes) -> Any:
-    """The value of a JSON text in UTF-8.
+def parse_json(raw: bytes, **options: Any) -> Any:
+    """The value of a JSON text in UTF-8; ``options`` go to ``json.loads``.
 
     Raises:
         ValueError: not JSON, or nested deeper than 32 levels.
@@ -24,7 +24,7 @@ def parse_json(raw: bytes) -> Any:
         raise ValueError(f"nested deeper than {DEPTH_MAX}, or brackets do not match")
     # Decoded here: json.loads would guess UTF-16 or UTF-32 from the first bytes, which the bracket
     # count above does not see through.
-    return json.loads(raw.decode("utf-8"))
+    return json.loads(raw.decode("utf-8"), **options)
 
 
 def _is_shallow(raw: bytes) -> bool:
