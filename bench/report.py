@@ -17,9 +17,10 @@ NOTES = (
     "Closed loop, one client code for both, plain HTTP/1.1, kept connections, 256 random bytes "
     "per value. Writers are spread over the nodes in turn beginning with the leader, so a single "
     "writer talks to the leader on both sides.",
-    "etcd is written through its JSON gateway; its native gRPC is faster (own lines above when "
-    "etcd's benchmark tool was there). etcd stands crashes only; ours stands one Byzantine "
-    "member of four. Ours dedupes by request id, etcd does not.",
+    "etcd is written through its JSON gateway, which costs it more CPU than its native gRPC (own "
+    "lines above when etcd's benchmark tool was there, with that tool's own client). etcd stands "
+    "crashes only; ours stands one Byzantine member of four. Ours dedupes by request id, etcd "
+    "does not.",
     "CPU is user and system time of the four node processes together. The chain and the guest "
     "agent simulator of our testnet are not counted, but they run on the same cores.",
     "Failover: from SIGKILL of the leader to the first acknowledgement of a write begun after it, "
