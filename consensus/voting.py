@@ -370,7 +370,9 @@ class Voting:
         self.view = view
         self._heartbeat_due = False
         for old in [v for v in self._proposals if v < view]:
-            del self._proposals[old]
+            block = self._proposals.pop(old).block
+            if self.ledger.notarized_block(old) == block.hash:
+                self.ledger.blocks[block.hash] = block  # we did not vote for it, but need it
         if new_term:
             self._out.notices.append(
                 LeaderChanged(self.validators.epoch, view.term, self.leader(view.term), reasons)
