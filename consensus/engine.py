@@ -99,6 +99,7 @@ class Engine(Voting):
         )
         self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
+        self._oldest_command: bytes | None = None  # of those, at the last retry
         self._retry_view = self.view
         self._restore(restored)
 
@@ -264,9 +265,28 @@ class Engine(Voting):
         self._asked_for_boot.clear()
         height = self.ledger.tip.height + 1
         self._out.send += self.catchup.retry(height, sorted(self.connected))
+        self._resend_commands()
         if self.view == self._retry_view:
             self._resend(None)
         self._retry_view = self.view
+
+    def _resend_commands(self) -> None:
+        """Our clients' oldest commands, when they have waited since the last retry.
+
+        The leader may have lost them, or had no room for them when they came.
+        """
+        oldest = next(iter(self._own_commands), None)
+        leader = self.leader(self.view.term)
+        if oldest is not None and oldest == self._oldest_command and leader in self.connected:
+            waiting: list[bytes] = []
+            size = 0
+            for raw in self._own_commands.values():
+                size += len(raw)
+                if waiting and size > limits.BLOCK_BYTES_MAX:
+                    break
+                waiting.append(raw)
+            self._send_commands(leader, waiting[: limits.BLOCK_COMMANDS_MAX])
+        self._oldest_command = oldest
 
     def _resend(self, to: int | None) -> None:
         """Our justification, and our votes that no finalization has made superfluous."""
