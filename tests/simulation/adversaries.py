@@ -55,6 +55,10 @@ class Liar(Member):
     def peers(self) -> list[int]:
         return [s for s in self.world.members if s != self.seat]
 
+    def friends(self) -> list[int]:
+        """The correct members: liars that answer each other would never end."""
+        return [s for s in self.peers() if s not in self.world.scenario.byzantine]
+
     def tell(self, peer: int, message: Message) -> None:
         self.world.oracle.heard(self.seat, message)
         self.world.network.send(self.seat, peer, message)
@@ -119,7 +123,7 @@ class Nuller(Liar):
                 else message.proposal.block.header.view
             )
             reason = self.world.rng.choice(list(Reason))
-            for peer in self.peers():
+            for peer in self.friends():
                 self.tell(peer, self.vote(VoteKind.NULLIFY, view, ZERO_HASH, reason))
         super().receive(sender, message)
 
@@ -164,13 +168,15 @@ class Equivocator(Liar):
     def twist(self, peer: int, message: Message) -> list[Message]:
         if isinstance(message, ProposalMessage):
             second = self._second(message)
-            return [message] if (peer + message.proposal.block.header.height) % 2 else [second]
+            choice = (peer + message.proposal.block.header.height) % 3
+            return [[message], [second], [message, second]][choice]
         return [message]
 
     def receive(self, sender: int, message: Message) -> None:
         if self.engine is not None and isinstance(message, VoteMessage):
             v = message.vote
-            if self.engine.leader(v.view.term) == self.seat and v.kind is not VoteKind.NULLIFY:
+            leads = self.engine.leader(v.view.term) == self.seat
+            if leads and v.kind is not VoteKind.NULLIFY and sender in self.friends():
                 self.tell(sender, self.vote(v.kind, v.view, v.block))
         super().receive(sender, message)
 
@@ -182,7 +188,7 @@ class Promiscuous(Liar):
         if self.engine is not None and isinstance(message, VoteMessage):
             view, block = message.vote.view, message.vote.block
             rng = self.world.rng
-            peers = [p for p in self.peers() if rng.random() < 0.5]
+            peers = [p for p in self.friends() if rng.random() < 0.5]
             for peer in peers:
                 if message.vote.kind is VoteKind.NULLIFY:
                     self.tell(peer, self.vote(VoteKind.NULLIFY, view, block, Reason.SLOW))
