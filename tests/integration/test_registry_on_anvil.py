@@ -159,6 +159,7 @@ async def open_chain(url: str) -> AsyncIterator[Chain]:
             await trio.sleep(0.03)
 
     snapshot = await chain.rpc.call("evm_snapshot", [])
+    await chain.mine(3)  # right after a revert anvil may have no finalized block for a moment
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mine_on)
         try:
