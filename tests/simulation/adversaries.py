@@ -7,6 +7,7 @@ says; what a liar may know, see and send is not limited in any other way.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from consensus.wire import (
     ProposalMessage,
     SyncReply,
     VoteMessage,
+    WireError,
+    decode,
     encode,
     make_block,
 )
@@ -72,9 +75,6 @@ class Liar(Member):
         pass
 
     def persisted(self, output: Output) -> None:
-        pass
-
-    def applied(self, applied: object) -> None:
         pass
 
     def stopped(self) -> None:
@@ -231,6 +231,9 @@ class Mutator(Liar):
             data = bytearray(encode(message))
             for _ in range(rng.randint(1, 4)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
+            with suppress(WireError):
+                spoilt = decode(bytes(data), self.seat, self.world.cluster_id)
+                self.world.oracle.heard(self.seat, spoilt)
             self.world.network.send_bytes(self.seat, peer, bytes(data))
             return [message]
         return [self._changed(message), message]

@@ -137,8 +137,6 @@ class Member:
             self.transmit(send.to, send.message)
             if self._dies():
                 return
-        for applied in output.applied:
-            self.applied(applied)
         for timer, delay_ms in output.timers.items():
             self._timers.pop(timer, None)
             if delay_ms is not None:
@@ -173,9 +171,6 @@ class Member:
 
     def persisted(self, output: Output) -> None:
         self.world.oracle.persisted(self, output)
-
-    def applied(self, applied: object) -> None:
-        self.world.oracle.applied(self, applied)
 
     def stopped(self) -> None:
         self.world.oracle.halted(self)

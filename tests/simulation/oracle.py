@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING
 
 from consensus import limits
 from consensus.digests import vote_digest
-from consensus.interface import FinalizedRecord, Output, VoteRecord
+from consensus.interface import AcknowledgedRecord, FinalizedRecord, Output, VoteRecord
 from consensus.machine import Applied
-from consensus.types import Block, Certificate, Op, View, Vote, VoteKind
-from consensus.wire import Certificates, Message, ProposalMessage, SyncReply, VoteMessage
+from consensus.types import Block, BootRequest, Certificate, Op, Reason, View, Vote, VoteKind
+from consensus.wire import (
+    Certificates,
+    Message,
+    ProposalMessage,
+    SyncReply,
+    VoteMessage,
+    decode_boot_request,
+)
 
 if TYPE_CHECKING:
     from .members import Member
@@ -89,6 +96,8 @@ class Oracle:
         )
         self._highest: dict[int, tuple[View, VoteKind]] = {}
         self._disk_lost: set[int] = set()
+        self._promised: dict[tuple[int, int], BootRequest] = {}
+        self._entitled: set[tuple[int, int]] = set()
         # certificates that exist: the lemmas of the safety argument, checked one by one
         self._checked: dict[int, Certificate] = {}
         self._certified: dict[View, bytes] = {}
@@ -122,6 +131,9 @@ class Oracle:
 
     def stepped(self, member: Member, output: Output) -> None:
         """Right after a step, before any duty is done."""
+        finals = [r.applied for r in output.persist if isinstance(r, FinalizedRecord)]
+        if finals != output.applied:
+            self.fail(f"seat {member.seat} applies something else than it persists")
         persisted = {r.vote for r in output.persist if isinstance(r, VoteRecord)}
         for send in output.send:
             vote = _vote_in(send.message)
@@ -140,10 +152,15 @@ class Oracle:
         for record in output.persist:
             if isinstance(record, VoteRecord):
                 self._own_vote(member.seat, record.vote)
-            elif isinstance(record, FinalizedRecord) and record.finalization is not None:
-                self.certificate(record.finalization, member.seat)
-                if record.finalization.block != record.applied.block.hash:
-                    self.fail("a finalization of another block")
+            elif isinstance(record, AcknowledgedRecord):
+                self._acknowledged(member.seat, record.request)
+            elif isinstance(record, FinalizedRecord):
+                final = record.finalization
+                if final is not None:
+                    self.certificate(final, member.seat)
+                    if final.block != record.applied.block.hash:
+                        self.fail("a finalization of another block")
+                self._applied(member, record.applied)
 
     def sends(self, member: Member, message: Message) -> None:
         vote = _vote_in(message, member.seat)
@@ -151,8 +168,33 @@ class Oracle:
             if vote not in member.store.votes_ever:
                 self.fail(f"seat {member.seat} sends a vote that is not on its disk: {vote}")
             self._own_vote(member.seat, vote)
+            self._may_vote(member, message)
         for certificate in _certificates_in(message):
             self.certificate(certificate, member.seat)
+
+    def _acknowledged(self, seat: int, request: BootRequest) -> None:
+        """One boot for each number, and numbers rise."""
+        last = self._promised.get((seat, request.seat))
+        if last is not None and seat not in self._disk_lost:
+            rises = request.incarnation > last.incarnation
+            if not rises and request != last:
+                self.fail(f"seat {seat} acknowledges {request} after {last}")
+        self._promised[seat, request.seat] = request
+
+    def _may_vote(self, member: Member, message: Message) -> None:
+        """A vote goes out under a number that two thirds have on their disks (or forgot)."""
+        assert isinstance(message, (VoteMessage, ProposalMessage))
+        claim = (member.seat, message.incarnation)
+        if claim in self._entitled:
+            return
+        witnesses = {member.seat, *self._disk_lost, *self._world.scenario.byzantine}
+        for other in self._world.correct:
+            raw = other.store.acknowledged.get(member.seat)
+            if raw is not None and decode_boot_request(raw).incarnation >= claim[1]:
+                witnesses.add(other.seat)
+        if not 3 * self.weight(witnesses) > 2 * self.total:
+            self.fail(f"seat {member.seat} votes as incarnation {claim[1]} without the right to")
+        self._entitled.add(claim)
 
     def heard(self, seat: int, message: Message) -> None:
         """A liar sends: remembered for convictions."""
@@ -178,6 +220,8 @@ class Oracle:
                 vote.view < last[0] or (vote.view == last[0] and last[1] is FINALIZE)
             ):
                 self.fail(f"seat {seat} votes {vote.kind.name} {vote.view} after {last}")
+            if vote.kind is NULLIFY and vote.reason == Reason.JOINED:
+                self._joins(seat, vote.view.term)
             if vote.kind is NOTARIZE and mine.get((vote.view, NULLIFY)):
                 self.fail(f"seat {seat} notarizes {vote.view} after it nullified it")
             for (view, kind), said in list(mine.items()):
@@ -192,7 +236,25 @@ class Oracle:
         mine[vote.view, vote.kind].add(told)
         self._highest[seat] = max(self._highest.get(seat, (vote.view, vote.kind)), (vote.view, vote.kind))
 
-    def applied(self, member: Member, applied: Applied) -> None:
+    def _joins(self, seat: int, term: int) -> None:
+        """To join, others of more than a third must have complained, or the leader itself."""
+        complained = {
+            other
+            for other, votes in self._votes.items()
+            if other != seat
+            and any(v.term == term and k is NULLIFY and said for (v, k), said in votes.items())
+        } | self._disk_lost
+        engine = self._world.members[seat].engine
+        resigned = engine is not None and engine.leader(term) in complained
+        if not resigned and not 3 * self.weight(complained | self._own(seat, term)) > self.total:
+            self.fail(f"seat {seat} joins complaints of {sorted(complained)} in term {term}")
+
+    def _own(self, seat: int, term: int) -> set[int]:
+        """The seat itself, when it complained in this term before."""
+        said = self._votes[seat].items()
+        return {seat for (v, k), what in said if v.term == term and k is NULLIFY and what}
+
+    def _applied(self, member: Member, applied: Applied) -> None:
         header, seat = applied.block.header, member.seat
         height = header.height
         if self._lives.get(seat) != member.life:
@@ -215,6 +277,9 @@ class Oracle:
         if self._expected:
             self._done[seat].update(raw[:24] for raw in applied.block.commands)
             self._all_done()
+
+    def _running(self) -> list[Member]:
+        return [m for m in self._world.correct if not m.halted]
 
     def _extend(self, applied: Applied) -> None:
         """The first member to apply a height: is the block sound, and the outcome right?"""
@@ -248,7 +313,11 @@ class Oracle:
         self._outcomes.append(tuple(outcomes))  # type: ignore[arg-type]
 
     def halted(self, member: Member) -> None:
-        if self._world.scenario.settings.above_third:
+        """Only a member with an old disk may stop: it takes a number that it had before."""
+        assert member.halted is not None
+        if member.seat in self._disk_lost and member.halted.startswith("superseded"):
+            self._all_done()
+        elif self._world.scenario.settings.above_third:
             self.fork(f"seat {member.seat} stopped: {member.halted}")
         else:
             self.fail(f"seat {member.seat} stopped: {member.halted}")
@@ -310,7 +379,9 @@ class Oracle:
         self._calm_term = self._term()
 
     def _all_done(self) -> None:
-        if all(self._expected <= self._done[m.seat] for m in self._world.correct):
+        if not self._expected:
+            return
+        if all(self._expected <= self._done[m.seat] for m in self._running()):
             self.finished = True
             self.recovery_ms = self._world.now_ms - self._calm_since_ms
             self.terms = self._term() - self._calm_term

@@ -5,18 +5,15 @@ Each entry says under which settings the bug shows and within how many seeds it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from consensus import voting
 from consensus.engine import Engine
-from consensus.interface import (
-    Output,
-    Restored,
-    Timer,
-    VoteRecord,
-)
+from consensus.interface import Output, Restored, Timer, VoteRecord
 from consensus.proposals import Verdict
 from consensus.types import Certificate, Proposal, VoteKind
+from consensus.validators import ValidatorSet
 from consensus.wire import Commands, Message
 
 from .scenario import Settings
@@ -56,15 +53,22 @@ class QuorumOfTwoThirds(Engine):
 
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
-        validators = self.validators
-        weak = type("Weak", (type(validators),), {"is_quorum": _at_least_two_thirds})
-        clone = object.__new__(weak)
-        clone.__dict__.update(vars(validators))
-        self.validators = self.book._validators = self.boot._validators = clone
+        _weaken(self, "is_quorum", _two_thirds)
 
 
-def _at_least_two_thirds(self: object, weight: int) -> bool:
-    return 3 * weight >= 2 * self.total  # type: ignore[attr-defined,no-any-return]
+def _weaken(engine: Engine, name: str, threshold: Callable[[ValidatorSet, int], bool]) -> None:
+    """Gives an engine a validator set with another threshold."""
+    clone = object.__new__(type("Weak", (ValidatorSet,), {name: threshold}))
+    clone.__dict__.update(vars(engine.validators))
+    engine.validators = engine.book._validators = engine.boot._validators = clone
+
+
+def _two_thirds(self: ValidatorSet, weight: int) -> bool:
+    return 3 * weight >= 2 * self.total
+
+
+def _a_third(self: ValidatorSet, weight: int) -> bool:
+    return 3 * weight >= self.total
 
 
 class VoteNotPersisted(Engine):
@@ -139,11 +143,12 @@ class CoversNothing(Engine):
             voting.judge = judge
 
 
-class NeverJoins(Engine):
-    """Leaves the complaints of others to others (R4's second half)."""
+class JoinsAtAThird(Engine):
+    """Joins complaints of exactly a third of the weight."""
 
-    def _join(self) -> None:
-        pass
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        _weaken(self, "is_join", _a_third)
 
 
 class NeverRepeats(Engine):
@@ -153,20 +158,12 @@ class NeverRepeats(Engine):
         pass
 
 
-class NoStallTimer(Engine):
-    """Lets a leader run without finality for as long as it likes (R9 removed)."""
+class NeverImpatient(Engine):
+    """Has neither a leader timer nor a stall timer (R4 and R9; each alone covers the other)."""
 
     def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
-        if timer is not Timer.STALL:
+        if timer not in (Timer.STALL, Timer.LEADER):
             super()._set_timer(timer, delay_ms)
-
-
-class LeaderTimerForgotten(Engine):
-    """Arms the leader timer at a term's start only."""
-
-    def _arm(self) -> None:
-        if self.view.index == 0:
-            super()._arm()
 
 
 class CommandsKeptToOneself(Engine):
@@ -194,14 +191,6 @@ class StaleIncarnationAccepted(Engine):
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
         self.boot.accept = lambda request: True  # type: ignore[method-assign]
-
-
-class RollbackNotNoticed(Engine):
-    """Boots with an older disk and votes on at once."""
-
-    def __init__(self, **arguments: object) -> None:
-        super().__init__(**arguments)  # type: ignore[arg-type]
-        self.boot.told = lambda: (None, 0)  # type: ignore[method-assign]
 
 
 class ViewForgottenAtRestart(Engine):
@@ -251,10 +240,11 @@ BUGS: tuple[Planted, ...] = (
     Planted(NotarizesTwice, Settings(byzantine=1, adversaries=("equivocator",)), 20),
     Planted(JumpsWithoutCertificate, Settings(byzantine=1, adversaries=("mutator",)), 20),
     Planted(CoversNothing, Settings(byzantine=1, adversaries=("mutator",)), 40),
-    Planted(NeverJoins, _LIARS, 60),
+    Planted(JoinsAtAThird, Settings(nodes=3, weights=(1, 1, 1)), 20),
     Planted(NeverRepeats, Settings(), 40),
-    Planted(NoStallTimer, _LIARS, 60),
-    Planted(LeaderTimerForgotten, Settings(byzantine=1, adversaries=("silent", "mute")), 40),
+    Planted(NeverImpatient, Settings(byzantine=1, adversaries=("silent", "mute")), 40),
+    Planted(BootCertificateIgnored, _CRASHES, 20),
+    Planted(StaleIncarnationAccepted, Settings(), 40),
     Planted(CommandsKeptToOneself, _CALM, 10),
     Planted(AppliesTwice, Settings(), 20),
     Planted(ViewForgottenAtRestart, _CRASHES, 40),

@@ -1,0 +1,70 @@
+"""Modest campaigns; the long ones are run with ``python -m tests.simulation``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation import campaign
+from tests.simulation.adversaries import GALLERY
+from tests.simulation.campaign import Report
+from tests.simulation.planted import BUGS, Planted
+from tests.simulation.scenario import FAULTS, Settings
+
+
+def _hold(report: Report) -> None:
+    assert not report.failures, "\n".join(f"{o.seed}: {o.failure}" for o in report.failures)
+
+
+def test_a_cluster_without_faults_commits_at_once() -> None:
+    report = campaign.run(range(5), Settings(faults=()))
+    _hold(report)
+    assert all(o.terms == 0 and o.recovery_ms < 2_000 for o in report.outcomes)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
+def test_correct_members_survive_every_fault(nodes: int) -> None:
+    _hold(campaign.run(range(100, 115), Settings(nodes=nodes)))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_alone_breaks_nothing(fault: str) -> None:
+    _hold(campaign.run(range(200, 204), Settings(faults=("delay", fault))))
+
+
+@pytest.mark.parametrize("liar", sorted(GALLERY))
+def test_a_liar_below_a_third_neither_splits_nor_stops_the_cluster(liar: str) -> None:
+    _hold(campaign.run(range(300, 308), Settings(byzantine=1, adversaries=(liar,))))
+
+
+def test_liars_of_two_seats_in_seven_break_nothing() -> None:
+    _hold(campaign.run(range(400, 404), Settings(nodes=7, byzantine=2, chaos_ms=4_000)))
+
+
+def test_above_a_third_every_fork_convicts_a_third_and_nobody_honest() -> None:
+    settings = Settings(
+        byzantine=2, above_third=True, adversaries=("twin", "promiscuous"), calm_ms=5_000
+    )
+    report = campaign.run(range(500, 525), settings)
+    _hold(report)
+    assert any(o.forked for o in report.outcomes), "no fork at all: the liars are too tame"
+
+
+def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--byzantine", "1", "--seeds", "7..9"]
+    digests = {
+        subprocess.run(
+            [*command, "--json"], capture_output=True, check=True, env={"PYTHONHASHSEED": seed}
+        ).stdout.split(b'"digest"')[1]
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.engine.__name__)
+def test_a_planted_bug_is_found(bug: Planted) -> None:
+    seeds = range(1, bug.seeds + 1)
+    found = campaign.first_failure(seeds, bug.settings, bug.engine)
+    assert found is not None, f"{bug.engine.__doc__} was not noticed in {bug.seeds} seeds"
