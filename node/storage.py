@@ -218,9 +218,12 @@ class Store:
             self._last_pruned = height
 
     def _prune(self, tip: View) -> None:
-        """Votes, certificates and candidates below the final view can never be needed again."""
+        """What lies below the final view is never needed again, but for the gate of its term."""
         db = self._db
-        db.execute("DELETE FROM votes WHERE (term, idx) < (?, ?)", tip)
+        db.execute(
+            "DELETE FROM votes WHERE (term, idx) < (?1, ?2) AND NOT (term = ?1 AND kind = ?3)",
+            (*tip, int(VoteKind.NULLIFY)),
+        )
         db.execute("DELETE FROM certificates WHERE (term, idx) <= (?, ?)", tip)
         db.execute(
             "DELETE FROM blocks WHERE hash IN"
@@ -242,7 +245,12 @@ class Store:
         db, cluster = self._db, self._cluster_id
         meta = dict(db.execute("SELECT name, value FROM meta"))
         tip, machine = self._restore_state(int(meta.get("revision", 0)))
-        votes = db.execute("SELECT data FROM votes WHERE (term, idx) >= (?, ?)", tip.view)
+        # A nullify vote of the final term closes the gate for all of it, however old it is (R4).
+        votes = db.execute(
+            "SELECT data FROM votes"
+            " WHERE (term, idx) >= (?1, ?2) OR (term = ?1 AND kind = ?3)",
+            (*tip.view, int(VoteKind.NULLIFY)),
+        )
         certificates = db.execute(
             "SELECT data FROM certificates WHERE (term, idx) > (?, ?)", tip.view
         )

@@ -1,0 +1,137 @@
+"""The daemon's SQLite store in place of the simulated disk: after every crash both give the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consensus.catchup import is_consistent
+from consensus.interface import FinalizedRecord, Record, Restored, VoteRecord
+from consensus.machine import Machine
+from consensus.types import Certificate, Part, View, Vote, VoteKind
+from consensus.wire import make_block
+from node import storage
+from node.storage import Store
+from tests.simulation import scenario
+from tests.simulation.adversaries import GALLERY
+from tests.simulation.scenario import Settings
+from tests.simulation.store import SimStore
+from tests.simulation.world import World
+
+NULLIFY = VoteKind.NULLIFY
+SETTINGS = Settings(
+    faults=("delay", "loss", "reorder", "partition", "crash", "crash_all"), chaos_ms=6_000
+)
+
+
+class PairedStore(SimStore):
+    """Writes everything to both, and reopens the real one at every start."""
+
+    directory: Path
+    real: Store | None = None
+
+    def open(self) -> Store:
+        if self.real is not None:
+            self.real.close()
+        self.real = Store(
+            self.directory / str(self._seat),
+            cluster_id=self._cluster_id,
+            seat=self._seat,
+            genesis=self.tip.hash if self.tip.height == 0 else self.first_parent,
+        )
+        return self.real
+
+    @property
+    def first_parent(self) -> bytes:
+        return self.chain[0][0].header.parent
+
+    def commit(self, records: list[Record]) -> None:
+        super().commit(records)
+        assert self.real is not None
+        if records:
+            self.real.commit(records)
+
+    def restored(self) -> Restored:
+        mine, real = super().restored(), self.open().restore()
+        assert real.tip == mine.tip
+        assert set(real.votes) == set(mine.votes), "votes"
+        assert {b.hash for b in real.blocks} == {b.hash for b in mine.blocks}
+        assert set(real.certificates) == set(mine.certificates)
+        assert real.incarnation == mine.incarnation
+        assert set(real.acknowledged) == set(mine.acknowledged)
+        assert real.abstain_until_term == mine.abstain_until_term
+        assert real.machine.state_hash == mine.machine.state_hash
+        assert list(real.machine.sessions) == list(mine.machine.sessions)
+        assert dict(real.machine._hashes) == dict(mine.machine._hashes)
+        return real
+
+
+class PairedWorld(World):
+    """A world whose correct members keep real files."""
+
+    directory: Path
+
+    def new_store(self, seat: int) -> SimStore:
+        store = PairedStore(self.cluster_id, seat, self.genesis, 3)
+        store.directory = self.directory
+        return store
+
+
+@pytest.fixture
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PairedWorld]:
+    monkeypatch.setattr(storage, "PRUNE_EVERY", 2)
+    PairedWorld.directory = tmp_path
+    world = PairedWorld(scenario.build(request.param, SETTINGS, tuple(GALLERY)))
+    yield world
+    for member in world.members.values():
+        if isinstance(member.store, PairedStore) and member.store.real is not None:
+            member.store.real.close()
+
+
+@pytest.mark.parametrize("world", range(1, 9), indirect=True)
+def test_the_real_store_gives_back_what_the_simulated_one_does(world: PairedWorld) -> None:
+    world.run()
+    for member in world.correct:
+        assert isinstance(member.store, PairedStore)
+        assert member.store.real is not None
+        for height in range(1, member.store.tip.height + 1):
+            reply = member.store.real.blocks_from(height)
+            assert reply is not None
+            assert reply.blocks[0].header.height == height
+            assert is_consistent(reply, world.cluster_id)
+
+
+def test_a_complaint_below_the_final_view_keeps_the_gate_of_its_term_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PRUNE_EVERY", 1)
+    cluster_id, genesis, zero = bytes(32), bytes(32), bytes(32)
+    signature = bytes(65)
+    complaints = [Vote(NULLIFY, 0, View(t, 1), 1, zero, 1, signature) for t in (1, 2, 3)]
+    machine, parent, records = Machine(), genesis, []
+    for height, view in enumerate((View(2, 0), View(2, 3)), 1):
+        block = make_block(
+            cluster_id,
+            epoch=0,
+            view=view,
+            height=height,
+            parent=parent,
+            time_ms=0,
+            state_height=0,
+            state_hash=zero,
+            commands=(),
+            nullifications=(),
+        )
+        final = Certificate(VoteKind.FINALIZE, 0, view, block.hash, (Part(1, 0, signature),))
+        records.append(FinalizedRecord(machine.apply(block), final))
+        parent = block.hash
+    store = Store(tmp_path / "node", cluster_id=cluster_id, seat=1, genesis=genesis)
+    try:
+        store.commit([*map(VoteRecord, complaints), *records])
+        assert set(store.restore().votes) == set(complaints[1:])
+    finally:
+        store.close()
