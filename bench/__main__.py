@@ -27,6 +27,7 @@ RESULTS = ROOM / "results"
 TOOLS = ROOM.parent / ".tools"
 BASE_PORT_DEFAULT = 27600
 ETCD_PORT_OFFSET = 200
+WRITERS_MAX = 1024  # a node of ours takes 512 connections
 IDLE_LOOK_S = 5.0
 NATIVE_WRITES_PER_CLIENT = 100
 NATIVE_WRITES_MIN = 2_000
@@ -74,15 +75,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.seconds <= 0 or arguments.warmup < 0:
         parser.error("--seconds must be more than 0, --warmup not less")
+    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
+        parser.error(f"--json: no folder {arguments.json.parent}")
     if arguments.rounds < 0 or arguments.kills < 0 or arguments.nodes < 4:
         parser.error("--rounds and --kills must not be negative, --nodes at least 4")
     return arguments
 
 
 def _numbers(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
-    if not all(1 <= number <= 1024 for number in numbers):
-        raise argparse.ArgumentTypeError("expected numbers from 1 to 1024")
+    parts = text.split(",")
+    numbers = [int(part) if part.isdecimal() else 0 for part in parts]
+    if not all(1 <= number <= WRITERS_MAX for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected numbers from 1 to {WRITERS_MAX}")
     return sorted(set(numbers))
 
 
@@ -113,7 +117,8 @@ async def _main(arguments: argparse.Namespace) -> int:
                             failure = failure or error
             nursery.cancel_scope.cancel()
     if failure is not None:
-        raise BenchError(f"{failure} (logs are in {arguments.dir})")
+        logs = f" (logs are in {arguments.dir})" if clusters else ""
+        raise BenchError(f"{failure}{logs}")
     if outcome is None:
         return EXIT_INTERRUPTED
     _write(outcome, arguments.json, say)
@@ -139,8 +144,9 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
         if executable is None:
             executable = await etcd.find_or_install(TOOLS, say)
         if executable is not None:
+            version = await etcd.version_of(executable)
             at = (directory / "etcd", arguments.nodes, port + ETCD_PORT_OFFSET, say)
-            clusters.append(etcd.Etcd(executable, *at))
+            clusters.append(etcd.Etcd(executable, version, *at))
     sides = [Side(cluster.name, cluster.version) for cluster in clusters]
     for cluster in clusters:
         await cluster.up()
@@ -237,6 +243,7 @@ async def _kill(cluster: Cluster, side: Side, say: Say) -> None:
 
 
 def _write(report: Report, extra: Path | None, say: Say) -> None:
+    print(report.as_text(), flush=True)
     document = json.dumps(report.as_json(), indent=1)
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / time.strftime("%Y-%m-%dT%H%M%S")
@@ -244,7 +251,6 @@ def _write(report: Report, extra: Path | None, say: Say) -> None:
     stem.with_suffix(".md").write_text(report.as_markdown())
     if extra is not None:
         extra.write_text(document)
-    print(report.as_text())
     say(f"written: {stem}.json and {stem}.md")
 
 

@@ -67,8 +67,10 @@ def cpu_s(pids: Sequence[int]) -> float:
         try:
             text = Path("/proc", str(pid), "stat").read_text()
         except OSError:
-            raise BenchError(f"a node ended during the measurement (pid {pid})") from None
+            text = ") X"
         fields = text.rpartition(")")[2].split()
+        if fields[0] in ("X", "Z"):  # dead children stay visible until they are waited for
+            raise BenchError(f"a node ended during the measurement (pid {pid})")
         ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS_PER_S
 

@@ -36,6 +36,7 @@ BENCHMARK_TOOL = "etcd-benchmark"
 UP_DEADLINE_S = 60.0
 STEADY_DEADLINE_S = 60.0
 GONE_DEADLINE_S = 15.0
+VERSION_DEADLINE_S = 10.0
 INSTALL_DEADLINE_S = 600.0
 POLL_S = 0.05
 NATIVE_CONNECTIONS_MAX = 16  # gRPC runs many clients over one connection, so more only cost
@@ -107,6 +108,19 @@ async def _call(command: list[str], cwd: Path, say: Say) -> bool:
     return False
 
 
+async def version_of(executable: Path) -> str:
+    """The version that an etcd says it is. Raises BenchError when it is none."""
+    try:
+        with trio.fail_after(VERSION_DEADLINE_S):
+            done = await trio.run_process([executable, "--version"], capture_stdout=True)
+    except (OSError, subprocess.CalledProcessError, trio.TooSlowError) as error:
+        raise BenchError(f"{executable} is no etcd that runs here: {error}") from None
+    first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
+    if not first.startswith("etcd Version: "):
+        raise BenchError(f"{executable} is no etcd; it says {first[:60]!r}")
+    return first.removeprefix("etcd Version: ").strip()
+
+
 async def stop_leftovers(directory: Path) -> None:
     """End the members of an earlier run in that directory; one that was killed could not."""
     try:
@@ -134,11 +148,15 @@ class Etcd:
     name = "etcd"
 
     def __init__(
-        self, executable: Path, directory: Path, nodes: int, base_port: int, say: Say
+        self,
+        executable: Path,
+        executable_version: str,
+        directory: Path,
+        nodes: int,
+        base_port: int,
+        say: Say,
     ) -> None:
-        first = subprocess.run([executable, "--version"], capture_output=True, timeout=10)
-        words = first.stdout.decode("utf-8", "replace").split("\n")[0].split()
-        self.version = words[-1] if words else "unknown"
+        self.version = executable_version
         self._executable = executable
         self._directory = directory
         self._say = say

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -226,3 +229,13 @@ def test_writers_begin_with_the_leader_and_go_round() -> None:
 def test_a_process_that_is_gone_makes_the_cpu_figure_an_error() -> None:
     with pytest.raises(BenchError, match="ended"):
         cpu_s([2**22 + 1])
+
+
+def test_a_dead_child_that_nobody_waited_for_counts_as_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert cpu_s([child.pid]) >= 0
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(BenchError, match="ended"):
+        cpu_s([child.pid])
+    child.communicate()
