@@ -113,7 +113,11 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True)
 class FinalizedRecord:
-    """A block is final and applied; ``finalization`` is None when a later block's covers it."""
+    """A block is final and applied; ``finalization`` is None when a later block's covers it.
+
+    The one record that may wait for the next transaction (in order): a quorum has its finalize
+    votes on disk, so after any crash the finalization forms again from votes sent again (R7).
+    """
 
     applied: Applied
     finalization: Certificate | None
@@ -254,7 +258,11 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the store kept: everything that was ever in a record, minus what finality superseded."""
+    """What the store kept: everything that was ever in a record, minus what finality superseded.
+
+    Superseded by a final view are votes, blocks and certificates of lower views, but not our
+    nullify votes of the final view's own term: they keep the gate of that term closed (R4).
+    """
 
     tip: Tip
     machine: Machine
