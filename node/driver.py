@@ -2,11 +2,13 @@
 
 One task steps the core. It takes all events that wait, steps through them, makes the merged
 records durable in one transaction (so votes share an fsync under load), and only then sends.
+Records of finalized blocks wait for the next vote's transaction, but not longer than a moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,6 +20,7 @@ from consensus import wire
 from consensus.engine import Engine
 from consensus.interface import (
     Event,
+    FinalizedRecord,
     LeaderChanged,
     Misbehaved,
     Output,
@@ -49,6 +52,7 @@ from node.storage import Store
 EVENTS_PER_BATCH = 512
 INBOX_MAX = 4096
 COMMANDS_WAITING_MAX = 4096
+SYNC_DELAY_S = 0.05
 
 _PRIORITIES: dict[type, Priority] = {
     wire.Commands: Priority.FORWARD,
@@ -96,6 +100,7 @@ class Driver:
         self._deadlines: dict[Timer, float] = {}
         self._waiting: dict[bytes, list[_Waiter]] = {}
         self._serving: set[int] = set()
+        self._sync_at = math.inf  # when records that wait must be on disk
         self._log = structlog.get_logger("node.consensus")
 
     # --- for the node ---
@@ -189,10 +194,10 @@ class Driver:
         while True:
             now = trio.current_time()
             due = [timer for timer, at in self._deadlines.items() if at <= now]
-            if due or self._inbox:
+            if due or self._inbox or now >= self._sync_at:
                 break
             self._wake = trio.Event()
-            deadline = min(self._deadlines.values(), default=now + 3600)
+            deadline = min(self._sync_at, *self._deadlines.values(), now + 3600)
             with trio.move_on_at(deadline):
                 await self._wake.wait()
         for timer in due:
@@ -206,9 +211,14 @@ class Driver:
     async def _carry_out(self, output: Output) -> None:
         """The duties of ``consensus.interface.Output``, in its order."""
         if output.persist:
-            await trio.to_thread.run_sync(self._store.commit, output.persist)
-        else:
-            await trio.lowlevel.checkpoint()
+            self._store.write(output.persist)
+            if all(isinstance(record, FinalizedRecord) for record in output.persist):
+                self._sync_at = min(self._sync_at, trio.current_time() + SYNC_DELAY_S)
+            else:
+                await self._sync()
+        if trio.current_time() >= self._sync_at:
+            await self._sync()
+        await trio.lowlevel.checkpoint()
         self._send_all(output.send)
         now = trio.current_time()
         for timer, delay_ms in output.timers.items():
@@ -239,6 +249,10 @@ class Driver:
                     self._log.warning("misbehaved", peer=seat, what=what)
         if output.halt is not None:
             raise SafetyStop(output.halt.reason)
+
+    async def _sync(self) -> None:
+        await trio.to_thread.run_sync(self._store.sync)
+        self._sync_at = math.inf
 
     def _send_all(self, sends: Iterable[Send]) -> None:
         for send in sends:

@@ -1,8 +1,9 @@
 """What must survive a crash: votes, blocks, certificates and the replicated state, in SQLite.
 
 One directory, one exclusive lock, one database in WAL mode with ``synchronous=FULL``: when
-``commit`` returns, its records are on disk. All records of one call are one transaction, so that
-several protocol steps share one fsync. The calls block: the driver makes them in a thread.
+``sync`` returns, everything given to ``write`` before is on disk. What lies between two syncs is
+one transaction, so that several protocol steps share one fsync. ``write`` fills memory, ``sync``
+waits for the disk: the driver calls it in a thread. Blocks are read on a connection of their own.
 
 A vote is inserted, never replaced: if a bug ever made a second one for the same view and kind,
 the database would refuse it before it could be sent.
@@ -89,6 +90,9 @@ class Store:
             raise StorageError(f"{directory} is in use by another process") from None
         try:
             self._db = self._open(directory / "cluster.sqlite3")
+            self._reader = sqlite3.connect(
+                directory / "cluster.sqlite3", isolation_level=None, check_same_thread=False
+            )
         except (sqlite3.Error, StorageError) as error:
             os.close(self._lock)
             raise StorageError(f"{directory}: {error}") from error
@@ -118,21 +122,31 @@ class Store:
 
     def close(self) -> None:
         """Gives the directory free."""
+        self._reader.close()
         self._db.close()
         os.close(self._lock)
 
     # --- writing ---
 
-    def commit(self, records: Sequence[Record]) -> None:
-        """Makes all records durable in one transaction. Raises StorageError; nothing is kept."""
+    def write(self, records: Sequence[Record]) -> None:
+        """Adds records to the open transaction; they are not durable before ``sync``.
+
+        Raises StorageError: the store must not be used any more.
+        """
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN IMMEDIATE")
             for record in records:
                 self._write(record)
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
+            raise StorageError(f"cannot write: {error}") from error
+
+    def sync(self) -> None:
+        """Makes everything written so far durable, or nothing of it. Raises StorageError."""
+        try:
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+        except sqlite3.Error as error:
             raise StorageError(f"cannot write: {error}") from error
 
     def _write(self, record: Record) -> None:
@@ -322,7 +336,7 @@ class Store:
             raise StorageError(f"cannot read blocks from {height}: {error}") from error
 
     def _blocks_from(self, height: int) -> wire.SyncReply | None:
-        rows = self._db.execute(
+        rows = self._reader.execute(
             "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
             " WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_BLOCKS_MAX),
@@ -347,7 +361,7 @@ class Store:
 
     def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
         links: list[Header] = []
-        rows: Iterable[tuple[bytes, bytes | None]] = self._db.execute(
+        rows: Iterable[tuple[bytes, bytes | None]] = self._reader.execute(
             "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
             " WHERE height > ? ORDER BY height LIMIT ?",
             (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
@@ -357,9 +371,3 @@ class Store:
             if proof is not None:
                 return wire.SyncReply(blocks, tuple(links), wire.decode_certificate(proof))
         return None
-
-
-def own_votes(store: Store) -> list[tuple[View, VoteKind]]:
-    """Views and kinds of the votes on disk, for diagnosis and tests."""
-    rows = store._db.execute("SELECT term, idx, kind FROM votes ORDER BY term, idx, kind")
-    return [(View(term, idx), VoteKind(kind)) for term, idx, kind in rows]
