@@ -1,0 +1,388 @@
+"""The encodings: round trips, pinned bytes, and nothing but WireError for anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import replace
+
+import msgpack
+import pytest
+from clusters import CLUSTER_ID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consensus import limits, wire
+from consensus.types import (
+    ZERO_HASH,
+    Block,
+    BootAck,
+    BootCertificate,
+    BootRequest,
+    Certificate,
+    Command,
+    Header,
+    Op,
+    Part,
+    Proposal,
+    Reason,
+    View,
+    Vote,
+    VoteKind,
+    raw_command_id,
+)
+from consensus.wire import (
+    BlockReply,
+    BlockRequest,
+    BootRefused,
+    Certificates,
+    Commands,
+    Message,
+    ProposalMessage,
+    SyncReply,
+    SyncRequest,
+    VoteMessage,
+    WireError,
+    decode,
+    encode,
+    make_block,
+)
+
+SENDER = 3
+u64 = st.integers(0, limits.U64_MAX)
+hash32 = st.binary(min_size=32, max_size=32)
+signatures = st.binary(min_size=65, max_size=65)
+views = st.builds(View, u64, u64)
+
+
+@st.composite
+def votes(draw: st.DrawFn) -> Vote:
+    kind = draw(st.sampled_from(VoteKind))
+    nullify = kind is VoteKind.NULLIFY
+    block = ZERO_HASH if nullify else draw(hash32)
+    reason = draw(st.integers(0, max(Reason))) if nullify else 0
+    return Vote(kind, draw(u64), draw(views), SENDER, block, reason, draw(signatures))
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[Part, ...]:
+    seats = sorted(draw(st.sets(u64, max_size=5)))
+    return tuple(Part(s, draw(st.integers(0, 255)), draw(signatures)) for s in seats)
+
+
+@st.composite
+def certificates(draw: st.DrawFn) -> Certificate:
+    kind = draw(st.sampled_from(VoteKind))
+    block = ZERO_HASH if kind is VoteKind.NULLIFY else draw(hash32)
+    return Certificate(kind, draw(u64), draw(views), block, draw(parts()))
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> bytes:
+    op = draw(st.sampled_from(Op))
+    key = b"" if op is Op.BARRIER else draw(st.binary(min_size=1, max_size=40))
+    value = draw(st.binary(max_size=60)) if op is Op.PUT else b""
+    client = draw(st.binary(min_size=16, max_size=16))
+    return wire.encode_command(Command(client, draw(u64), op, key, value))
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
+    return make_block(
+        CLUSTER_ID,
+        epoch=draw(u64),
+        view=draw(views),
+        height=draw(u64),
+        parent=draw(hash32),
+        time_ms=draw(u64),
+        state_height=draw(u64),
+        state_hash=draw(hash32),
+        commands=tuple(draw(st.lists(commands(), max_size=4))),
+        nullifications=tuple(draw(st.lists(certificates(), max_size=3))),
+    )
+
+
+requests = st.builds(BootRequest, u64, u64, hash32, signatures)
+headers = blocks().map(lambda b: b.header)
+messages = st.one_of(
+    st.builds(
+        ProposalMessage,
+        u64,
+        st.builds(Proposal, blocks(), st.none() | certificates(), signatures),
+    ),
+    st.builds(VoteMessage, u64, votes()),
+    st.builds(Certificates, st.lists(certificates(), max_size=3).map(tuple)),
+    st.builds(Commands, st.lists(commands(), max_size=4).map(tuple)),
+    st.builds(BlockRequest, hash32),
+    st.builds(BlockReply, blocks()),
+    st.builds(SyncRequest, u64),
+    st.builds(
+        SyncReply,
+        st.lists(blocks(), max_size=3).map(tuple),
+        st.lists(headers, max_size=3).map(tuple),
+        certificates(),
+    ),
+    requests,
+    st.builds(BootRefused, requests),
+    st.builds(
+        BootAck,
+        st.just(SENDER),
+        u64,
+        hash32,
+        signatures,
+        st.none() | votes(),
+        st.none() | certificates(),
+    ),
+    st.builds(BootCertificate, u64, u64, hash32, parts()),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(messages)
+def test_every_message_survives_the_wire_unchanged(message: Message) -> None:
+    data = encode(message)
+    assert decode(data, SENDER, CLUSTER_ID) == message
+    assert encode(decode(data, SENDER, CLUSTER_ID)) == data
+
+
+@settings(deadline=None, max_examples=100)
+@given(blocks(), certificates(), votes(), requests, commands())
+def test_every_stored_value_survives_the_disk_unchanged(
+    block: Block, certificate: Certificate, vote: Vote, request: BootRequest, raw: bytes
+) -> None:
+    assert wire.decode_block(wire.encode_block(block), CLUSTER_ID) == block
+    assert wire.decode_certificate(wire.encode_certificate(certificate)) == certificate
+    assert wire.decode_vote(wire.encode_vote(vote), SENDER) == vote
+    assert wire.decode_boot_request(wire.encode_boot_request(request)) == request
+    command = wire.decode_command(raw)
+    assert wire.encode_command(command) == raw
+    assert raw_command_id(raw) == command.id
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary(max_size=300))
+def test_random_bytes_give_a_wire_error(data: bytes) -> None:
+    for decoder in (
+        lambda: decode(data, SENDER, CLUSTER_ID),
+        lambda: wire.decode_block(data, CLUSTER_ID),
+        lambda: wire.decode_certificate(data),
+        lambda: wire.decode_vote(data, SENDER),
+        lambda: wire.decode_boot_request(data),
+        lambda: wire.decode_command(data),
+    ):
+        try:
+            decoder()
+        except WireError:
+            pass
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5)
+        | st.binary(max_size=70),
+        lambda inner: st.lists(inner, max_size=10) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=25,
+    ),
+    st.integers(0, 14),
+)
+def test_any_well_formed_msgpack_gives_a_message_or_a_wire_error(body: object, kind: int) -> None:
+    shaped = body if isinstance(body, list) else [body]
+    for value in (body, [1, kind, *shaped], [1, kind, shaped], [1, kind, 1, *shaped]):
+        try:
+            decode(msgpack.packb(value), SENDER, CLUSTER_ID)
+        except WireError:
+            pass
+
+
+@settings(deadline=None, max_examples=150)
+@given(messages, st.randoms(use_true_random=False))
+def test_spoilt_messages_give_a_message_or_a_wire_error(
+    message: Message, rng: random.Random
+) -> None:
+    data = encode(message)
+    for _ in range(10):
+        spoilt = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            spoilt[rng.randrange(len(spoilt))] = rng.randrange(256)
+        cut = bytes(data[: rng.randrange(len(data))])
+        for hostile in (bytes(spoilt), cut, data + b"\0"):
+            try:
+                decoded = decode(hostile, SENDER, CLUSTER_ID)
+            except WireError:
+                continue
+            encode(decoded)
+    with pytest.raises(WireError):
+        decode(cut, SENDER, CLUSTER_ID)
+
+
+def _sample(seed: int) -> list[Message]:
+    """One message of each type from a simple generator that never changes."""
+    rng = random.Random(seed)
+
+    def h() -> bytes:
+        return rng.randbytes(32)
+
+    view = View(rng.randrange(1000), rng.randrange(1000))
+    members = tuple(Part(i, 0, rng.randbytes(65)) for i in range(1, 4))
+    notarization = Certificate(VoteKind.NOTARIZE, 1, view, h(), members)
+    nullification = Certificate(VoteKind.NULLIFY, 1, view, ZERO_HASH, members)
+    raws = tuple(
+        wire.encode_command(Command(rng.randbytes(16), i, Op.PUT, b"key", rng.randbytes(20)))
+        for i in range(3)
+    )
+    block = make_block(
+        CLUSTER_ID,
+        epoch=1,
+        view=view,
+        height=7,
+        parent=h(),
+        time_ms=1_700_000_000_000,
+        state_height=5,
+        state_hash=h(),
+        commands=raws,
+        nullifications=(nullification,),
+    )
+    vote = Vote(VoteKind.NULLIFY, 1, view, SENDER, ZERO_HASH, 2, rng.randbytes(65))
+    request = BootRequest(3, 9, h(), rng.randbytes(65))
+    final = replace(notarization, kind=VoteKind.FINALIZE)
+    return [
+        ProposalMessage(9, Proposal(block, notarization, rng.randbytes(65))),
+        VoteMessage(9, vote),
+        Certificates((notarization, nullification)),
+        Commands(raws),
+        BlockRequest(h()),
+        BlockReply(block),
+        SyncRequest(12),
+        SyncReply((block,), (block.header,), final),
+        request,
+        BootAck(3, 9, h(), rng.randbytes(65), vote, final),
+        BootRefused(request),
+        BootCertificate(3, 9, h(), members),
+    ]
+
+
+GOLDEN = {
+    "ProposalMessage": "77bc222353195438cd12ca5875cfc8a1",
+    "VoteMessage": "5fecdfe501dbc99f751603135e443fe2",
+    "Certificates": "f5cf86fb845d6f8d32e1f4a5a2a586db",
+    "Commands": "4a5860093c2d34201229880c5e89f5fa",
+    "BlockRequest": "5212f5a9a3279a406ec87277abb74e7d",
+    "BlockReply": "314000e7abb3989ce87f4c917cb3e20d",
+    "SyncRequest": "df1ce6f9cbfab23398dfcac2e93bb04a",
+    "SyncReply": "1d29460077597b8df0321f64c1cbd96d",
+    "BootRequest": "725a2d97985d02455ecad86475156a40",
+    "BootAck": "f24e2de966689d8410d54c09a291d3fd",
+    "BootRefused": "6884e07f36b22f04c74313c6e1297e1f",
+    "BootCertificate": "c34717084c53d934f533ddff304bddf5",
+}
+
+
+def test_the_encodings_are_pinned() -> None:
+    """A change of a hash is a change of the protocol: raise ``wire.VERSION``."""
+    hashes: dict[str, str] = {}
+    for i, message in enumerate(_sample(0)):
+        digest = hashlib.sha256()
+        for seed in range(200):
+            digest.update(encode(_sample(seed)[i]))
+        hashes[type(message).__name__] = digest.hexdigest()[:32]
+    assert hashes == GOLDEN
+
+
+def test_a_vote_belongs_to_its_sender() -> None:
+    vote = _sample(1)[1]
+    assert isinstance(vote, VoteMessage)
+    decoded = decode(encode(vote), 7, CLUSTER_ID)
+    assert isinstance(decoded, VoteMessage)
+    assert decoded.vote.seat == 7
+
+
+def _fields(message: Message) -> list:
+    return msgpack.unpackb(encode(message))
+
+
+@pytest.mark.parametrize(
+    ("what", "spoil"),
+    [
+        ("another version", lambda m: [2, *m[1:]]),
+        ("a version that is True", lambda m: [True, *m[1:]]),
+        ("a type that does not exist", lambda m: [1, 99, *m[2:]]),
+        ("a field too many", lambda m: [*m, 0]),
+        ("a field too few", lambda m: m[:-1]),
+        ("a negative number", lambda m: [1, 2, -1, m[3]]),
+        ("True for a number", lambda m: [1, 2, True, m[3]]),
+        ("an unknown reason", lambda m: [1, 2, m[2], [*m[3][:5], 200, m[3][6]]]),
+        ("a vote of kind 0", lambda m: [1, 2, m[2], [0, *m[3][1:]]]),
+        ("a vote of kind 4", lambda m: [1, 2, m[2], [4, *m[3][1:]]]),
+        ("a nullify vote with a block", lambda m: [1, 2, m[2], [*m[3][:4], bytes(32), *m[3][5:]]]),
+        ("a notarize vote with a reason", lambda m: [1, 2, m[2], [1, *m[3][1:4], bytes(32), 3, m[3][6]]]),
+        ("a short signature", lambda m: [1, 2, m[2], [*m[3][:6], bytes(64)]]),
+        ("text for bytes", lambda m: [1, 2, m[2], [*m[3][:6], "a" * 65]]),
+        ("a map", lambda m: {1: 2}),
+    ],
+)
+def test_a_vote_message_is_refused_with(what: str, spoil) -> None:
+    with pytest.raises(WireError):
+        decode(msgpack.packb(spoil(_fields(_sample(1)[1]))), SENDER, CLUSTER_ID)
+
+
+def test_parts_out_of_order_or_twice_are_refused() -> None:
+    message = _sample(1)[2]
+    assert isinstance(message, Certificates)
+    first = message.certificates[0]
+    for seats in ((2, 1, 3), (1, 1, 2)):
+        shuffled = tuple(Part(s, 0, bytes(65)) for s in seats)
+        with pytest.raises(WireError):
+            decode(encode(Certificates((replace(first, parts=shuffled),))), SENDER, CLUSTER_ID)
+
+
+def test_a_body_that_its_header_does_not_cover_is_refused() -> None:
+    message = _sample(1)[5]
+    assert isinstance(message, BlockReply)
+    block = message.block
+    body = wire.pack_body(block.commands[:1], ())
+    with pytest.raises(WireError, match="body"):
+        decode(encode(BlockReply(replace(block, body=body))), SENDER, CLUSTER_ID)
+
+
+def test_a_block_hash_covers_every_header_field() -> None:
+    message = _sample(1)[5]
+    assert isinstance(message, BlockReply)
+    header = message.block.header
+    changes = {
+        "epoch": 2,
+        "view": View(1, 1),
+        "height": 8,
+        "parent": bytes(32),
+        "time_ms": 1,
+        "body_hash": bytes(32),
+        "state_height": 1,
+        "state_hash": bytes(32),
+    }
+    assert set(changes) == set(Header.__dataclass_fields__)
+    changed = [replace(header, **{name: value}) for name, value in changes.items()]
+    hashes = {wire.block_hash(CLUSTER_ID, h) for h in [header, *changed]}
+    hashes.add(wire.block_hash(bytes(32), header))
+    assert len(hashes) == len(changes) + 2
+
+
+def test_sizes_are_bounded() -> None:
+    with pytest.raises(WireError):
+        decode(bytes(limits.MESSAGE_BYTES_MAX + 1), SENDER, CLUSTER_ID)
+    client = bytes(16)
+    for key, value in (
+        (b"k" * (limits.KEY_BYTES_MAX + 1), b""),
+        (b"k", b"v" * (limits.VALUE_BYTES_MAX + 1)),
+        (b"", b""),
+    ):
+        with pytest.raises(WireError):
+            wire.decode_command(wire.encode_command(Command(client, 1, Op.PUT, key, value)))
+    many = (wire.encode_command(Command(client, 1, Op.BARRIER, b"", b"")),)
+    with pytest.raises(WireError):
+        decode(encode(Commands(many * (limits.BLOCK_COMMANDS_MAX + 1))), SENDER, CLUSTER_ID)
+    decode(encode(Commands(many * limits.BLOCK_COMMANDS_MAX)), SENDER, CLUSTER_ID)
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(WireError):
+        decode(b"\x91" * 100_000 + b"\x00", SENDER, CLUSTER_ID)
