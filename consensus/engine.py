@@ -98,6 +98,7 @@ class Engine(Voting):
             abstain_until_term=restored.abstain_until_term,
         )
         self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
+        self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
         self._retry_view = self.view
@@ -256,8 +257,16 @@ class Engine(Voting):
                 if not self.boot.done:
                     self._send(None, self.boot.progress.request)
                     self._set_timer(Timer.BOOT, self.durations.boot_ms)
+            case Timer.SPREAD:
+                self._spread_commands()
             case Timer.RETRY:
                 self._retry()
+
+    def _enter(self, view: View) -> None:
+        new_term = view.term != self.view.term
+        super()._enter(view)
+        if new_term:
+            self._spread_commands()
 
     def _retry(self) -> None:
         """R7: what may have been lost goes out again, when the view did not change meanwhile."""
@@ -322,6 +331,11 @@ class Engine(Voting):
     # --- commands ---
 
     def _on_submitted(self, commands: tuple[bytes, ...]) -> None:
+        """To the leader at once; to everybody a moment later, for what is not committed by then.
+
+        So in the good case a command travels once, and in the bad one every member has it before
+        the leader is replaced, and sees it when it is left out.
+        """
         accepted: list[bytes] = []
         for raw in commands:
             command_id = raw_command_id(raw)
@@ -330,7 +344,19 @@ class Engine(Voting):
                 accepted.append(raw)
             else:
                 self._out.rejected.append(command_id)
-        self._send_commands(None, accepted)
+        leader = self.leader(self.view.term)
+        if leader != self.seat:
+            self._send_commands(leader, accepted)
+        if accepted and not self._unspread:
+            self._set_timer(Timer.SPREAD, self.durations.spread_ms)
+        self._unspread.update((raw_command_id(raw), raw) for raw in accepted)
+
+    def _spread_commands(self) -> None:
+        """What still waits goes to everybody, a new leader among them."""
+        waiting = [raw for key, raw in self._unspread.items() if key in self._own_commands]
+        self._unspread.clear()
+        self._set_timer(Timer.SPREAD, None)
+        self._send_commands(None, waiting)
 
     def _send_commands(self, to: int | None, commands: list[bytes]) -> None:
         """Passes commands on in messages of bounded size."""

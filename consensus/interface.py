@@ -33,6 +33,7 @@ class Timer(Enum):
     STALL = "stall"  # finality (R9)
     RETRY = "retry"  # send again what may be lost (R7)
     BOOT = "boot"  # acknowledgements of our boot
+    SPREAD = "spread"  # commands that the leader did not get committed at once
 
 
 # --- events ---
@@ -252,6 +253,7 @@ class Durations:
     stall_ms: int = 3000
     retry_ms: int = 500
     boot_ms: int = 300
+    spread_ms: int = 100
     link_grace_ms: int = 100  # how long a leader's lost link may take to come back
     growth_max: int = 8
 
