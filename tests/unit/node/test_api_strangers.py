@@ -58,7 +58,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - the condition is another task's counter
+        while not condition():
             await trio.sleep(0.005)
 
 

@@ -1,0 +1,121 @@
+"""The driver carries out the core's effects in order, and answers clients exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from consensus import wire
+from consensus.machine import Result
+from consensus.types import Command, Op
+from node.driver import SafetyStop
+from node.facade import OutcomeUnknown
+from tests.unit.node.small_cluster import decoded, small_cluster
+
+FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def put(number: int, client: bytes = bytes(16)) -> Command:
+    return Command(client, number, Op.PUT, b"key", b"%d" % number)
+
+
+async def test_no_vote_leaves_before_it_is_on_disk(tmp_path: Path) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        sent: list[tuple[int, int, int]] = []
+        unsaved: list[wire.Message] = []
+
+        def watch(seat: int, payload: bytes) -> None:
+            message = decoded(payload, seat)
+            match message:
+                case wire.VoteMessage(_, vote):
+                    position = (*vote.view, int(vote.kind))
+                case wire.ProposalMessage(_, proposal):
+                    position = (*proposal.block.header.view, 1)
+                case _:
+                    return
+            sent.append(position)
+            if position not in cluster.members[seat].votes_on_disk():
+                unsaved.append(message)
+
+        for member in cluster.members.values():
+            member.mesh.watch_send = lambda payload, seat=member.seat: watch(seat, payload)
+        for number in range(1, 11):
+            await cluster.members[1].driver.execute(put(number), 10)
+        assert len(sent) > 40
+        assert unsaved == []
+
+
+async def test_a_repeated_request_is_answered_and_applied_once(tmp_path: Path) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        first = await cluster.members[1].driver.execute(put(1), 10)
+        again = await cluster.members[3].driver.execute(put(1), 10)
+        assert first == again == Result(1, False)
+        results: list[Result] = []
+
+        async def race(seat: int) -> None:
+            results.append(await cluster.members[seat].driver.execute(put(2), 10))
+
+        async with trio.open_nursery() as nursery:
+            for seat in FOUR:
+                nursery.start_soon(race, seat)
+        assert set(results) == {Result(2, True)}
+
+
+async def test_without_a_quorum_the_outcome_is_unknown_and_comes_true_later(
+    tmp_path: Path,
+) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        await cluster.kill(3)
+        await cluster.kill(4)
+        with pytest.raises(OutcomeUnknown):
+            await cluster.members[1].driver.execute(put(1), 0.2)
+        await cluster.start(3)
+        assert await cluster.members[1].driver.execute(put(1), 20) == Result(1, False)
+
+
+async def test_killed_members_come_back_to_the_same_state(tmp_path: Path) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        for number in range(1, 21):
+            await cluster.members[1 + number % 4].driver.execute(put(number), 10)
+        for seat in FOUR:
+            await cluster.kill(seat)
+        for seat in FOUR:
+            await cluster.start(seat)
+        await cluster.wait_active()
+        await cluster.wait(
+            lambda: all(m.driver.engine.machine.revision == 20 for m in cluster.members.values())
+        )
+        hashes = {m.driver.engine.machine.state_hash for m in cluster.members.values()}
+        assert len(hashes) == 1
+        assert await cluster.members[2].driver.execute(put(21), 10) == Result(21, True)
+
+
+async def test_garbage_from_a_member_is_counted_and_changes_nothing(tmp_path: Path) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        member = cluster.members[1]
+        for payload in (b"", b"\xc1", b"\x93\x01\x63\x00", bytes(100)):
+            cluster.members[2].mesh.send(1, payload)
+        await member.driver.execute(put(1), 10)
+        assert member.driver.bad_messages == 4
+
+
+async def test_a_superseded_copy_stops_for_good(tmp_path: Path) -> None:
+    """The host starts the same disk twice; the older copy learns of the newer boot and stops."""
+    with pytest.RaisesGroup(SafetyStop, flatten_subgroups=True, allow_unwrapped=True):
+        async with small_cluster(tmp_path, FOUR) as cluster:
+            older = cluster.members.pop(4)
+            for name in ("cluster.sqlite3", "cluster.sqlite3-wal"):
+                source = older.directory / name
+                if source.exists():
+                    target = tmp_path / "copy" / "seat-4"
+                    target.mkdir(parents=True, exist_ok=True)
+                    (target / name).write_bytes(source.read_bytes())
+            cluster._directory = tmp_path / "copy"
+            await cluster.start(4)
+            await cluster.wait_active()
+            # The older copy, still running, votes: the others answer with the newer boot.
+            cluster.members[4] = older
+            await trio.sleep_forever()

@@ -1,0 +1,203 @@
+"""The store keeps what a vote depends on, and gives it back after a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consensus.interface import (
+    AbstainRecord,
+    AcknowledgedRecord,
+    BlockRecord,
+    FinalizedRecord,
+    IncarnationRecord,
+    Record,
+    VoteRecord,
+)
+from consensus.machine import Machine
+from consensus.types import (
+    ZERO_HASH,
+    Block,
+    BootRequest,
+    Certificate,
+    Command,
+    Op,
+    Part,
+    View,
+    Vote,
+    VoteKind,
+)
+from consensus.wire import encode_command, make_block
+from node.storage import StorageError, Store
+from tests.unit.node.small_cluster import CLUSTER, GENESIS
+
+SEAT = 3
+
+
+def open_store(directory: Path, **changes: object) -> Store:
+    settings: dict[str, object] = {"cluster_id": CLUSTER, "seat": SEAT, "genesis": GENESIS}
+    return Store(directory, **(settings | changes))  # type: ignore[arg-type]
+
+
+def vote(kind: VoteKind, view: View, block: bytes = b"\1" * 32) -> Vote:
+    null = kind is VoteKind.NULLIFY
+    return Vote(kind, 0, view, SEAT, ZERO_HASH if null else block, int(null), bytes(65))
+
+
+def finalization(block: Block) -> Certificate:
+    parts = tuple(Part(seat, 0, bytes(65)) for seat in (1, 2, 3))
+    return Certificate(VoteKind.FINALIZE, 0, block.header.view, block.hash, parts)
+
+
+class Chain:
+    """Blocks of one put each, applied to a machine, as records."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.blocks: list[Block] = []
+
+    def extend(self, view: View, *, proven: bool = True) -> FinalizedRecord:
+        height = len(self.blocks) + 1
+        command = Command(bytes([height % 7]) * 16, height, Op.PUT, b"k%d" % (height % 5), b"v")
+        block = make_block(
+            CLUSTER,
+            epoch=0,
+            view=view,
+            height=height,
+            parent=self.blocks[-1].hash if self.blocks else GENESIS,
+            time_ms=height,
+            state_height=0,
+            state_hash=bytes(32),
+            commands=(encode_command(command),),
+            nullifications=(),
+        )
+        self.blocks.append(block)
+        applied = self.machine.apply(block)
+        return FinalizedRecord(applied, finalization(block) if proven else None)
+
+
+def commit(store: Store, *records: Record) -> None:
+    store.write(records)
+    store.sync()
+
+
+def test_what_was_synced_is_there_again_and_nothing_else(tmp_path: Path) -> None:
+    store, chain = open_store(tmp_path), Chain()
+    for index in range(10):
+        commit(store, chain.extend(View(1, index)))
+    request = BootRequest(1, 7, b"\7" * 32, bytes(65))
+    mine = vote(VoteKind.NOTARIZE, View(1, 10))
+    commit(store, IncarnationRecord(4, bytes(32)), AcknowledgedRecord(request), VoteRecord(mine))
+    commit(store, AbstainRecord(9))
+    store.write([VoteRecord(vote(VoteKind.NULLIFY, View(1, 10)))])  # never synced
+    store.close()
+
+    restored = open_store(tmp_path).restore()
+    assert restored.tip.height == 10 and restored.tip.finalization is not None
+    assert restored.machine.state_hash == chain.machine.state_hash
+    assert restored.machine.entries == chain.machine.entries
+    assert list(restored.machine.sessions) == list(chain.machine.sessions)
+    assert restored.machine.hash_at(8) is not None
+    assert list(restored.votes) == [mine]
+    assert list(restored.acknowledged) == [request]
+    assert (restored.incarnation, restored.abstain_until_term) == (4, 9)
+
+
+def test_the_database_refuses_a_second_vote_for_one_view(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(2, 5))))
+    with pytest.raises(StorageError, match="UNIQUE"):
+        commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(2, 5), b"\2" * 32)))
+
+
+def test_a_nullify_vote_of_the_final_term_survives_pruning(tmp_path: Path) -> None:
+    """It closes the gate of the whole term: without it a restart would open the gate again."""
+    store, chain = open_store(tmp_path), Chain()
+    commit(store, VoteRecord(vote(VoteKind.NULLIFY, View(1, 3))))
+    commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(1, 3))))
+    for index in range(300):
+        commit(store, chain.extend(View(1, index)))
+    store.close()
+    votes = open_store(tmp_path).restore().votes
+    assert [v.kind for v in votes] == [VoteKind.NULLIFY]
+
+
+def test_candidates_below_the_final_view_are_swept(tmp_path: Path) -> None:
+    store, chain, other = open_store(tmp_path), Chain(), Chain()
+    rival = other.extend(View(7, 0)).applied.block
+    commit(store, BlockRecord(rival))
+    for index in range(300):
+        commit(store, chain.extend(View(8, index)))
+    high = make_block(
+        CLUSTER, epoch=0, view=View(9, 0), height=301, parent=chain.blocks[-1].hash, time_ms=999,
+        state_height=0, state_hash=bytes(32), commands=(), nullifications=(),
+    )  # fmt: skip
+    commit(store, BlockRecord(high))
+    store.close()
+    assert [b.hash for b in open_store(tmp_path).restore().blocks] == [high.hash]
+
+
+def test_blocks_are_served_with_the_proof_that_they_are_final(tmp_path: Path) -> None:
+    store, chain = open_store(tmp_path), Chain()
+    for index in range(20):
+        commit(store, chain.extend(View(1, index), proven=index in (3, 19)))
+    first = store.blocks_from(1)
+    assert first is not None
+    # As many as there are, cut where one is directly final.
+    assert [b.header.height for b in first.blocks] == list(range(1, 21)) and first.links == ()
+    assert first.finalization.block == chain.blocks[19].hash
+    assert store.blocks_from(21) is None
+
+
+def test_a_stretch_without_a_proof_of_its_own_comes_with_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, chain = open_store(tmp_path), Chain()
+    for index in range(20):
+        commit(store, chain.extend(View(1, index), proven=index == 19))
+    monkeypatch.setattr("consensus.limits.SYNC_BYTES_MAX", 1)
+    reply = store.blocks_from(5)
+    assert reply is not None
+    assert [b.header.height for b in reply.blocks] == [5]
+    assert [h.height for h in reply.links] == list(range(6, 21))
+    assert reply.finalization.block == chain.blocks[19].hash
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cluster_id": b"\1" * 32}, {"seat": 4}, {"genesis": b"\1" * 32}]
+)
+def test_a_store_of_somebody_else_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    open_store(tmp_path).close()
+    with pytest.raises(StorageError, match="another"):
+        open_store(tmp_path, **changes)
+
+
+def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(StorageError, match="in use"):
+        open_store(tmp_path)
+    store.close()
+    open_store(tmp_path).close()
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
+    store, chain = open_store(tmp_path), Chain()
+    commit(store, chain.extend(View(1, 0)))
+    store._db.execute("PRAGMA max_page_count=40")
+    with pytest.raises(StorageError, match="full"):
+        for index in range(1, 2000):
+            commit(store, chain.extend(View(1, index)))
+    store.close()
+    restored = open_store(tmp_path).restore()
+    assert 1 <= restored.tip.height < 2000
+
+
+def test_a_damaged_database_is_refused_and_not_guessed_at(tmp_path: Path) -> None:
+    store, chain = open_store(tmp_path), Chain()
+    for index in range(5):
+        commit(store, chain.extend(View(1, index)))
+    store._db.execute("UPDATE entries SET value = x'ff'")
+    store.close()
+    with pytest.raises(StorageError, match="does not match its hash"):
+        open_store(tmp_path).restore()
