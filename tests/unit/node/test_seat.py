@@ -1,0 +1,160 @@
+"""The seat keeper writes to the registry when its row is wrong, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+
+from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus
+from node.seat import SeatKeeper
+
+ENDPOINT = "/ip4/127.0.0.1/tcp/1000"
+IDENTITY: Any = SimpleNamespace(node_key=b"\2" * 33, instance_id=b"\3" * 20, scheme=0)
+LEASE_S = 1000
+
+
+def member(**changes: Any) -> Member:
+    row = Member(
+        seat=1, weight=1, status=MemberStatus.ACTIVE, node_key=IDENTITY.node_key,
+        instance_id=IDENTITY.instance_id, incarnation=4, endpoint=ENDPOINT,
+        lease_expires_s=LEASE_S, root_epoch=1, scheme=0, owner=bytes(20),
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def membership(row: Member | None, time_s: int = 0) -> Membership:
+    members = () if row is None else (row,)
+    return Membership(1, bytes(20), 9, bytes(32), time_s, bytes(32), 1, bytes(32), members)
+
+
+class Chain:
+    """A registry in memory: what is sent to ``views`` is what ``watch`` yields."""
+
+    def __init__(self) -> None:
+        self.tell, self._views = trio.open_memory_channel[Membership | Exception](10)
+        self.written: list[tuple[str, int]] = []
+        self.refusal: ChainError | None = None
+        self.wrote = trio.Event()
+
+    async def watch(self) -> AsyncIterator[Membership]:
+        async for view in self._views:
+            if isinstance(view, Exception):
+                raise view
+            yield view
+
+    async def call(self, name: str) -> tuple[int]:
+        assert name == "leaseDuration"
+        return (LEASE_S,)
+
+    async def register(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> None:
+        await self._write("register", incarnation)
+
+    async def announce(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> None:
+        await self._write("announce", incarnation)
+
+    async def _write(self, what: str, incarnation: int) -> None:
+        self.written.append((what, incarnation))
+        self.wrote.set()
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def keeper(chain: Chain, seen: list[Membership]) -> SeatKeeper:
+    return SeatKeeper(
+        chain,  # type: ignore[arg-type]
+        chain,  # type: ignore[arg-type]
+        IDENTITY,
+        1,
+        ENDPOINT,
+        seen.append,
+    )
+
+
+async def test_a_right_row_needs_no_transaction(autojump_clock: Any) -> None:
+    chain, seen = Chain(), []
+    keep = keeper(chain, seen)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(member()))
+        await keep.wait_registered()
+        await trio.sleep(500)
+        nursery.cancel_scope.cancel()
+    assert chain.written == [] and len(seen) == 1
+
+
+async def test_each_wrong_row_is_registered_again_above_its_incarnation(
+    autojump_clock: Any,
+) -> None:
+    wrong = [
+        {"status": MemberStatus.EMPTY, "node_key": b"", "incarnation": 0},
+        {"status": MemberStatus.INACTIVE},
+        {"node_key": b"\5" * 33},
+        {"instance_id": b"\5" * 20},
+        {"scheme": 1},
+    ]
+    for changes in wrong:
+        chain = Chain()
+        row = member(**changes)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper(chain, []).run)
+            await chain.tell.send(membership(row))
+            await chain.wrote.wait()
+            nursery.cancel_scope.cancel()
+        assert chain.written[0] == ("register", row.incarnation + 1)
+
+
+async def test_a_moved_endpoint_and_a_half_spent_lease_are_announced(autojump_clock: Any) -> None:
+    for row, time_s in ((member(endpoint="/ip4/9.9.9.9/tcp/1"), 0), (member(), LEASE_S // 2 + 1)):
+        chain = Chain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper(chain, []).run)
+            await chain.tell.send(membership(row, time_s))
+            await chain.wrote.wait()
+            nursery.cancel_scope.cancel()
+        assert chain.written[0] == ("announce", 5)
+
+
+async def test_a_refusal_is_told_and_tried_again_less_and_less_often(autojump_clock: Any) -> None:
+    chain = Chain()
+    chain.refusal = ChainError("the contract refuses: AppNotAllowed")
+    keep = keeper(chain, [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(member(status=MemberStatus.EMPTY)))
+        await trio.sleep(600)
+        assert "AppNotAllowed" in keep.trouble
+        assert 5 <= len(chain.written) <= 20
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_seat_that_does_not_exist_is_waited_for(autojump_clock: Any) -> None:
+    chain = Chain()
+    keep = keeper(chain, [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(None))
+        await trio.sleep(1)
+        assert "seat 1 does not exist" in keep.trouble
+        await chain.tell.send(membership(member()))
+        await keep.wait_registered()
+        assert keep.trouble == ""
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_alarm_of_the_chain_ends_following_and_not_the_daemon(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    keep = keeper(chain, [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(member()))
+        await keep.wait_registered()
+        await chain.tell.send(FinalityAlarm("block 9 changed"))
+        await trio.sleep(100)
+        assert keep.alarm == "block 9 changed"
+        nursery.cancel_scope.cancel()
