@@ -244,9 +244,10 @@ class Oracle:
             if other != seat
             and any(v.term == term and k is NULLIFY and said for (v, k), said in votes.items())
         } | self._disk_lost
+        complained |= self._own(seat, term)
         engine = self._world.members[seat].engine
         resigned = engine is not None and engine.leader(term) in complained
-        if not resigned and not 3 * self.weight(complained | self._own(seat, term)) > self.total:
+        if not resigned and not 3 * self.weight(complained) > self.total:
             self.fail(f"seat {seat} joins complaints of {sorted(complained)} in term {term}")
 
     def _own(self, seat: int, term: int) -> set[int]:
