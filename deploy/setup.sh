@@ -124,7 +124,7 @@ sync_python() {
     say "Python packages from uv.lock into .venv ($("$python" --version))"
     # Not UV_PYTHON and not an active environment: the place is always .venv of this checkout.
     env -u VIRTUAL_ENV -u UV_PROJECT_ENVIRONMENT -u UV_PYTHON \
-        "$uv" sync --frozen --quiet --python "$python" ||
+        "$uv" sync --frozen --quiet --compile-bytecode --python "$python" ||
         fail "uv sync failed; what it said stands above"
     # libgmp10 may be gone while a cached build of fastecdsa is there.
     .venv/bin/python -c 'import fastecdsa.curve' 2>/dev/null || need libgmp10
