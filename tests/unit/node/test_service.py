@@ -1,0 +1,139 @@
+"""The node as its API sees it: linearizable reads, request ids, and honest refusals."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+
+from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
+from node.facade import BadRequest, Unavailable
+from node.service import NodeService
+from tests.unit.node.small_cluster import Cluster, small_cluster
+
+FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def service_of(cluster: Cluster, seat: int) -> NodeService:
+    service = NodeService(config(seat))
+    service.driver = cluster.members[seat].driver
+    service.validators = cluster.validators
+    return service
+
+
+def config(seat: int) -> Config:
+    return Config(
+        node=NodeConfig(seat=seat, state_dir=Path("/nowhere"), endpoint="/ip4/127.0.0.1/tcp/1"),
+        chain=ChainConfig(1, bytes(20), rpc=("http://127.0.0.1:1",), kms_roots=()),
+        insecure=InsecureConfig(no_attestation=True),
+    )
+
+
+@asynccontextmanager
+async def four_services(tmp_path: Path) -> AsyncIterator[tuple[Cluster, dict[int, NodeService]]]:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        yield cluster, {seat: service_of(cluster, seat) for seat in FOUR}
+
+
+async def test_a_read_on_any_node_sees_every_write_that_ended_before_it(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        for number in range(12):
+            value = b"%d" % number
+            await services[1 + number % 4].put(b"key", value, None)
+            entry = await services[1 + (number + 2) % 4].get(b"key", linearizable=True)
+            assert entry is not None and entry.value == value
+            assert entry.version == number + 1
+
+
+async def test_many_reads_share_few_barriers(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        await services[1].put(b"key", b"value", None)
+        sent = 0
+        barrier = services[2].barrier
+
+        async def counted() -> None:
+            nonlocal sent
+            sent += 1
+            await barrier()
+
+        services[2].barrier = counted  # type: ignore[method-assign]
+        found: list[Any] = []
+
+        async def read() -> None:
+            found.append(await services[2].get(b"key", linearizable=True))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(read)
+        assert len(found) == 50 and all(entry.value == b"value" for entry in found)
+        assert sent <= 2
+
+
+async def test_a_cancelled_reader_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        await services[1].put(b"key", b"value", None)
+        results: list[Any] = []
+
+        async def read(scope: trio.CancelScope) -> None:
+            with scope:
+                results.append(await services[1].get(b"key", linearizable=True))
+
+        first = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, first)
+            await trio.lowlevel.checkpoint()
+            for _ in range(5):
+                nursery.start_soon(read, trio.CancelScope())
+            await trio.lowlevel.checkpoint()
+            first.cancel()
+        assert len(results) == 5
+
+
+async def test_a_request_id_makes_a_write_once_and_rules_out_nothing_else(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        first = await services[1].put(b"a", b"1", b"request")
+        assert await services[2].put(b"a", b"1", b"request") == first
+        assert (await services[3].put(b"a", b"1", b"another")).revision == first.revision + 1
+        removed = await services[4].delete(b"a", b"removal")
+        assert removed.existed
+        assert await services[1].delete(b"a", b"removal") == removed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "request_id"),
+    [(b"", b"v", None), (b"k" * 1025, b"v", None), (b"k", b"v" * 65537, None), (b"k", b"v", b"")],
+)
+async def test_what_is_out_of_bounds_is_refused(
+    tmp_path: Path, key: bytes, value: bytes, request_id: bytes | None
+) -> None:
+    async with four_services(tmp_path) as (_, services):
+        with pytest.raises(BadRequest):
+            await services[1].put(key, value, request_id)
+
+
+async def test_without_a_quorum_it_says_why_and_takes_nothing(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (cluster, services):
+        await cluster.kill(3)
+        await cluster.kill(4)
+        await cluster.wait(lambda: services[1].status()["state"] == "waiting")
+        with pytest.raises(Unavailable, match="weight 2 of 4 are connected, a quorum is 3"):
+            await services[1].put(b"k", b"v", None)
+        assert services[1].leader()["leader"] is None
+        assert "a quorum is 3" in services[1].ready()[0]
+
+
+async def test_before_the_core_runs_it_says_what_it_waits_for() -> None:
+    service = NodeService(config(1))
+    service.phase = "waiting for the guest agent"
+    assert service.status()["state"] == "booting"
+    assert service.ready() == ["booting: waiting for the guest agent"]
+    with pytest.raises(Unavailable, match="guest agent"):
+        await service.put(b"k", b"v", None)
+    with pytest.raises(Unavailable):
+        await service.get(b"k", linearizable=False)
+    assert service.members() == [] and service.peers() == []
