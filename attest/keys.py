@@ -27,7 +27,7 @@ class SecretKey:
     ``reveal()`` is the only way to the bytes, so a search for that word finds every use.
     """
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_private_key", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         if type(secret) is not bytes or len(secret) != SECRET_BYTES:
@@ -35,6 +35,7 @@ class SecretKey:
         if not 0 < int.from_bytes(secret, "big") < CURVE_ORDER:
             raise ValueError("the secret key is outside the range of the curve")
         self._secret = secret
+        self._private_key = PrivateKey(secret)  # made once: it costs more than a signature
 
     def reveal(self) -> bytes:
         """The 32 secret bytes; the caller must not log or store them."""
@@ -42,11 +43,11 @@ class SecretKey:
 
     def public_key(self) -> bytes:
         """The compressed public key, 33 bytes."""
-        return PrivateKey(self._secret).public_key.format(compressed=True)
+        return self._private_key.public_key.format(compressed=True)
 
     def sign_recoverable(self, digest: bytes) -> bytes:
         """Sign a 32-byte digest: r || s || v with v 0 or 1, low s, RFC 6979 nonce."""
-        return PrivateKey(self._secret).sign_recoverable(digest, hasher=None)
+        return self._private_key.sign_recoverable(digest, hasher=None)
 
     def __repr__(self) -> str:
         return "SecretKey(hidden)"

@@ -7,6 +7,7 @@ bound to it.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from Crypto.Hash import keccak
 
@@ -47,6 +48,7 @@ def _typed(cluster_id: bytes, struct_hash: bytes) -> bytes:
     return keccak256(b"\x19\x01" + cluster_id + struct_hash)
 
 
+@lru_cache(maxsize=1024)  # all members sign the same digest for one block: compute it once
 def vote_digest(
     cluster_id: bytes, kind: VoteKind, epoch: int, term: int, index: int, block: bytes, reason: int
 ) -> bytes:
