@@ -163,9 +163,19 @@ class Voting:
         self._out.send.append(Send(to, message))
 
     def _send_justification(self, to: int | None) -> None:
-        certificates = self.ledger.justification()
-        if certificates:
-            self._send(to, Certificates(certificates))
+        """What leads to our view, in as many messages as their bounds ask for."""
+        message: list[Certificate] = []
+        size = 0
+        for certificate in self.ledger.justification():
+            more = 128 + 80 * len(certificate.parts)  # an upper bound of its encoding
+            full = len(message) == limits.NULLIFICATIONS_MAX
+            if message and (full or size + more > limits.MESSAGE_BYTES_MAX):
+                self._send(to, Certificates(tuple(message)))
+                message, size = [], 0
+            message.append(certificate)
+            size += more
+        if message:
+            self._send(to, Certificates(tuple(message)))
 
     def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
         self._out.timers[timer] = delay_ms

@@ -7,15 +7,17 @@ from clusters import CLUSTER_ID, GENESIS, Cluster, block, command, proposal, sen
 from consensus import limits
 from consensus.certificates import VoteBook
 from consensus.engine import Engine
-from consensus.interface import EvidenceRecord, Output, Received, Restored
+from consensus.interface import EvidenceRecord, Output, PeerConnected, Received, Restored
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.types import Reason, View, VoteKind
 from consensus.wire import (
     BlockReply,
+    Certificates,
     ProposalMessage,
     SyncReply,
     VoteMessage,
+    encode,
 )
 
 
@@ -138,3 +140,14 @@ def test_complaints_about_old_views_are_helped_once_a_view() -> None:
         vote = cluster.vote(2, VoteKind.NULLIFY, View(1, 0), reason=Reason.STALL)
         sends += len(sent(engine.step(Received(2, VoteMessage(1, vote)), 2)))
     assert sends <= 2
+
+
+def test_a_long_justification_travels_in_messages_that_others_accept() -> None:
+    cluster = Cluster((1,) * 40)
+    ended = [cluster.certificate(VoteKind.NULLIFY, View(t, 0)) for t in range(1, 501)]
+    restored = Restored(genesis_tip(GENESIS), Machine(), certificates=ended)
+    engine, _ = cluster.booted(1, restored)
+    output = engine.step(PeerConnected(2), 2)
+    told = [m for m in sent(output) if isinstance(m, Certificates)]
+    assert all(len(encode(m)) <= limits.MESSAGE_BYTES_MAX for m in told)
+    assert [c for m in told for c in m.certificates] == ended
