@@ -234,7 +234,8 @@ class Oracle:
             if vote.kind is FINALIZE and self._certified.get(vote.view, vote.block) != vote.block:
                 self.fork(f"seat {seat} finalizes another block than was notarized: {vote}")
         mine[vote.view, vote.kind].add(told)
-        self._highest[seat] = max(self._highest.get(seat, (vote.view, vote.kind)), (vote.view, vote.kind))
+        position = (vote.view, vote.kind)
+        self._highest[seat] = max(self._highest.get(seat, position), position)
 
     def _joins(self, seat: int, term: int) -> None:
         """To join, others of more than a third must have complained, or the leader itself."""
@@ -406,7 +407,7 @@ class Oracle:
         """Seats of which a pair of votes exists that no correct member signs both."""
         guilty = set()
         for seat, votes in self._votes.items():
-            for (view, kind), said in votes.items():
+            for (_, kind), said in votes.items():
                 if kind is not NULLIFY and len({block for block, _ in said}) > 1:
                     guilty.add(seat)
             spoken = [key for key, said in votes.items() if said]

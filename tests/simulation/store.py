@@ -1,7 +1,8 @@
 """A disk: takes the records of ``consensus.interface`` and gives them back after a crash.
 
 ``commit`` is one transaction: all of it or nothing. What is not committed does not exist. Values
-go through the encodings of ``consensus.wire``, as on a real disk.
+``commit`` is one transaction: all of it or nothing. What is not committed does not exist. Votes,
+blocks and certificates go through the encodings of ``consensus.wire``, as on a real disk.
 """
 
 from __future__ import annotations
@@ -57,10 +58,18 @@ class SimStore:
         self.acknowledged: dict[int, bytes] = {}
         self.abstain_until_term = 0
         self.evidence: list[Evidence] = []
+        self.waiting: list[Record] = []  # in memory only
         self.votes_ever: set[Vote] = set()  # for the oracle: never pruned
 
     def commit(self, records: list[Record]) -> None:
-        """Makes the records of one output (or several merged ones) durable."""
+        """Makes the records of one output (or several merged ones) durable, or lets them wait."""
+        self.waiting += records
+        if not all(isinstance(record, FinalizedRecord) for record in self.waiting):
+            batch, self.waiting = self.waiting, []
+            self.transact(batch)
+
+    def transact(self, records: list[Record]) -> None:
+        """One transaction on the disk."""
         for record in records:
             match record:
                 case VoteRecord(vote):
@@ -125,6 +134,7 @@ class SimStore:
 
     def restored(self) -> Restored:
         """What a restarted engine is given."""
+        self.waiting = []
         assert self.tip.height == len(self.chain), "a half-written finalization"
         machine = Machine()
         if self.chain:
@@ -169,4 +179,5 @@ class SimStore:
         for name, value in vars(self).items():
             if isinstance(value, (dict, list, set)):
                 setattr(clone, name, value.copy())
+        clone.waiting = []
         return clone

@@ -1,4 +1,4 @@
-"""The daemon's SQLite store in place of the simulated disk: after every crash both give the same."""
+"""The daemon's SQLite store beside the simulated disk: after every crash both give the same."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class PairedStore(SimStore):
     def first_parent(self) -> bytes:
         return self.chain[0][0].header.parent
 
-    def commit(self, records: list[Record]) -> None:
-        super().commit(records)
+    def transact(self, records: list[Record]) -> None:
+        super().transact(records)
         assert self.real is not None
-        if records:
-            self.real.commit(records)
+        self.real.write(records)
+        self.real.sync()
 
     def restored(self) -> Restored:
         mine, real = super().restored(), self.open().restore()

@@ -131,7 +131,9 @@ def block(
     )
 
 
-def command(client: int, sequence: int, op: Op = Op.PUT, key: bytes = b"k", value: bytes = b"v") -> bytes:
+def command(
+    client: int, sequence: int, op: Op = Op.PUT, key: bytes = b"k", value: bytes = b"v"
+) -> bytes:
     """An encoded command."""
     if op is Op.BARRIER:
         key = value = b""

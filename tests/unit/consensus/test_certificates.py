@@ -117,7 +117,8 @@ def test_the_three_pairs_and_no_others_convict() -> None:
     cluster = Cluster()
 
     def v(kind: VoteKind, index: int, block: bytes = A, term: int = 1, seat: int = 1) -> Vote:
-        return cluster.vote(seat, kind, View(term, index), block if kind is not NULLIFY else bytes(32))
+        named = bytes(32) if kind is NULLIFY else block
+        return cluster.vote(seat, kind, View(term, index), named)
 
     guilty = [
         (v(NOTARIZE, 3), v(NOTARIZE, 3, B)),
