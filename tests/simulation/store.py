@@ -1,8 +1,9 @@
 """A disk: takes the records of ``consensus.interface`` and gives them back after a crash.
 
-``commit`` is one transaction: all of it or nothing. What is not committed does not exist. Values
 ``commit`` is one transaction: all of it or nothing. What is not committed does not exist. Votes,
-blocks and certificates go through the encodings of ``consensus.wire``, as on a real disk.
+blocks and certificates go through the encodings of ``consensus.wire``, as on a real disk. As the
+interface allows, finalized blocks wait in memory for the next transaction that has anything else,
+and a crash loses them.
 """
 
 from __future__ import annotations
