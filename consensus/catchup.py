@@ -20,7 +20,8 @@ class CatchUp:
     """What was asked for and not received yet."""
 
     def __init__(self) -> None:
-        self.wanted: set[bytes] = set()
+        # A dict for its order: the order of a set of bytes differs from process to process.
+        self.wanted: dict[bytes, None] = {}
         self.target: Certificate | None = None  # a finalization whose blocks we do not all have
         self.best_height = 0  # the highest height that a certificate proved
         self._turn = 0
@@ -42,7 +43,7 @@ class CatchUp:
         if block in self.wanted or len(self.wanted) >= WANTED_MAX:
             return []
         peer = self._pick(connected, preferred)
-        self.wanted.add(block)
+        self.wanted[block] = None
         return [] if peer is None else [Send(peer, BlockRequest(block))]
 
     def follow(

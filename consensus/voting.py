@@ -478,7 +478,7 @@ class Voting:
 
     def _take_block(self, block: Block, sender: int | None) -> None:
         """A block that a certificate names: needed to commit, or as a parent."""
-        self.catchup.wanted.discard(block.hash)
+        self.catchup.wanted.pop(block.hash, None)
         self.ledger.blocks[block.hash] = block
         if self.catchup.target is not None:
             self._commit(self.catchup.target, sender)

@@ -131,7 +131,8 @@ def test_a_complaint_below_the_final_view_keeps_the_gate_of_its_term_closed(
         parent = block.hash
     store = Store(tmp_path / "node", cluster_id=cluster_id, seat=1, genesis=genesis)
     try:
-        store.commit([*map(VoteRecord, complaints), *records])
+        store.write([*map(VoteRecord, complaints), *records])
+        store.sync()
         assert set(store.restore().votes) == set(complaints[1:])
     finally:
         store.close()
