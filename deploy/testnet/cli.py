@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import secrets
+import select
 import signal
 import sys
 import time
@@ -174,6 +175,8 @@ async def _follow(directory: Path) -> None:
     shown: tuple[object, ...] = ()
     shown_s = 0.0
     async for seen in _surveys(directory):
+        if _reader_left():  # it is noticed at once, not when there is something to print
+            raise BrokenPipeError
         now_s = time.monotonic()
         if table.fingerprint(seen) != shown or now_s - shown_s >= PLAIN_REFRESH_S:
             shown, shown_s = table.fingerprint(seen), now_s
@@ -189,6 +192,13 @@ async def _surveys(directory: Path) -> AsyncIterator[survey.Survey]:
             return
         yield await survey.take(testnet)
         await trio.sleep(REFRESH_S)
+
+
+def _reader_left() -> bool:
+    """True when standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _clock() -> str:

@@ -90,7 +90,7 @@ class RecordingLog:
 async def wait_until(condition: Callable[[], object]) -> None:
     """Poll a condition under a deadline."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await trio.sleep(0.005)
 
 
