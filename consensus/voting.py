@@ -235,6 +235,7 @@ class Voting:
             return
         if not self._counts(sender, incarnation):
             return
+        self._note_seen(vote)
         if vote.view < self.view and vote.kind is VoteKind.NULLIFY:
             self._help(sender)
         if vote.view > self.ledger.tip.view and self._is_near(vote.view):
@@ -255,10 +256,13 @@ class Voting:
         evidence = self.book.add(vote)
         if evidence is not None:
             self._convict(evidence)
+        self._work.append((vote.kind, vote.view))
+
+    def _note_seen(self, vote: Vote) -> None:
+        """R10: what we tell its signer when it boots; also of views that matter to us no more."""
         seen = self._seen.get(vote.seat)
         if seen is None or vote.position() > seen.position():
             self._seen[vote.seat] = vote
-        self._work.append((vote.kind, vote.view))
 
     def _help(self, seat: int) -> None:
         """R7: a member complains about a view that we left: show it the way out, once a view."""
@@ -445,8 +449,11 @@ class Voting:
             return
         if not self._counts(sender, incarnation):
             return
-        if proposal.block.header.epoch != self.validators.epoch:
+        epoch, block_hash = proposal.block.header.epoch, proposal.block.hash
+        if epoch != self.validators.epoch:
             return
+        vote = Vote(VoteKind.NOTARIZE, epoch, view, sender, block_hash, 0, proposal.signature)
+        self._note_seen(vote)
         if proposal.parent is not None:
             self._take_certificate(proposal.parent, sender=sender)  # it may bring us near (R8)
         if not self._is_near(view):
@@ -460,17 +467,7 @@ class Voting:
                 self._take_certificate(certificate, checked=True)
         if view <= self.ledger.tip.view:
             return
-        self._count(
-            Vote(
-                VoteKind.NOTARIZE,
-                self.validators.epoch,
-                view,
-                sender,
-                proposal.block.hash,
-                0,
-                proposal.signature,
-            )
-        )
+        self._count(vote)
         if self.ledger.notarized_block(view) == proposal.block.hash:
             self._take_block(proposal.block, sender)  # its votes overtook it
         if view >= self.view and view not in self._proposals:

@@ -234,3 +234,18 @@ def test_the_gate_of_the_final_term_survives_a_restart() -> None:
     engine._take_certificate(shown)
     assert engine.view == View(1, 5)
     assert (View(1, 4), VoteKind.FINALIZE) not in engine._mine
+
+
+def test_every_vote_that_was_seen_is_told_however_far_ahead_or_behind() -> None:
+    cluster = Cluster()
+    for view in (View(1, 500), View(40, 0), View(1, 2)):
+        engine, _ = cluster.booted(1)
+        final = block(View(1, 3))
+        engine.ledger.advance(
+            Tip(1, final.hash, View(1, 3), 0, 0, cluster.certificate(VoteKind.FINALIZE, View(1, 3)))
+        )
+        vote = cluster.vote(2, VoteKind.NULLIFY, view)
+        engine.step(Received(2, VoteMessage(1, vote)), 2)
+        output = engine.step(Received(2, _request(cluster, 2, 2, b"n" * 32)), 3)
+        (ack,) = [m for m in sent(output) if isinstance(m, BootAck)]
+        assert ack.last_vote == vote
