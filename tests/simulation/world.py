@@ -210,7 +210,10 @@ class World:
         self._hash.update(b"%.3f %s " % (self.now_ms, what.encode()))
         self._hash.update(data)
         if self._trace is not None:
-            about = f" {type(self.network._decode(int(what[0]), data)).__name__}" if data else ""
+            about = ""
+            if data:
+                sender = int(what.split(">")[0])
+                about = f" {type(self.network._decode(sender, data)).__name__}"
             self._trace(f"{self.now_ms:10.3f} {what}{about} {data[:24].hex()}")
 
     @property
