@@ -33,7 +33,7 @@ imports: setup ## the arrows between the rooms
 
 contracts: setup ## the committed artifact is what the sources give, and the contracts' own tests
 	$(BIN)/python -m contracts.evm.build --check
-	cd contracts/evm && node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
+	cd contracts/evm && FORGE_SNAPSHOT_CHECK=true node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
 
 bench: setup ## figures beside etcd, on this machine
 	$(BIN)/python -m bench $(ARGS)

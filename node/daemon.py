@@ -45,6 +45,8 @@ from node.storage import StorageError, Store
 EXIT_CLEAN = 0
 EXIT_FAILED = 1
 EXIT_SAFETY = 3  # a supervisor must not restart the daemon after this one
+# What can go wrong without a defect of ours: one line says it. OSError: a port is taken, no space.
+EXPECTED = (StorageError, AttestError, ChainError, NetworkError, api.ApiError, OSError)
 STOP_GRACE_S = 1.0
 GWEI = 10**9
 GENESIS_POLL_S = 0.5
@@ -80,9 +82,7 @@ def _exit_status(group: BaseExceptionGroup[BaseException]) -> int:
         if isinstance(error, SafetyStop):
             _log.critical("safety_stop", reason=str(error))
             status = EXIT_SAFETY
-        elif isinstance(
-            error, StorageError | AttestError | ChainError | NetworkError | api.ApiError
-        ):
+        elif isinstance(error, EXPECTED):
             _log.critical("failed", kind=type(error).__name__, reason=str(error))
         elif not isinstance(error, trio.Cancelled):
             _log.critical("crashed", exc_info=error)
