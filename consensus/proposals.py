@@ -83,7 +83,7 @@ def judge(proposal: Proposal, ledger: Ledger, machine: Machine, now_ms: int) -> 
         return Verdict.WAIT
     if header.state_height > machine.height:
         return Verdict.WAIT
-    mine = machine.hash_at(header.state_height)
-    if mine is not None and mine != header.state_hash:
+    # None when it is too old to be known: a hash that nobody checks must not be agreed on.
+    if machine.hash_at(header.state_height) != header.state_hash:
         return f"a state hash at height {header.state_height} that is not ours"
     return Verdict.VALID

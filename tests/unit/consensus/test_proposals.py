@@ -173,3 +173,15 @@ def test_the_ledger_covers_exactly_what_r1_asks_for() -> None:
     assert ledger.covering(FIRST, 3) is None
     ledger.add_nullification(_null(1, 0))
     assert ledger.covering(FIRST, 3) == (_null(1, 0), _null(2, 0))
+
+
+def test_a_state_hash_that_is_too_old_to_be_checked_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "STATE_HASHES_KEPT", 1)
+    machine = Machine()
+    machine.apply(FIRST_BLOCK)
+    assert machine.hash_at(0) is None
+    made = block(View(1, 1), FIRST_BLOCK, state_height=0, state_hash=b"x" * 32, time_ms=NOW)
+    verdict = _judge(proposal(cluster, made, _shown(FIRST_BLOCK)), _ledger(FIRST_BLOCK), machine)
+    assert "not ours" in str(verdict)
