@@ -44,6 +44,7 @@ class Replay:
         self.store: dict[bytes, list[int]] = {}  # key -> create, mod, version
         self.values: dict[bytes, bytes] = {}
         self.clients: OrderedDict[bytes, tuple[int, int, bool]] = OrderedDict()
+        self.evicted: set[bytes] = set()  # a repeated command of these may run again
 
     def play(self, raw: bytes) -> tuple[int, bool, bool, bool]:
         """(revision, existed, stale, executed) of one encoded command."""
@@ -71,7 +72,7 @@ class Replay:
 
     def end_of_block(self) -> None:
         while len(self.clients) > limits.SESSIONS_MAX:
-            self.clients.popitem(last=False)
+            self.evicted.add(self.clients.popitem(last=False)[0])
 
 
 class Oracle:
@@ -304,7 +305,8 @@ class Oracle:
         for raw in applied.block.commands:
             *outcome, executed = self._replay.play(raw)
             outcomes.append(tuple(outcome))
-            if executed and self.executed.setdefault(raw[:24], height) != height:
+            again = executed and self.executed.setdefault(raw[:24], height) != height
+            if again and raw[:16] not in self._replay.evicted:
                 self.fail(f"command {raw[:24].hex()} ran twice, at {height} too")
             self.executed.setdefault(raw[:24], height)
         self._replay.end_of_block()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from consensus import limits
 from tests.simulation import campaign
 from tests.simulation.adversaries import GALLERY
 from tests.simulation.campaign import Report
@@ -50,6 +51,14 @@ def test_above_a_third_every_fork_convicts_a_third_and_nobody_honest() -> None:
     report = campaign.run(range(500, 525), settings)
     _hold(report)
     assert any(o.forked for o in report.outcomes), "no fork at all: the liars are too tame"
+
+
+def test_members_forget_the_same_clients_whatever_crashes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_MAX", 3)
+    faults = ("delay", "crash", "crash_all", "partition")
+    _hold(campaign.run(range(600, 612), Settings(faults=faults, clients=8)))
 
 
 def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
