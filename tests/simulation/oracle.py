@@ -90,7 +90,7 @@ class Oracle:
         self._height: dict[int, int] = defaultdict(int)  # applied by each life of each seat
         self._lives: dict[int, int] = {}
         self._done: dict[int, set[bytes]] = defaultdict(set)
-        self._expected: set[bytes] = set()
+        self._asked: dict[int, bytes] = {}  # in the calm: seat -> command id
         # votes by signer; everything that anybody ever sent
         self._votes: dict[int, dict[tuple[View, VoteKind], set[tuple[bytes, int]]]] = (
             defaultdict(lambda: defaultdict(set))
@@ -372,8 +372,13 @@ class Oracle:
 
     # --- liveness ---
 
-    def expects(self, raw: bytes) -> None:
-        self._expected.add(raw[:24])
+    def expects(self, seat: int, raw: bytes) -> None:
+        self._asked[seat] = raw[:24]
+
+    @property
+    def _expected(self) -> set[bytes]:
+        """What was asked of members that still run."""
+        return {self._asked[m.seat] for m in self._running() if m.seat in self._asked}
 
     def _term(self) -> int:
         return max(m.engine.view.term for m in self._world.correct if m.engine)

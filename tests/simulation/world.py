@@ -276,7 +276,7 @@ class World:
         for member in self.correct:
             command = Command(b"calm %11d" % member.seat, 1, Op.PUT, b"calm", b"%d" % member.seat)
             raw = encode_command(command)
-            self.oracle.expects(raw)
+            self.oracle.expects(member.seat, raw)
             self.after(self.rng.uniform(0.0, 500.0), member.submit, raw)
         self.after(float(self.scenario.settings.calm_ms), self.oracle.calm_is_over)
 
