@@ -33,7 +33,6 @@ class CatchUp:
             return preferred
         if not seats:
             return None
-        self._turn += 1
         return seats[self._turn % len(seats)]
 
     def want_block(
@@ -73,6 +72,9 @@ class CatchUp:
 
     def retry(self, from_height: int, connected: Sequence[int]) -> list[Send]:
         """Asks somebody else for what is still missing."""
+        # One step for all: were each request to take a step, three of them would go to the same
+        # of three members every time, and a silent one would keep us behind for ever.
+        self._turn += 1
         self._asked_from = None
         sends = []
         for block in self.wanted:

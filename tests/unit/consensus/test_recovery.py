@@ -186,3 +186,17 @@ def test_a_block_that_was_asked_for_is_taken_from_anybody() -> None:
     final = cluster.certificate(VoteKind.FINALIZE, View(1, 0), only.hash)
     engine.step(Received(3, Certificates((final,))), 5)
     assert engine.step(Received(4, BlockReply(only)), 6).applied
+
+
+def test_every_missing_thing_is_asked_of_every_member_in_turn() -> None:
+    cluster = Cluster()
+    target = cluster.certificate(VoteKind.FINALIZE, View(1, 9), bytes(32))
+    for wanted in range(5):
+        catchup = CatchUp()
+        catchup.follow(target, 1, [2, 3, 4], 2)
+        for number in range(wanted):
+            catchup.want_block(number.to_bytes(32, "big"), [2, 3, 4], 2)
+        rounds = [catchup.retry(1, [2, 3, 4]) for _ in range(3)]
+        for message in {send.message for sends in rounds for send in sends}:
+            asked = {s.to for sends in rounds for s in sends if s.message == message}
+            assert asked == {2, 3, 4}, f"{wanted} wanted: only {asked} are asked for {message}"
