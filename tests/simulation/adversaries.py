@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from consensus.digests import vote_digest
 from consensus.interface import Output
+from consensus.machine import Machine
 from consensus.types import ZERO_HASH, Proposal, Reason, View, Vote, VoteKind
 from consensus.wire import (
     BootAck,
@@ -220,6 +221,29 @@ class Replayer(Liar):
         return [message]
 
 
+class Forker(Liar):
+    """Begins its terms on the genesis, as if nothing had been agreed on yet."""
+
+    def twist(self, peer: int, message: Message) -> list[Message]:
+        if not isinstance(message, ProposalMessage) or message.proposal.block.header.view.index:
+            return [message]
+        h = message.proposal.block.header
+        block = make_block(
+            self.world.cluster_id,
+            epoch=0,
+            view=h.view,
+            height=1,
+            parent=self.world.genesis,
+            time_ms=h.time_ms,
+            state_height=0,
+            state_hash=Machine().state_hash,
+            commands=(),
+            nullifications=(),
+        )
+        signature = self.sign(VoteKind.NOTARIZE, h.view, block.hash).signature
+        return [replace(message, proposal=Proposal(block, None, signature))]
+
+
 class Mutator(Liar):
     """Changes real messages: bits of them, views, blocks, parts; signs again where it can."""
 
@@ -366,5 +390,6 @@ GALLERY: dict[str, type[Liar]] = {
     "promiscuous": Promiscuous,
     "replayer": Replayer,
     "mutator": Mutator,
+    "forker": Forker,
     "twin": Twin,
 }

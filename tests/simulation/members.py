@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .world import World
 
 
+SYNC_DELAY_MS = 50.0  # finalized blocks wait that long for other records, as in the daemon
+
+
 class Member:
     """A process that runs the engine as the daemon does: persist, then send, then the rest."""
 
@@ -130,6 +133,8 @@ class Member:
         if self._dies():
             return
         self.store.commit(output.persist)
+        if self.store.waiting:
+            self.world.after(SYNC_DELAY_MS, self._sync, self.life)
         self.persisted(output)
         if self._dies():
             return
@@ -150,6 +155,10 @@ class Member:
         if output.halt is not None:
             self.halted = output.halt.reason
             self.stopped()
+
+    def _sync(self, life: int) -> None:
+        if life == self.life and self.engine is not None:
+            self.store.sync()
 
     def _dies(self) -> bool:
         if self.crash_after is None:

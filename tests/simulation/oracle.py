@@ -394,7 +394,8 @@ class Oracle:
             self.finished = True
             self.recovery_ms = self._world.now_ms - self._calm_since_ms
             self.terms = self._term() - self._calm_term
-            if self.terms > self._world.scenario.settings.terms_max:
+            settings = self._world.scenario.settings
+            if self.terms > settings.terms_max and not settings.above_third:
                 self.fail(f"it took {self.terms} terms of calm to commit")
 
     def calm_is_over(self) -> None:

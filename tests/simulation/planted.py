@@ -239,7 +239,7 @@ BUGS: tuple[Planted, ...] = (
     Planted(VotePersistedLater, _CALM, 1),
     Planted(NotarizesTwice, Settings(byzantine=1, adversaries=("equivocator",)), 20),
     Planted(JumpsWithoutCertificate, Settings(byzantine=1, adversaries=("mutator",)), 20),
-    Planted(CoversNothing, Settings(byzantine=1, adversaries=("mutator",)), 40),
+    Planted(CoversNothing, Settings(byzantine=1, adversaries=("forker",)), 40),
     Planted(JoinsAtAThird, Settings(nodes=3, weights=(1, 1, 1)), 20),
     Planted(NeverRepeats, Settings(), 40),
     Planted(NeverImpatient, Settings(byzantine=1, adversaries=("silent", "mute")), 40),

@@ -69,6 +69,11 @@ class SimStore:
             batch, self.waiting = self.waiting, []
             self.transact(batch)
 
+    def sync(self) -> None:
+        """Makes durable what waits."""
+        batch, self.waiting = self.waiting, []
+        self.transact(batch)
+
     def transact(self, records: list[Record]) -> None:
         """One transaction on the disk."""
         for record in records:
