@@ -2,8 +2,8 @@
 
 Keys and chains come in from a guest agent or a peer, unproven; verified values go out, or typed
 errors that name the failed step. Imports no other room; does no I/O but the agent's socket.
-Read: ``errors``, ``keys``, ``chain`` (what is proven and what not), ``bounded_json``, ``strict_json``,
-``unix_http``, ``agent``, ``identity``.
+Read: ``errors``, ``keys``, ``chain`` (what is proven and what not), ``bounded_json``,
+``strict_json``, ``unix_http``, ``agent``, ``identity``.
 """
 
 from .agent import AgentInfo, AgentKey, AgentVersion, GuestAgent

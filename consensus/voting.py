@@ -238,8 +238,19 @@ class Voting:
         self._note_seen(vote)
         if vote.view < self.view and vote.kind is VoteKind.NULLIFY:
             self._help(sender)
+        if self._is_surplus(vote):
+            return
         if vote.view > self.ledger.tip.view and self._is_near(vote.view):
             self._count(vote)
+
+    def _is_surplus(self, vote: Vote) -> bool:
+        """True for a vote that came after its quorum, agrees with it and contradicts nothing."""
+        return (
+            vote.kind is VoteKind.NOTARIZE
+            and vote.view < self.view
+            and self.ledger.notarized_block(vote.view) == vote.block
+            and self.book.get(vote.view, vote.kind, vote.seat) is None
+        )
 
     def _counts(self, seat: int, incarnation: int) -> bool:
         """True when a member speaks under the incarnation that we count (R10)."""
