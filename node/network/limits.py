@@ -58,7 +58,9 @@ class NetworkLimits:
     dead_after_s: float = 3.0
     write_stall_s: float = 15.0  # a peer that takes nothing for so long loses its link
     dial_timeout_s: float = 3.0
-    dial_grace_s: float = 2.0  # how long the higher seat waits for the lower one to dial
+    # How long the higher seat waits for the lower one to dial. Short: the lower one may sit out a
+    # backoff when the higher one comes back, and a link that is missing can be what a quorum lacks.
+    dial_grace_s: float = 0.25
     backoff_min_s: float = 0.2
     backoff_max_s: float = 5.0
     good_link_s: float = 5.0  # a link that lived this long resets the backoff
