@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -20,6 +20,8 @@ from chain import (
     PinMismatch,
     WrongChain,
 )
+
+Write = Callable[[], Awaitable[None]]
 
 RETRY_S_MIN = 2.0
 RETRY_S_MAX = 60.0
@@ -91,10 +93,15 @@ class SeatKeeper:
                     self._registered.set()
                     pause_s = RETRY_S_MAX
                 else:
-                    self._log.info("registry_write", what=todo[0])
-                    await todo[1]()
+                    what, write = todo
+                    self._log.info("registry_write", what=what)
+                    await write()
                     self.transactions += 1
                     pause_s = RETRY_S_MIN
+                    # Judged again when the registry shows it, not from the row of before.
+                    while self.membership is membership:
+                        await self._changed.wait()
+                    continue
             except InsufficientFunds as error:
                 self._complain(f"cannot pay for the registration: {error}")
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
@@ -109,8 +116,8 @@ class SeatKeeper:
             self._log.error("registration_refused", reason=text)
         self.trouble = text
 
-    async def _todo(self, membership: Membership):  # type: ignore[no-untyped-def]
-        """What the row needs: (name, call), or None when it is right."""
+    async def _todo(self, membership: Membership) -> tuple[str, Write] | None:
+        """What the row needs: a name and a call, or None when it is right."""
         row = membership.member(self._seat)
         if row is None:
             raise ChainError(f"seat {self._seat} does not exist in the registry")

@@ -158,3 +158,20 @@ async def test_an_alarm_of_the_chain_ends_following_and_not_the_daemon(
         await trio.sleep(100)
         assert keep.alarm == "block 9 changed"
         nursery.cancel_scope.cancel()
+
+
+async def test_what_was_written_is_not_written_again_before_the_registry_shows_it(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    keep = keeper(chain, [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(member(status=MemberStatus.EMPTY)))
+        await chain.wrote.wait()
+        await trio.sleep(600)
+        assert len(chain.written) == 1
+        await chain.tell.send(membership(member(incarnation=5)))
+        await keep.wait_registered()
+        nursery.cancel_scope.cancel()
+    assert len(chain.written) == 1
