@@ -328,12 +328,19 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in names:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_text(row.get(name))) for name in names))
+        table.add_row(*(Text(_short(name, _text(row.get(name)))) for name in names))
     Console().print(table)
+
+
+def _short(name: str, text: str) -> str:
+    """Long names by their ends, so that a row stays a line; ``--json`` has them whole."""
+    if name in ("node_key", "peer_id") and len(text) > 9:
+        return f"{text[:4]}…{text[-4:]}"
+    return text
 
 
 def _print_pairs(document: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from node.facade import NodeFacade
 
-STATES = ("booting", "syncing", "active", "waiting", "halted")
+STATES = ("booting", "syncing", "abstaining", "active", "waiting", "halted")
 PREFIX = "dstack_cluster_"
 
 # name, path in the status, help

@@ -94,6 +94,7 @@ class NodeService:
             "chain": self._chain(),
             "uptime_s": int(time.monotonic() - self._started),
             "refused": dict(self.mesh.refused) if self.mesh else {},
+            "refused_handshakes": sum(self.mesh.refused.values()) if self.mesh else 0,
         }
         if self.driver is not None and self.validators is not None:
             row |= self._core_status(self.driver, self.validators)
