@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -75,6 +76,37 @@ async def test_all_members_die_at_once_and_nothing_is_lost(testnet: Testnet) -> 
         for seat in testnet.seats:
             await testnet.start(seat)
         await testnet.wait_leader()
+
+
+async def test_a_mixture_of_deaths_and_pauses_loses_nothing_and_doubles_nothing(
+    testnet: Testnet,
+) -> None:
+    chance = random.Random(20261122)
+    async with writing(testnet) as writers:
+        for _ in range(8):
+            seat, other = chance.sample(testnet.seats, 2)
+            match chance.choice(("die", "stop", "pause", "two die", "all die")):
+                case "die":
+                    await testnet.kill(seat)
+                    await writers.wait_more(5)
+                    await testnet.start(seat)
+                case "stop":
+                    await testnet.kill(seat, "TERM")
+                    await testnet.start(seat)
+                case "pause":
+                    await testnet.pause(seat)
+                    await writers.wait_more(5)
+                    await testnet.resume(seat)
+                case "two die":
+                    await testnet.kill(seat)
+                    await testnet.kill(other)
+                    await testnet.start(other)
+                    await testnet.start(seat)
+                case "all die":
+                    await testnet.kill_all()
+                    for each in testnet.seats:
+                        await testnet.start(each)
+            await writers.wait_more(5)
 
 
 async def test_a_restart_needs_no_transaction_and_takes_a_new_incarnation(
