@@ -10,6 +10,7 @@ from collections import OrderedDict
 from . import limits
 from .boot import Boot
 from .catchup import is_consistent
+from .digests import digest_of
 from .interface import (
     AbstainRecord,
     AcknowledgedRecord,
@@ -39,6 +40,7 @@ from .types import (
     Proposal,
     Reason,
     View,
+    Vote,
     VoteKind,
     raw_command_id,
 )
@@ -451,7 +453,27 @@ class Engine(Voting):
         if request != known:
             self._out.persist.append(AcknowledgedRecord(request))
         tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
-        self._send(sender, self.boot.acknowledge(request, self._seen.get(sender), tip))
+        self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
+
+    def _last_vote_of(self, seat: int) -> Vote | None:
+        """The highest vote that we can show the seat to have signed (R10).
+
+        Of what it sent, and of the certificates that we hold: those we still have after a restart
+        of our own, and nobody can plant a forged vote in them.
+        """
+        shown: list[Vote] = []
+        seen = self._seen.get(seat)
+        if seen is not None and self._verifier.verify(
+            self.validators.keys[seat], digest_of(self.cluster_id, seen), seen.signature
+        ):
+            shown.append(seen)
+        for c in self.ledger.justification():
+            for part in c.parts:
+                if part.seat == seat:
+                    shown.append(
+                        Vote(c.kind, c.epoch, c.view, seat, c.block, part.reason, part.signature)
+                    )
+        return max(shown, key=Vote.position, default=None)
 
     def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
         if self.boot.done:

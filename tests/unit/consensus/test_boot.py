@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
 from consensus.digests import boot_digest
@@ -241,11 +243,26 @@ def test_every_vote_that_was_seen_is_told_however_far_ahead_or_behind() -> None:
     for view in (View(1, 500), View(40, 0), View(1, 2)):
         engine, _ = cluster.booted(1)
         final = block(View(1, 3))
-        engine.ledger.advance(
-            Tip(1, final.hash, View(1, 3), 0, 0, cluster.certificate(VoteKind.FINALIZE, View(1, 3)))
-        )
+        proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash, (1, 3, 4))
+        engine.ledger.advance(Tip(1, final.hash, View(1, 3), 0, 0, proof))
         vote = cluster.vote(2, VoteKind.NULLIFY, view)
         engine.step(Received(2, VoteMessage(1, vote)), 2)
         output = engine.step(Received(2, _request(cluster, 2, 2, b"n" * 32)), 3)
         (ack,) = [m for m in sent(output) if isinstance(m, BootAck)]
         assert ack.last_vote == vote
+
+
+def test_a_forged_vote_cannot_be_planted_to_spoil_what_is_told() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    final = block(View(1, 3))
+    proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash, (1, 2, 3))
+    engine.ledger.advance(Tip(1, final.hash, View(1, 3), 0, 0, proof))
+    forged = replace(cluster.vote(2, VoteKind.NULLIFY, View(40, 0)), signature=bytes(65))
+    engine.step(Received(2, VoteMessage(1, forged)), 2)
+    output = engine.step(Received(2, _request(cluster, 2, 2, b"n" * 32)), 3)
+    (ack,) = [m for m in sent(output) if isinstance(m, BootAck)]
+    # Its vote in our certificate is told instead, which a restart of ours does not forget either.
+    assert ack.last_vote is not None
+    assert (ack.last_vote.kind, ack.last_vote.view) == (VoteKind.FINALIZE, View(1, 3))
+    assert cluster.engine(2).boot.take(1, ack)
