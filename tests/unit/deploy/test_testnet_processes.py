@@ -137,7 +137,8 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse_the_identity(tmp_path:
     record = processes.spawn([str(program), "600"], log=tmp_path / "log", mark="m", cwd=tmp_path)
     try:
         assert processes.start_ticks(record.pid) == record.start_ticks
-        assert processes.run_state(record) in ("R", "S", "D")  # D: while the program is read from disk
+        # D: while the program is read from disk.
+        assert processes.run_state(record) in ("R", "S", "D")
     finally:
         processes.send(record, signal.SIGKILL)
 
