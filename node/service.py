@@ -32,6 +32,7 @@ from node.facade import (
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
 
+VERSION = version("dstack-cluster")
 URLS_PREFIX = b"_cluster/urls/"
 SESSION_TAG = b"dstack-cluster/request-id/v1"
 URL_BYTES_MAX = 2048
@@ -88,7 +89,7 @@ class NodeService:
             "revision": 0,
             "lag": None,
             "insecure": list(c.insecure.names()),
-            "version": version("dstack-cluster"),
+            "version": VERSION,
             "instance_id": self.identity.instance_id.hex() if self.identity else None,
             "node_key": self.identity.node_key.hex() if self.identity else None,
             "chain": self._chain(),
