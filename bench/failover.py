@@ -8,7 +8,6 @@ side is charged for attempts that its dead leader swallowed, and the time is exa
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,10 +32,6 @@ class Failovers:
     attempts: list[int] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)  # by how much the term rose, 1 when all is well
     caught_up_ms: list[float] = field(default_factory=list)  # restart until level with the others
-
-    @property
-    def median_ms(self) -> float:
-        return statistics.median(self.times_ms)
 
 
 async def trial(cluster: Cluster, run: str, results: Failovers) -> None:

@@ -43,7 +43,6 @@ from chain.rpc import RpcEndpoint
 from chain.transactions import Transaction, sign
 
 GWEI = 10**9
-ETHER = 10**18
 _TRANSIENT = (NoAgreement, EndpointError, RpcFault, BadChainData, RollbackRefused)
 
 _log = structlog.get_logger("chain.sender")

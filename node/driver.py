@@ -52,8 +52,8 @@ from node.storage import Store
 EVENTS_PER_BATCH = 512
 INBOX_MAX = 4096
 COMMANDS_WAITING_MAX = 4096
-SYNC_DELAY_S = 0.05
-SYNC_INLINE_S = 0.002
+SYNC_DELAY_S = 0.05  # how long records of finalized blocks wait for a vote's transaction
+SYNC_INLINE_S = 0.002  # a disk that is slower, on average, is waited for in a thread
 
 _PRIORITIES: dict[type, Priority] = {
     wire.Commands: Priority.FORWARD,
@@ -73,7 +73,7 @@ class Driver:
     Args:
         engine, store, mesh: this node's; the driver is the only one that steps the engine.
         cluster_id: 32 bytes, for decoding.
-        on_applied: called for every finalized block, after it is durable.
+        on_applied: called for every finalized block, when the votes that made it final are durable.
         on_links: called when a link opened or closed.
     """
 

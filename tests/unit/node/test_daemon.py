@@ -1,0 +1,72 @@
+"""How the daemon ends: the exit status tells a supervisor whether to start it again."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import structlog
+import trio
+
+from chain import ChainError
+from node.config import ApiConfig, ChainConfig, Config, InsecureConfig, NodeConfig
+from node.daemon import EXIT_FAILED, EXIT_SAFETY, _exit_status, durations, run_daemon
+from node.driver import SafetyStop
+from node.storage import StorageError
+
+
+def config(tmp_path: Path) -> Config:
+    return Config(
+        node=NodeConfig(1, tmp_path / "data", "/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/0"),
+        chain=ChainConfig(1, bytes(20), rpc=("http://127.0.0.1:1",), kms_roots=()),
+        insecure=InsecureConfig(no_attestation=True, single_rpc=True),
+    )
+
+
+def ending(*errors: BaseException) -> tuple[int, list[str]]:
+    """Exit status and events of a daemon that these errors ended."""
+    group = BaseExceptionGroup("services", [BaseExceptionGroup("inner", list(errors))])
+    with structlog.testing.capture_logs() as lines:
+        status = _exit_status(group)
+    return status, [line["event"] for line in lines]
+
+
+def test_a_stop_for_safety_has_a_status_of_its_own_whatever_fails_beside_it() -> None:
+    assert ending(SafetyStop("superseded")) == (EXIT_SAFETY, ["safety_stop"])
+    status, events = ending(OSError("closed"), SafetyStop("diverged"), ValueError("x"))
+    assert status == EXIT_SAFETY and events == ["failed", "safety_stop", "crashed"]
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("full"), ChainError("no chain"), OSError("in use")]
+)
+def test_what_can_go_wrong_is_one_line(error: Exception) -> None:
+    assert ending(error) == (EXIT_FAILED, ["failed"])
+
+
+def test_a_defect_is_shown_whole() -> None:
+    assert ending(ZeroDivisionError()) == (EXIT_FAILED, ["crashed"])
+
+
+async def test_it_does_not_start_as_if_it_checked_quotes(tmp_path: Path) -> None:
+    pretending = replace(config(tmp_path), insecure=InsecureConfig())
+    with structlog.testing.capture_logs() as lines:
+        assert await run_daemon(pretending) == EXIT_FAILED
+    assert lines[0]["event"] == "refused_to_start" and "no_attestation" in lines[0]["reason"]
+
+
+async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        api = ApiConfig(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        with structlog.testing.capture_logs() as lines, trio.fail_after(30):
+            assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
+    (line,) = [line for line in lines if line["log_level"] == "critical"]
+    assert line["event"] == "failed" and line["kind"] == "ApiError"
+
+
+def test_the_cap_of_the_leader_timer_is_a_multiple_of_it(tmp_path: Path) -> None:
+    assert durations(config(tmp_path)).growth_max == 8
+    short = replace(config(tmp_path).timing, leader_timeout_max_ms=10)
+    assert durations(replace(config(tmp_path), timing=short)).growth_max == 1
