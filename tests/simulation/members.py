@@ -142,6 +142,9 @@ class Member:
             self.transmit(send.to, send.message)
             if self._dies():
                 return
+        for applied in output.applied:
+            for tell in self.world.on_applied:
+                tell(self, applied)
         for timer, delay_ms in output.timers.items():
             self._timers.pop(timer, None)
             if delay_ms is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from consensus.digests import genesis_hash, keccak256
 from consensus.engine import Engine
 from consensus.interface import Durations
+from consensus.machine import Applied
 from consensus.types import Command, Op
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode, encode_command
@@ -185,6 +186,8 @@ class World:
         self.oracle = Oracle(self)
         self.network = Network(self)
         self.members: dict[int, Member] = {}
+        # Told of every block that a correct member applied, when the daemon would answer clients.
+        self.on_applied: list[Callable[[Member, Applied], None]] = []
         self._old_disks: dict[int, list[SimStore]] = {s: [] for s in scenario.fragile}
         for seat in seats:
             kind = scenario.byzantine.get(seat)
