@@ -13,8 +13,8 @@ from Crypto.Hash import keccak
 
 from .types import Header, Vote, VoteKind
 
-BLOCK_TAG = b"dstack-cluster/block/v1"
-BODY_TAG = b"dstack-cluster/body/v1"
+BLOCK_TAG = b"dstack-cluster/block/v2"
+BODY_TAG = b"dstack-cluster/body/v2"
 GENESIS_TAG = b"dstack-cluster/genesis/v1"
 
 _NOTARIZE = b"Notarize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
@@ -79,10 +79,11 @@ def boot_ack_digest(cluster_id: bytes, seat: int, incarnation: int, boot_id: byt
 def block_hash(cluster_id: bytes, header: Header) -> bytes:
     """Hash of a block: all header fields at fixed width."""
     packed = struct.pack(
-        ">QQQQ32sQ32sQ32s",
+        ">QQQQQ32sQ32sQ32s",
         header.epoch,
         header.view.term,
         header.view.index,
+        header.proposer,
         header.height,
         header.parent,
         header.time_ms,

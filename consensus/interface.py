@@ -18,7 +18,9 @@ from .types import (
     Block,
     BootRequest,
     Certificate,
+    ChainView,
     Evidence,
+    Recovery,
     View,
     Vote,
 )
@@ -85,7 +87,41 @@ class StepDown:
     """The operator, or a clean stop, asks this node to give up leadership."""
 
 
-Event = Started | Received | TimerFired | Submitted | PeerConnected | PeerLost | StepDown
+@dataclass(frozen=True, slots=True)
+class MembershipSeen:
+    """Our finalized view of the registry; seats that it revoked lose their say at once."""
+
+    view: ChainView
+    revoked: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """The newest finalized chain block that we know, with its time in Unix milliseconds."""
+
+    number: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySeen:
+    """A finalized on-chain vote to go on with another set (break-glass)."""
+
+    recovery: Recovery
+
+
+Event = (
+    Started
+    | Received
+    | TimerFired
+    | Submitted
+    | PeerConnected
+    | PeerLost
+    | StepDown
+    | MembershipSeen
+    | ChainHead
+    | RecoverySeen
+)
 
 
 # --- records: what must be on disk before anything is sent ---

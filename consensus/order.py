@@ -10,12 +10,18 @@ from .digests import keccak256
 from .validators import ValidatorSet
 
 ORDER_TAG = b"dstack-cluster/leader-order/v1"
-SEED_TAG = b"dstack-cluster/epoch-seed/v1"
+CHAIN_SEED_TAG = b"dstack-cluster/chain-seed/v1"
+SEED_TAG = b"dstack-cluster/epoch-seed/v2"
 
 
-def epoch_seed(cluster_id: bytes, block_hash: bytes, prev_randao: bytes, epoch: int) -> bytes:
-    """Seed of an epoch's order from the chain block whose membership it uses (32 bytes each)."""
-    return keccak256(SEED_TAG + cluster_id + block_hash + prev_randao + epoch.to_bytes(8, "big"))
+def chain_seed(cluster_id: bytes, block_hash: bytes, prev_randao: bytes) -> bytes:
+    """What a chain block gives to the order of epochs that use its membership (32 bytes each)."""
+    return keccak256(CHAIN_SEED_TAG + cluster_id + block_hash + prev_randao)
+
+
+def epoch_seed(seed: bytes, epoch: int) -> bytes:
+    """Seed of an epoch's order, from ``chain_seed``: each epoch has an order of its own."""
+    return keccak256(SEED_TAG + seed + epoch.to_bytes(8, "big"))
 
 
 def leader_order(validators: ValidatorSet) -> tuple[int, ...]:

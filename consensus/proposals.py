@@ -46,11 +46,15 @@ def _covers(nullifications: tuple[Certificate, ...], parent: View, term: int) ->
     )
 
 
-def judge(proposal: Proposal, ledger: Ledger, machine: Machine, now_ms: int) -> Verdict | str:
-    """``VALID``, ``WAIT``, or what is wrong with a proposal for the current view."""
+def judge(
+    proposal: Proposal, leader: int, ledger: Ledger, machine: Machine, now_ms: int
+) -> Verdict | str:
+    """``VALID``, ``WAIT``, or what is wrong with a proposal of ``leader`` for the current view."""
     block, proof = proposal.block, proposal.parent
     header = block.header
     view, parent = header.view, parent_view(proposal)
+    if header.proposer != leader:
+        return f"it names seat {header.proposer} as its proposer"
     if proof is not None and not is_parent_proof(proof):
         return "the parent's certificate is a nullification"
     if view.index > 0:

@@ -11,6 +11,8 @@ from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
+from .validators import Validator
+
 ZERO_HASH = bytes(32)
 
 
@@ -105,6 +107,7 @@ class Header:
 
     epoch: int
     view: View
+    proposer: int  # the seat that leads the term, so that a contract need not know the order
     height: int
     parent: bytes
     time_ms: int
@@ -113,9 +116,55 @@ class Header:
     state_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class NextEpoch:
+    """What a boundary block says of the epoch after it; the whole set, so history proves itself.
+
+    ``chain_block``, ``chain_hash``, ``digest``, ``seed`` are those of the ``ChainView`` that it
+    comes from; ``validators`` are sorted by seat.
+    """
+
+    epoch: int
+    chain_block: int
+    chain_hash: bytes
+    digest: bytes
+    seed: bytes
+    validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainView:
+    """The registry's finalized membership at the block of its last change.
+
+    ``seed`` is ``order.chain_seed`` of that block; ``validators`` are sorted by seat.
+    """
+
+    block_number: int
+    block_hash: bytes
+    digest: bytes
+    seed: bytes
+    validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A finalized on-chain vote that replaces a set which lost its quorum (break-glass).
+
+    The new ``epoch`` stands on the block of ``height`` and ``block_hash``.
+    """
+
+    epoch: int
+    height: int
+    block_hash: bytes
+    validators: tuple[Validator, ...]
+    seed: bytes
+
+
 @dataclass(frozen=True)
 class Block:
-    """A header with its body: encoded commands, and the nullifications that led to its term.
+    """A header with its body: encoded commands, the nullifications that led to its term, evidence.
+
+    ``next_epoch`` makes it a boundary block: nothing but the same record follows in its epoch.
 
     ``body`` is the encoding that the header commits to, kept so that it is passed on unchanged.
     """
@@ -125,6 +174,8 @@ class Block:
     body: bytes
     commands: tuple[bytes, ...]
     nullifications: tuple[Certificate, ...]
+    evidence: tuple[Evidence, ...] = ()
+    next_epoch: NextEpoch | None = None
 
     @cached_property
     def command_ids(self) -> frozenset[bytes]:

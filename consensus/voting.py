@@ -504,7 +504,7 @@ class Voting:
         if vote is None or vote.block != block.hash or not self.book.is_valid(vote):
             del self._proposals[self.view]  # not signed by the leader, or one of two
             return
-        verdict = judge(proposal, self.ledger, self.machine, self._now_ms)
+        verdict = judge(proposal, leader, self.ledger, self.machine, self._now_ms)
         if verdict is Verdict.WAIT:
             if self.ledger.header(block.header.parent) is None:
                 self._out.send += self.catchup.want_block(
@@ -573,6 +573,7 @@ class Voting:
             self.cluster_id,
             epoch=self.validators.epoch,
             view=view,
+            proposer=self.seat,
             height=height + 1,
             parent=parent_hash,
             time_ms=max(time_ms, self._now_ms),

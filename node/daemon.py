@@ -31,7 +31,7 @@ from consensus.digests import genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Durations
 from consensus.machine import Applied
-from consensus.order import epoch_seed
+from consensus.order import chain_seed, epoch_seed
 from consensus.validators import Validator, ValidatorSet
 from contracts import artifact
 from node import api
@@ -309,7 +309,9 @@ def founding_set(genesis: Membership, cluster_id: bytes) -> ValidatorSet:
         validators=tuple(
             Validator(member.seat, member.weight, member.node_key) for member in genesis.active()
         ),
-        seed=epoch_seed(cluster_id, genesis.block_hash, genesis.prev_randao, 0),
+        seed=epoch_seed(
+            chain_seed(cluster_id, genesis.block_hash, genesis.prev_randao), 0
+        ),
     )
 
 

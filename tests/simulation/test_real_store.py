@@ -118,6 +118,7 @@ def test_a_complaint_below_the_final_view_keeps_the_gate_of_its_term_closed(
             cluster_id,
             epoch=0,
             view=view,
+            proposer=1,
             height=height,
             parent=parent,
             time_ms=0,

@@ -9,6 +9,7 @@ from consensus.engine import Engine
 from consensus.interface import Output, PeerConnected, Received, Restored, Started
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
+from consensus.order import leader_order
 from consensus.types import (
     ZERO_HASH,
     Block,
@@ -97,7 +98,8 @@ class Cluster:
         return engine, output
 
     def leader(self, term: int = 1) -> int:
-        return self.engine(1).leader(term)
+        order = leader_order(self.validators)
+        return order[(term - 1) % len(order)]
 
 
 def sent(output: Output) -> list[Message]:
@@ -114,13 +116,15 @@ def block(
     time_ms: int = 0,
     state_height: int = 0,
     state_hash: bytes | None = None,
+    proposer: int | None = None,
 ) -> Block:
-    """A block on ``parent`` (a block, or the genesis hash)."""
+    """A block on ``parent`` (a block, or the genesis hash); the leader of four equals makes it."""
     on_block = isinstance(parent, Block)
     return make_block(
         CLUSTER_ID,
         epoch=0,
         view=view,
+        proposer=Cluster().leader(view.term) if proposer is None else proposer,
         height=parent.header.height + 1 if on_block else 1,
         parent=parent.hash if on_block else parent,
         time_ms=time_ms,

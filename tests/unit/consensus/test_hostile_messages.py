@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from clusters import CLUSTER_ID, Cluster, command
 
+from consensus import limits
 from consensus.engine import Engine
 from consensus.interface import Output, Received, Submitted, Timer, TimerFired
 from consensus.types import ZERO_HASH, Reason, View, VoteKind
@@ -81,7 +82,7 @@ def _spoilt(value: Any, rng: random.Random, chance: float) -> Any:
     if rng.random() > chance:
         return value
     if isinstance(value, int):
-        return rng.choice((*NUMBERS, value + 1, max(0, value - 1)))
+        return rng.choice((*NUMBERS, min(value + 1, limits.U64_MAX), max(0, value - 1)))
     if isinstance(value, bytes) and value:
         return rng.choice((bytes(len(value)), rng.randbytes(len(value)), b""))
     return value

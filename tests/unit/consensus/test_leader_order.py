@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.digests import keccak256
-from consensus.order import epoch_seed, leader_order
+from consensus.order import chain_seed, epoch_seed, leader_order
 
 WEIGHTS = (10, 1, 1, 1, 1, 1, 1)
-GOLDEN_SEED = "6d19d9ad1d731f4c87423f0143941eabb9a1c9e92758b69b2611389d937f40e0"
-GOLDEN_ORDER = (1, 5, 3, 7, 4, 6, 2)
-GOLDEN_EQUAL_ORDER = (1, 2, 4, 3)
+GOLDEN_SEED = "fb2c00b65473e2b803e32f147e2f237d216cc5a7cf226ce9acf602b276cdde35"
+GOLDEN_ORDER = (1, 2, 6, 3, 7, 5, 4)
+GOLDEN_EQUAL_ORDER = (3, 1, 2, 4)
 
 
 def test_the_order_of_a_known_seed_is_pinned() -> None:
-    seed = epoch_seed(b"\x01" * 32, b"\x02" * 32, b"\x03" * 32, 4)
+    seed = epoch_seed(chain_seed(b"\x01" * 32, b"\x02" * 32, b"\x03" * 32), 4)
     assert seed.hex() == GOLDEN_SEED
     assert leader_order(Cluster(WEIGHTS, seed).validators) == GOLDEN_ORDER
     assert leader_order(Cluster((1, 1, 1, 1), seed).validators) == GOLDEN_EQUAL_ORDER
@@ -30,7 +30,7 @@ def test_the_first_place_follows_the_weight_over_two_thousand_epochs() -> None:
     total = sum(WEIGHTS)
     first: Counter[int] = Counter()
     for epoch in range(epochs):
-        seed = epoch_seed(b"\x07" * 32, keccak256(b"%d" % epoch), bytes(32), epoch)
+        seed = epoch_seed(chain_seed(b"\x07" * 32, keccak256(b"%d" % epoch), bytes(32)), epoch)
         first[leader_order(Cluster(WEIGHTS, seed).validators)[0]] += 1
     for seat, weight in enumerate(WEIGHTS, start=1):
         share = weight / total
@@ -69,10 +69,10 @@ def test_everybody_leads_once_before_anybody_leads_twice(weights: list[int], see
 
 
 def test_seeds_differ_by_cluster_block_randomness_and_epoch() -> None:
-    base = (b"\1" * 32, b"\2" * 32, b"\3" * 32, 4)
-    seeds = {epoch_seed(*base)}
-    for i, other in enumerate((b"\x08" * 32, b"\x09" * 32, b"\x0a" * 32, 5)):
-        changed = list(base)
+    base = [b"\1" * 32, b"\2" * 32, b"\3" * 32]
+    seeds = {epoch_seed(chain_seed(*base), 4), epoch_seed(chain_seed(*base), 5)}
+    for i, other in enumerate((b"\x08" * 32, b"\x09" * 32, b"\x0a" * 32)):
+        changed = [*base]
         changed[i] = other
-        seeds.add(epoch_seed(*changed))  # type: ignore[arg-type]
+        seeds.add(epoch_seed(chain_seed(*changed), 4))
     assert len(seeds) == 5

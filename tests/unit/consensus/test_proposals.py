@@ -36,7 +36,8 @@ def _shown(made: Block) -> Certificate:
 
 
 def _judge(made: Proposal, ledger: Ledger, machine: Machine | None = None) -> Verdict | str:
-    return judge(made, ledger, machine or Machine(), NOW)
+    leader = cluster.leader(made.block.header.view.term)
+    return judge(made, leader, ledger, machine or Machine(), NOW)
 
 
 FIRST_BLOCK = block(View(1, 0), time_ms=NOW)
@@ -45,6 +46,13 @@ SECOND_BLOCK = block(View(1, 1), FIRST_BLOCK, time_ms=NOW)
 
 def test_the_first_block_stands_on_genesis() -> None:
     assert _judge(proposal(cluster, FIRST_BLOCK, None), _ledger()) is Verdict.VALID
+
+
+def test_a_block_names_the_leader_of_its_term_as_its_proposer() -> None:
+    leader = cluster.leader()
+    for seat in (0, leader % 4 + 1, 99):
+        made = block(View(1, 0), time_ms=NOW, proposer=seat)
+        assert "proposer" in str(_judge(proposal(cluster, made, None), _ledger()))
 
 
 def test_inside_a_term_the_parent_is_the_view_before() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus import limits, wire
+from consensus.digests import block_hash
 from consensus.types import (
     ZERO_HASH,
     Block,
@@ -22,7 +23,9 @@ from consensus.types import (
     BootRequest,
     Certificate,
     Command,
+    Evidence,
     Header,
+    NextEpoch,
     Op,
     Part,
     Proposal,
@@ -32,6 +35,7 @@ from consensus.types import (
     VoteKind,
     raw_command_id,
 )
+from consensus.validators import Validator
 from consensus.wire import (
     BlockReply,
     BlockRequest,
@@ -88,11 +92,27 @@ def commands(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def evidence(draw: st.DrawFn) -> Evidence:
+    return Evidence(draw(votes()), draw(votes()))
+
+
+@st.composite
+def next_epochs(draw: st.DrawFn) -> NextEpoch:
+    seats = sorted(draw(st.sets(u64, min_size=1, max_size=4)))
+    validators = tuple(
+        Validator(s, draw(st.integers(1, limits.WEIGHT_MAX)), b"\2" + i.to_bytes(32, "big"))
+        for i, s in enumerate(seats)
+    )
+    return NextEpoch(draw(u64), draw(u64), draw(hash32), draw(hash32), draw(hash32), validators)
+
+
+@st.composite
 def blocks(draw: st.DrawFn) -> Block:
     return make_block(
         CLUSTER_ID,
         epoch=draw(u64),
         view=draw(views),
+        proposer=draw(u64),
         height=draw(u64),
         parent=draw(hash32),
         time_ms=draw(u64),
@@ -100,6 +120,8 @@ def blocks(draw: st.DrawFn) -> Block:
         state_hash=draw(hash32),
         commands=tuple(draw(st.lists(commands(), max_size=4))),
         nullifications=tuple(draw(st.lists(certificates(), max_size=3))),
+        evidence=tuple(draw(st.lists(evidence(), max_size=2))),
+        next_epoch=draw(st.none() | next_epochs()),
     )
 
 
@@ -191,7 +213,7 @@ def test_random_bytes_give_a_wire_error(data: bytes) -> None:
 )
 def test_any_well_formed_msgpack_gives_a_message_or_a_wire_error(body: object, kind: int) -> None:
     shaped = body if isinstance(body, list) else [body]
-    for value in (body, [1, kind, *shaped], [1, kind, shaped], [1, kind, 1, *shaped]):
+    for value in (body, [2, kind, *shaped], [2, kind, shaped], [2, kind, 1, *shaped]):
         with suppress(WireError):
             decode(msgpack.packb(value), SENDER, CLUSTER_ID)
 
@@ -232,10 +254,12 @@ def _sample(seed: int) -> list[Message]:
         wire.encode_command(Command(rng.randbytes(16), i, Op.PUT, b"key", rng.randbytes(20)))
         for i in range(3)
     )
+    vote = Vote(VoteKind.NULLIFY, 1, view, SENDER, ZERO_HASH, 2, rng.randbytes(65))
     block = make_block(
         CLUSTER_ID,
         epoch=1,
         view=view,
+        proposer=3,
         height=7,
         parent=h(),
         time_ms=1_700_000_000_000,
@@ -243,8 +267,11 @@ def _sample(seed: int) -> list[Message]:
         state_hash=h(),
         commands=raws,
         nullifications=(nullification,),
+        evidence=(Evidence(vote, replace(vote, reason=3)),),
+        next_epoch=NextEpoch(
+            2, 99, h(), h(), h(), (Validator(1, 5, rng.randbytes(33)), Validator(2, 1, bytes(33)))
+        ),
     )
-    vote = Vote(VoteKind.NULLIFY, 1, view, SENDER, ZERO_HASH, 2, rng.randbytes(65))
     request = BootRequest(3, 9, h(), rng.randbytes(65))
     final = replace(notarization, kind=VoteKind.FINALIZE)
     return [
@@ -264,18 +291,18 @@ def _sample(seed: int) -> list[Message]:
 
 
 GOLDEN = {
-    "ProposalMessage": "77bc222353195438cd12ca5875cfc8a1",
-    "VoteMessage": "5fecdfe501dbc99f751603135e443fe2",
-    "Certificates": "f5cf86fb845d6f8d32e1f4a5a2a586db",
-    "Commands": "4a5860093c2d34201229880c5e89f5fa",
-    "BlockRequest": "5212f5a9a3279a406ec87277abb74e7d",
-    "BlockReply": "314000e7abb3989ce87f4c917cb3e20d",
-    "SyncRequest": "df1ce6f9cbfab23398dfcac2e93bb04a",
-    "SyncReply": "1d29460077597b8df0321f64c1cbd96d",
-    "BootRequest": "725a2d97985d02455ecad86475156a40",
-    "BootAck": "f24e2de966689d8410d54c09a291d3fd",
-    "BootRefused": "6884e07f36b22f04c74313c6e1297e1f",
-    "BootCertificate": "c34717084c53d934f533ddff304bddf5",
+    "ProposalMessage": "6d523be6841d731105b99e72aa686474",
+    "VoteMessage": "7d55081fe1d8f119467ec00cacc66da2",
+    "Certificates": "5e905711c764917e5f54ecaf3f6368e8",
+    "Commands": "d138e1cd8c16d51234ac1e823108cee0",
+    "BlockRequest": "c6da406795a21ddac0dbc2c4648eafc3",
+    "BlockReply": "1cc8161b100c533d5751a121068d18ea",
+    "SyncRequest": "7a506446f43b618e50960ebb9a54f6dd",
+    "SyncReply": "d5e1e730b1811037f07e3fc7a3eeeb4b",
+    "BootRequest": "09abb942329108cfd3ffa0a59c9a7522",
+    "BootAck": "a9f542dc753e325dce589b82daff97e6",
+    "BootRefused": "54b585583b7de6c77500bbfd0f89e614",
+    "BootCertificate": "f5a4898bc5a97a64297d1d76139d3522",
 }
 
 
@@ -305,23 +332,23 @@ def _fields(message: Message) -> list:
 @pytest.mark.parametrize(
     ("what", "spoil"),
     [
-        ("another version", lambda m: [2, *m[1:]]),
+        ("another version", lambda m: [1, *m[1:]]),
         ("a version that is True", lambda m: [True, *m[1:]]),
-        ("a type that does not exist", lambda m: [1, 99, *m[2:]]),
+        ("a type that does not exist", lambda m: [2, 99, *m[2:]]),
         ("a field too many", lambda m: [*m, 0]),
         ("a field too few", lambda m: m[:-1]),
-        ("a negative number", lambda m: [1, 2, -1, m[3]]),
-        ("True for a number", lambda m: [1, 2, True, m[3]]),
-        ("an unknown reason", lambda m: [1, 2, m[2], [*m[3][:5], 200, m[3][6]]]),
-        ("a vote of kind 0", lambda m: [1, 2, m[2], [0, *m[3][1:]]]),
-        ("a vote of kind 4", lambda m: [1, 2, m[2], [4, *m[3][1:]]]),
-        ("a nullify vote with a block", lambda m: [1, 2, m[2], [*m[3][:4], bytes(32), *m[3][5:]]]),
+        ("a negative number", lambda m: [2, 2, -1, m[3]]),
+        ("True for a number", lambda m: [2, 2, True, m[3]]),
+        ("an unknown reason", lambda m: [2, 2, m[2], [*m[3][:5], 200, m[3][6]]]),
+        ("a vote of kind 0", lambda m: [2, 2, m[2], [0, *m[3][1:]]]),
+        ("a vote of kind 4", lambda m: [2, 2, m[2], [4, *m[3][1:]]]),
+        ("a nullify vote with a block", lambda m: [2, 2, m[2], [*m[3][:4], bytes(32), *m[3][5:]]]),
         (
             "a notarize vote with a reason",
-            lambda m: [1, 2, m[2], [1, *m[3][1:4], bytes(32), 3, m[3][6]]],
+            lambda m: [2, 2, m[2], [1, *m[3][1:4], bytes(32), 3, m[3][6]]],
         ),
-        ("a short signature", lambda m: [1, 2, m[2], [*m[3][:6], bytes(64)]]),
-        ("text for bytes", lambda m: [1, 2, m[2], [*m[3][:6], "a" * 65]]),
+        ("a short signature", lambda m: [2, 2, m[2], [*m[3][:6], bytes(64)]]),
+        ("text for bytes", lambda m: [2, 2, m[2], [*m[3][:6], "a" * 65]]),
         ("a map", lambda m: {1: 2}),
     ],
 )
@@ -356,6 +383,7 @@ def test_a_block_hash_covers_every_header_field() -> None:
     changes = {
         "epoch": 2,
         "view": View(1, 1),
+        "proposer": 4,
         "height": 8,
         "parent": bytes(32),
         "time_ms": 1,
@@ -365,8 +393,8 @@ def test_a_block_hash_covers_every_header_field() -> None:
     }
     assert set(changes) == set(Header.__dataclass_fields__)
     changed = [replace(header, **{name: value}) for name, value in changes.items()]
-    hashes = {wire.block_hash(CLUSTER_ID, h) for h in [header, *changed]}
-    hashes.add(wire.block_hash(bytes(32), header))
+    hashes = {block_hash(CLUSTER_ID, h) for h in [header, *changed]}
+    hashes.add(block_hash(bytes(32), header))
     assert len(hashes) == len(changes) + 2
 
 

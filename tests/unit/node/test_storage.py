@@ -64,6 +64,7 @@ class Chain:
             CLUSTER,
             epoch=0,
             view=view,
+            proposer=1,
             height=height,
             parent=self.blocks[-1].hash if self.blocks else GENESIS,
             time_ms=height,
@@ -130,7 +131,8 @@ def test_candidates_below_the_final_view_are_swept(tmp_path: Path) -> None:
     for index in range(300):
         commit(store, chain.extend(View(8, index)))
     high = make_block(
-        CLUSTER, epoch=0, view=View(9, 0), height=301, parent=chain.blocks[-1].hash, time_ms=999,
+        CLUSTER, epoch=0, view=View(9, 0), proposer=1, height=301,
+        parent=chain.blocks[-1].hash, time_ms=999,
         state_height=0, state_hash=bytes(32), commands=(), nullifications=(),
     )  # fmt: skip
     commit(store, BlockRecord(high))
