@@ -14,6 +14,7 @@ from .digests import digest_of
 from .interface import (
     AbstainRecord,
     AcknowledgedRecord,
+    Checkpoints,
     Durations,
     Event,
     IncarnationRecord,
@@ -77,6 +78,7 @@ class Engine(Voting):
         restored: Restored,
         boot_id: bytes,
         durations: Durations = Durations(),  # noqa: B008 - frozen
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
     ) -> None:
         assert seat in validators.weights, f"seat {seat} is not in the set"
         super().__init__(
@@ -97,6 +99,7 @@ class Engine(Voting):
             ledger=Ledger(restored.tip),
             machine=restored.machine,
             durations=durations,
+            checkpoints=checkpoints,
             abstain_until_term=restored.abstain_until_term,
         )
         self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from . import limits
 from .ledger import Tip
 from .machine import Applied, Machine
 from .types import (
@@ -292,6 +293,16 @@ class Durations:
     spread_ms: int = 100
     link_grace_ms: int = 100  # how long a leader's lost link may take to come back
     growth_max: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Heights at which snapshots are possible; data, so that tests choose shorter ways.
+
+    ``every`` is part of the protocol: members with different ones refuse each other's proposals.
+    """
+
+    every: int = limits.CHECKPOINT_HEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

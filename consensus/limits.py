@@ -29,6 +29,8 @@ SYNC_BLOCKS_MAX = 512
 SYNC_LINKS_MAX = 1024  # headers from the last block of an answer to the finalized one
 
 STATE_HASHES_KEPT = 1024  # heights whose state hash can still be compared with a header's
+# Multiples of this are checkpoints: some header certifies the state hash at each of them (R2).
+CHECKPOINT_HEIGHTS = 1024
 EVIDENCE_PER_BLOCK_MAX = 8
 EVIDENCE_PER_SEAT_MAX = 4  # so that one liar cannot crowd out evidence against others
 EVIDENCE_MAX = EVIDENCE_PER_SEAT_MAX * MEMBERS_MAX

@@ -13,6 +13,10 @@ from .ledger import Ledger, is_parent_proof
 from .machine import Machine
 from .types import GENESIS, Certificate, Proposal, View
 
+# The state hash in a header is this many blocks behind the leader's, so that voters, whose last
+# finalization may still be on its way, can check it without waiting.
+_STATE_LAG = 2
+
 
 class Verdict(Enum):
     """Valid, or not to be judged before something that is on its way arrives."""
@@ -46,10 +50,31 @@ def _covers(nullifications: tuple[Certificate, ...], parent: View, term: int) ->
     )
 
 
+def state_height(above: int, machine: Machine, every: int) -> int:
+    """The state that a header commits to when its parent commits to that of height ``above``.
+
+    The newest that voters can check at once, but never past a checkpoint (a multiple of
+    ``every``): so the state hash of each is in a certified header, and proves a snapshot. One
+    that we forgot is passed over: nobody as far as we are could check it any more, and a liar
+    that kept ``above`` old for long must not stop the chain.
+    """
+    newest = max(above, machine.height - _STATE_LAG)
+    checkpoint = next_checkpoint(above, every)
+    return checkpoint if newest > checkpoint and machine.hash_at(checkpoint) else newest
+
+
+def next_checkpoint(height: int, every: int) -> int:
+    """The first checkpoint above a height."""
+    return (height // every + 1) * every
+
+
 def judge(
-    proposal: Proposal, leader: int, ledger: Ledger, machine: Machine, now_ms: int
+    proposal: Proposal, leader: int, ledger: Ledger, machine: Machine, now_ms: int, every: int
 ) -> Verdict | str:
-    """``VALID``, ``WAIT``, or what is wrong with a proposal of ``leader`` for the current view."""
+    """``VALID``, ``WAIT``, or what is wrong with a proposal of ``leader`` for the current view.
+
+    ``every`` is the distance of checkpoints in heights.
+    """
     block, proof = proposal.block, proposal.parent
     header = block.header
     view, parent = header.view, parent_view(proposal)
@@ -71,22 +96,25 @@ def judge(
 
     if header.parent == ledger.tip.hash:
         tip = ledger.tip
-        height, time_ms, state_height = tip.height, tip.time_ms, tip.state_height
+        height, time_ms, known = tip.height, tip.time_ms, tip.state_height
     else:
         above = ledger.header(header.parent)
         if above is None:
             return Verdict.WAIT
-        height, time_ms, state_height = above.height, above.time_ms, above.state_height
+        height, time_ms, known = above.height, above.time_ms, above.state_height
     if header.height != height + 1:
         return f"height {header.height} on a parent of height {height}"
     if not time_ms <= header.time_ms <= now_ms + limits.CLOCK_SKEW_MS_MAX:
         return f"time {header.time_ms}, the parent's is {time_ms} and ours {now_ms}"
-    if not state_height <= header.state_height < header.height:
-        return f"state height {header.state_height}, the parent's is {state_height}"
+    if not known <= header.state_height < header.height:
+        return f"state height {header.state_height}, the parent's is {known}"
     if unfinalized(view, ledger.tip.view) > limits.UNFINALIZED_BLOCKS_MAX:
         return Verdict.WAIT
     if header.state_height > machine.height:
         return Verdict.WAIT
+    checkpoint = next_checkpoint(known, every)
+    if header.state_height > checkpoint and machine.hash_at(checkpoint) is not None:
+        return f"state height {header.state_height} passes over the checkpoint {checkpoint}"
     # None when it is too old to be known: a hash that nobody checks must not be agreed on.
     if machine.hash_at(header.state_height) != header.state_hash:
         return f"a state hash at height {header.state_height} that is not ours"

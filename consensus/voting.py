@@ -37,6 +37,7 @@ from .digests import digest_of
 from .interface import (
     BlockRecord,
     CertificateRecord,
+    Checkpoints,
     Durations,
     EvidenceRecord,
     FinalizedRecord,
@@ -52,7 +53,7 @@ from .ledger import Ledger, Tip
 from .machine import Machine
 from .mempool import Mempool
 from .order import leader_order
-from .proposals import Verdict, judge, unfinalized
+from .proposals import Verdict, judge, state_height, unfinalized
 from .signatures import Signer, Verifier
 from .types import (
     GENESIS,
@@ -69,9 +70,6 @@ from .types import (
 from .validators import ValidatorSet
 from .wire import BootRefused, Certificates, Message, ProposalMessage, VoteMessage, make_block
 
-# The state hash in a header is this many blocks behind the leader's, so that voters, whose last
-# finalization may still be on its way, can check it without waiting.
-_STATE_LAG = 2
 _TERMS_KEPT = 8  # votes of older terms are forgotten even when nothing is finalized
 
 
@@ -90,6 +88,7 @@ class Voting:
         ledger: Ledger,
         machine: Machine,
         durations: Durations,
+        checkpoints: Checkpoints,
         abstain_until_term: int,
     ) -> None:
         self.cluster_id = cluster_id
@@ -103,6 +102,7 @@ class Voting:
         self.book = VoteBook(validators, cluster_id, verifier)
         self.catchup = CatchUp()
         self.durations = durations
+        self.checkpoints = checkpoints
         self.connected: set[int] = set()
         self.evidence: list[Evidence] = []
         self.halted: Halt | None = None
@@ -504,7 +504,9 @@ class Voting:
         if vote is None or vote.block != block.hash or not self.book.is_valid(vote):
             del self._proposals[self.view]  # not signed by the leader, or one of two
             return
-        verdict = judge(proposal, leader, self.ledger, self.machine, self._now_ms)
+        verdict = judge(
+            proposal, leader, self.ledger, self.machine, self._now_ms, self.checkpoints.every
+        )
         if verdict is Verdict.WAIT:
             if self.ledger.header(block.header.parent) is None:
                 self._out.send += self.catchup.want_block(
@@ -558,15 +560,15 @@ class Voting:
         if unfinalized(view, ledger.tip.view) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
             return None
         tip = ledger.tip
-        height, time_ms, state_height = tip.height, tip.time_ms, tip.state_height
+        height, time_ms, above = tip.height, tip.time_ms, tip.state_height
         if branch:
             last = branch[-1].header
-            height, time_ms, state_height = last.height, last.time_ms, last.state_height
+            height, time_ms, above = last.height, last.time_ms, last.state_height
         commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
         if not (commands or self._heartbeat_due or view.index == 0):
             return None
-        state_height = max(state_height, self.machine.height - _STATE_LAG, 0)
-        state_hash = self.machine.hash_at(state_height)
+        checked = state_height(above, self.machine, self.checkpoints.every)
+        state_hash = self.machine.hash_at(checked)
         if state_hash is None:  # behind what the parent already commits to
             return None
         block = make_block(
@@ -577,7 +579,7 @@ class Voting:
             height=height + 1,
             parent=parent_hash,
             time_ms=max(time_ms, self._now_ms),
-            state_height=state_height,
+            state_height=checked,
             state_hash=state_hash,
             commands=commands,
             nullifications=nullifications,

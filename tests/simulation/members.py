@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from consensus.engine import Engine
 from consensus.interface import (
+    Checkpoints,
     Event,
     Output,
     PeerConnected,
@@ -64,6 +65,7 @@ class Member:
             restored=self.store.restored(),
             boot_id=self.boot_id(),
             durations=self.world.durations,
+            checkpoints=Checkpoints(self.world.scenario.checkpoint_every),
         )
         self.handle(Started())
 

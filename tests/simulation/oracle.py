@@ -296,6 +296,11 @@ class Oracle:
                 return
             if header.time_ms < last.time_ms or header.view <= last.view:
                 self.fail(f"time or view goes back at height {height}")
+            every = self._world.scenario.checkpoint_every
+            if header.state_height // every > last.state_height // every and (
+                header.state_height > (last.state_height // every + 1) * every
+            ):
+                self.fail(f"block {height} commits to a state beyond the next checkpoint")
         if header.view.index > 0 and (
             not self.blocks
             or self.blocks[-1].header.view != View(header.view.term, header.view.index - 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from consensus import voting
 from consensus.engine import Engine
-from consensus.interface import Output, Restored, Timer, VoteRecord
+from consensus.interface import Checkpoints, Output, Restored, Timer, VoteRecord
 from consensus.proposals import Verdict
 from consensus.types import Certificate, Proposal, VoteKind
 from consensus.validators import ValidatorSet
@@ -216,6 +216,14 @@ class ParentFromAnyView(Engine):
             self.ledger.notarizations = kept
 
 
+class CheckpointsPassedOver(Engine):
+    """Commits to the newest state whatever checkpoint lies between."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.checkpoints = Checkpoints()
+
+
 @dataclass(frozen=True, slots=True)
 class Planted:
     """A bug, where it shows, and how many seeds may pass before it is found."""
@@ -249,5 +257,6 @@ BUGS: tuple[Planted, ...] = (
     Planted(AppliesTwice, Settings(), 20),
     Planted(ViewForgottenAtRestart, _CRASHES, 40),
     Planted(ParentFromAnyView, Settings(), 60),
+    Planted(CheckpointsPassedOver, _CRASHES, 40),
 )
 __all__ = ["BUGS", "Planted"]

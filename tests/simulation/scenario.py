@@ -61,6 +61,7 @@ class Scenario:
     delay_ms: tuple[float, float] = (1.0, 10.0)
     group_commit_ms: float = 0.0
     serve_blocks: int = 64
+    checkpoint_every: int = 8
 
 
 def _below_third(weight: int, total: int) -> bool:
@@ -103,6 +104,7 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
     scenario.group_commit_ms = rng.choice((0.0, 0.0, 2.0))
     scenario.serve_blocks = rng.choice((3, 64))
     _schedule(rng, scenario)
+    scenario.checkpoint_every = rng.choice((2, 8, 1024))
     return scenario
 
 

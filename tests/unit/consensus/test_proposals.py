@@ -37,7 +37,7 @@ def _shown(made: Block) -> Certificate:
 
 def _judge(made: Proposal, ledger: Ledger, machine: Machine | None = None) -> Verdict | str:
     leader = cluster.leader(made.block.header.view.term)
-    return judge(made, leader, ledger, machine or Machine(), NOW)
+    return judge(made, leader, ledger, machine or Machine(), NOW, limits.CHECKPOINT_HEIGHTS)
 
 
 FIRST_BLOCK = block(View(1, 0), time_ms=NOW)
