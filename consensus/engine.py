@@ -9,15 +9,11 @@ from collections import OrderedDict
 
 from . import limits
 from .boot import Boot
-from .catchup import is_consistent
-from .digests import digest_of
+from .booting import Booting
 from .interface import (
-    AbstainRecord,
-    AcknowledgedRecord,
     Checkpoints,
     Durations,
     Event,
-    IncarnationRecord,
     Output,
     PeerConnected,
     PeerLost,
@@ -34,19 +30,16 @@ from .interface import (
 from .ledger import Ledger
 from .signatures import Signer, Verifier
 from .types import (
-    Block,
     BootAck,
     BootCertificate,
     BootRequest,
     Proposal,
     Reason,
     View,
-    Vote,
     VoteKind,
     raw_command_id,
 )
 from .validators import ValidatorSet
-from .voting import Voting
 from .wire import (
     BlockReply,
     BlockRequest,
@@ -64,7 +57,7 @@ _RECENT_MAX = 4 * limits.MEMPOOL_COMMANDS_MAX
 _COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
 
 
-class Engine(Voting):
+class Engine(Booting):
     """One member's protocol state; a pure function of the events given to ``step``."""
 
     def __init__(
@@ -388,129 +381,3 @@ class Engine(Voting):
         self._recent[command_id] = None
         if len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
-
-    # --- catch-up ---
-
-    def _on_block_request(self, sender: int, hash_: bytes) -> None:
-        block = self.ledger.blocks.get(hash_)
-        if block is not None:
-            self._send(sender, BlockReply(block))
-        elif self.ledger.tip.finalization is not None:
-            # Final already, or unknown to us: with the finalization it can ask for the stretch.
-            self._send(sender, Certificates((self.ledger.tip.finalization,)))
-
-    def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:
-        final = reply.finalization
-        if final.epoch != self.validators.epoch or final.view <= self.ledger.tip.view:
-            return
-        if self.catchup.target is None:
-            return  # nothing was asked for
-        if not reply.blocks or self._floats(reply.blocks[0]):
-            return  # blocks far above ours would only fill memory
-        if not is_consistent(reply, self.cluster_id) or not self._is_genuine(final):
-            self._accuse(sender, "blocks that its finalization does not certify")
-            return
-        for block in reply.blocks:
-            if block.header.height > self.ledger.tip.height:
-                self.ledger.blocks[block.hash] = block
-        last = reply.blocks[-1].header.height
-        self.catchup.best_height = max(self.catchup.best_height, last + len(reply.links))
-        if reply.links:
-            target = self.catchup.target
-            self._out.send += self.catchup.follow(target, last + 1, self.connected, sender)
-            return
-        if final.view > self.catchup.target.view:
-            self._take_certificate(final, checked=True)
-        else:
-            self._commit(final, sender)
-        if self.catchup.target is not None and self.halted is None:
-            self._commit(self.catchup.target, sender)
-
-    def _floats(self, block: Block) -> bool:
-        """True when a block stands neither on a block that we have nor among the final ones."""
-        header, tip = block.header, self.ledger.tip
-        return header.height > tip.height + 1 and header.parent not in self.ledger.blocks
-
-    # --- boot ---
-
-    def _ask_to_boot(self) -> None:
-        """Asks for the incarnation of our progress; on disk before anyone hears of it."""
-        request = self.boot.progress.request
-        self._out.persist.append(IncarnationRecord(request.incarnation, request.boot_id))
-        own = self.boot.acknowledge(request, None, self.ledger.tip.finalization)
-        self._send(None, request)
-        self._set_timer(Timer.BOOT, self.durations.boot_ms)
-        self._on_boot_ack(self.seat, own)
-
-    def _on_boot_request(self, sender: int, request: BootRequest) -> None:
-        known = self.boot.known.get(sender)
-        if request.seat != sender or not self.boot.genuine(request):
-            self._accuse(sender, "a boot request that is not its own")
-            return
-        if self.boot.certificate is not None:
-            self._send(sender, self.boot.certificate)  # it may ask because it missed ours
-        if not self.boot.accept(request):
-            if known is not None:
-                self._send(sender, BootRefused(known))
-            return
-        if request != known:
-            self._out.persist.append(AcknowledgedRecord(request))
-        tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
-        self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
-
-    def _last_vote_of(self, seat: int) -> Vote | None:
-        """The highest vote that we can show the seat to have signed (R10).
-
-        Of what it sent, and of the certificates that we hold: those we still have after a restart
-        of our own, and nobody can plant a forged vote in them.
-        """
-        shown: list[Vote] = []
-        seen = self._seen.get(seat)
-        if seen is not None and self._verifier.verify(
-            self.validators.keys[seat], digest_of(self.cluster_id, seen), seen.signature
-        ):
-            shown.append(seen)
-        for c in self.ledger.justification():
-            for part in c.parts:
-                if part.seat == seat:
-                    shown.append(
-                        Vote(c.kind, c.epoch, c.view, seat, c.block, part.reason, part.signature)
-                    )
-        return max(shown, key=Vote.position, default=None)
-
-    def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
-        if self.boot.done:
-            return
-        if not self.boot.take(sender, ack):
-            self._accuse(sender, "a boot acknowledgement that is not valid")
-            return
-        if not self.boot.complete():
-            return
-        assert self.boot.certificate is not None
-        told, term = self.boot.told()
-        floor = max(self._last_position, (self.ledger.tip.view, int(VoteKind.FINALIZE)))
-        if told is not None and told.epoch == self.validators.epoch and told.position() > floor:
-            self._abstain_until_term = max(self._abstain_until_term, term + 2)
-            self._out.persist.append(AbstainRecord(self._abstain_until_term))
-        self._send(None, self.boot.certificate)
-        self._set_timer(Timer.BOOT, None)
-        self._set_timer(Timer.STALL, self.durations.stall_ms)
-        self._arm()
-
-    def _on_boot_refused(self, request: BootRequest) -> None:
-        """A newer request of our own seat exists: another copy of us booted after us."""
-        mine = self.boot.progress.request
-        if request.seat != self.seat or request == mine or not self.boot.genuine(request):
-            return
-        if request.incarnation < mine.incarnation:
-            return
-        if self.boot.done:
-            if request.incarnation == mine.incarnation:
-                return  # it lost the race: there is one certificate for a number, and we have it
-            self._stop(
-                f"superseded: another copy of seat {self.seat} booted as incarnation "
-                f"{request.incarnation}, ours is {mine.incarnation}"
-            )
-            return
-        self.boot.renumber(request.incarnation + 1)
-        self._ask_to_boot()

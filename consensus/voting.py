@@ -26,37 +26,25 @@ safety does not rest on: links, timers, commands, catch-up, restart.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 
 from . import limits
-from .boot import Boot
-from .catchup import CatchUp
-from .certificates import VoteBook, verify_certificate
+from .certificates import verify_certificate
 from .digests import digest_of
 from .interface import (
     BlockRecord,
     CertificateRecord,
-    Checkpoints,
-    Durations,
     EvidenceRecord,
     FinalizedRecord,
-    Halt,
     LeaderChanged,
-    Misbehaved,
-    Output,
     Send,
     Timer,
     VoteRecord,
 )
-from .ledger import Ledger, Tip
-from .machine import Machine
-from .mempool import Mempool
-from .order import leader_order
+from .ledger import Tip
 from .proposals import Verdict, judge, state_height, unfinalized
-from .signatures import Signer, Verifier
+from .state import State
 from .types import (
-    GENESIS,
     ZERO_HASH,
     Block,
     Certificate,
@@ -67,78 +55,13 @@ from .types import (
     Vote,
     VoteKind,
 )
-from .validators import ValidatorSet
-from .wire import BootRefused, Certificates, Message, ProposalMessage, VoteMessage, make_block
+from .wire import BootRefused, ProposalMessage, VoteMessage, make_block
 
 _TERMS_KEPT = 8  # votes of older terms are forgotten even when nothing is finalized
 
 
-class Voting:
-    """State and rules of one member. Certificates come and go as values; effects go to ``_out``."""
-
-    def __init__(
-        self,
-        *,
-        cluster_id: bytes,
-        validators: ValidatorSet,
-        seat: int,
-        signer: Signer,
-        verifier: Verifier,
-        boot: Boot,
-        ledger: Ledger,
-        machine: Machine,
-        durations: Durations,
-        checkpoints: Checkpoints,
-        abstain_until_term: int,
-    ) -> None:
-        self.cluster_id = cluster_id
-        self.validators = validators
-        self.seat = seat
-        self.order = leader_order(validators)
-        self.boot = boot
-        self.ledger = ledger
-        self.machine = machine
-        self.mempool = Mempool()
-        self.book = VoteBook(validators, cluster_id, verifier)
-        self.catchup = CatchUp()
-        self.durations = durations
-        self.checkpoints = checkpoints
-        self.connected: set[int] = set()
-        self.evidence: list[Evidence] = []
-        self.halted: Halt | None = None
-        self.view = View(1, 0)
-        self._signer = signer
-        self._verifier = verifier
-        self._now_ms = 0
-        self._out = Output()
-        self._mine: dict[tuple[View, VoteKind], Vote] = {}
-        self._last_position: tuple[View, int] = (GENESIS, 0)
-        self._nullified: View | None = None  # our newest nullify vote: the gate of its term
-        self._abstain_until_term = abstain_until_term
-        self._proposals: dict[View, Proposal] = {}
-        self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
-        self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
-        self._helped: dict[int, View] = {}
-        self._asked_for_boot: set[int] = set()  # since the last retry
-        self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
-        self._failed_terms = 0
-        self._heartbeat_due = False
-        self._work: deque[tuple[VoteKind, View]] = deque()
-
-    def leader(self, term: int) -> int:
-        """The seat that leads a term."""
-        return self.order[(term - 1) % len(self.order)]
-
-    @property
-    def can_vote(self) -> bool:
-        """True when we have the right to vote: booted, and not abstaining after a rollback."""
-        return (
-            self.halted is None and self.boot.done and self.view.term >= self._abstain_until_term
-        )
-
-    def _gate_is_closed(self, term: int) -> bool:
-        """R4: True when we sent a nullify vote in this term."""
-        return self._nullified is not None and self._nullified.term == term
+class Voting(State):
+    """The rules."""
 
     def _settle(self) -> None:
         """Draws all conclusions from what is known, until nothing changes any more."""
@@ -156,49 +79,6 @@ class Voting:
         for vote in self.book.forged:
             self._accuse(vote.seat, f"forged signature under its vote for {vote.view}")
         self.book.forged.clear()
-
-    # --- effects ---
-
-    def _send(self, to: int | None, message: Message) -> None:
-        self._out.send.append(Send(to, message))
-
-    def _send_justification(self, to: int | None) -> None:
-        """What leads to our view, in as many messages as their bounds ask for."""
-        message: list[Certificate] = []
-        size = 0
-        for certificate in self.ledger.justification():
-            more = 128 + 80 * len(certificate.parts)  # an upper bound of its encoding
-            full = len(message) == limits.NULLIFICATIONS_MAX
-            if message and (full or size + more > limits.MESSAGE_BYTES_MAX):
-                self._send(to, Certificates(tuple(message)))
-                message, size = [], 0
-            message.append(certificate)
-            size += more
-        if message:
-            self._send(to, Certificates(tuple(message)))
-
-    def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
-        self._out.timers[timer] = delay_ms
-
-    def _accuse(self, seat: int | None, what: str) -> None:
-        if seat is not None:
-            self._out.notices.append(Misbehaved(seat, what))
-
-    def _stop(self, reason: str) -> None:
-        """Safety is at stake: vote no more, and say so."""
-        self.halted = Halt(reason)
-        self._out.halt = self.halted
-
-    def _arm(self) -> None:
-        """R1: the leader timer of this view. Linear growth, capped, reset by finality."""
-        d = self.durations
-        leader = self.leader(self.view.term)
-        if leader == self.seat or leader in self.connected:
-            growth = min(d.leader_ms * self._failed_terms // 2, d.leader_ms * (d.growth_max - 1))
-            self._set_timer(Timer.LEADER, d.heartbeat_ms + d.leader_ms + growth)
-        else:
-            self._set_timer(Timer.LEADER, d.link_grace_ms)
-        self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
 
     # --- votes (R2-R4) ---
 
