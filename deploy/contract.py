@@ -32,6 +32,7 @@ PUBLIC_SIMULATOR_ROOTS = frozenset(
 )
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
+RECOVERY_DELAY_S = 24 * 3600  # time to object to a recovery of a cluster without a quorum
 _FORMAT = 1
 _FILE_BYTES_MAX = 16 * 1024
 
@@ -109,6 +110,7 @@ async def deploy_registry(
     owner: bytes | None = None,
     max_seats: int = MAX_SEATS,
     lease_s: int = LEASE_S,
+    recovery_delay_s: int = RECOVERY_DELAY_S,
     insecure_simulator: bool = False,
 ) -> Deployment:
     """Deploys a registry and waits until it is final.
@@ -140,6 +142,7 @@ async def deploy_registry(
             "0x" + kms_root.hex(),
             max_seats,
             lease_s,
+            recovery_delay_s,
         ],
     )
     outcome = await sender.send(

@@ -25,7 +25,16 @@ COMPILE_TIMEOUT_S = 300
 CODE_BYTES_MAX = 24_576  # EIP-170
 
 # Slots whose place is part of the interface: what light clients prove against a block header.
-PROVEN = ("version", "activeWeight", "grantedWeight", "_seatCount", "digest", "_launch", "_nodes")
+PROVEN = (
+    "version",
+    "activeWeight",
+    "grantedWeight",
+    "_seatCount",
+    "digest",
+    "_launch",
+    "_lastChange",
+    "_nodes",
+)
 
 _IMPORT = re.compile(r'^\s*import\s[^;"]*"([^"]+)"\s*;', re.MULTILINE)
 

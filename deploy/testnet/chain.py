@@ -32,6 +32,7 @@ CHAIN_ID = 31337
 POLL_S = 0.1
 BALANCE_WEI = 100 * 10**18
 LEASE_S = 7 * 24 * 3600
+RECOVERY_DELAY_S = 5
 DEPLOY_GAS = 12_000_000
 CALL_GAS = 1_000_000
 FEE_MAX_WEI = 100 * 10**9
@@ -235,7 +236,10 @@ async def deploy(testnet: Testnet, kms_root: bytes) -> RegistryDesk:
     await fund(rpc, [owner.address])
     registry: Artifact = artifact("Registry")
     abi = ContractAbi(registry.abi)
-    arguments = (owner.address, owner.address, kms_root, max(len(testnet.nodes), 100), LEASE_S)
+    seats_max = max(len(testnet.nodes), 100)
+    arguments = (
+        owner.address, owner.address, kms_root, seats_max, LEASE_S, RECOVERY_DELAY_S
+    )  # fmt: skip
     code = registry.bytecode + encode(abi.constructor_types, arguments)
     transaction = _transaction(0, b"", code, DEPLOY_GAS)
     raw = "0x" + sign(transaction, owner).raw.hex()

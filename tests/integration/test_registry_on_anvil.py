@@ -602,11 +602,11 @@ async def test_fees_rise_when_blocks_pass_a_transaction_by(chain: Chain) -> None
 
 
 async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain) -> None:
-    """The state moves between the try and the block: two launches, only one can be."""
-    found = await cluster(chain, seats=1)
-    await bind(found, 1, "node1")
+    """The state moves between the try and the block: the only node leaves before the launch."""
+    found = await cluster(chain, seats=2)
+    await bind(found, 2, "node2")
     await found.registrar.register(
-        identity(found.deployment, 1, "node1"), 1, endpoint(1), 1, until=TxState.INCLUDED
+        identity(found.deployment, 2, "node2"), 2, endpoint(2), 1, until=TxState.INCLUDED
     )
     await chain.rpc.call("evm_setAutomine", [False])
     chain.mining = False
@@ -618,18 +618,18 @@ async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain)
         except TransactionFailed as failure:
             failures.append(failure)
 
-    # A rival pays more and so comes first in the same block.
-    rival, fee = await chain.funded_key("rival"), 100 * 10**9
-    data = registry_abi().function("launch").encode()
+    # The seat's owner, who sent the binding before, pays more and so comes first in the same block.
+    rival, fee = LocalKey(keccak256(b"w2")), 100 * 10**9
+    data = registry_abi().function("deactivate").encode(2)
     contract = found.deployment.contract
-    first = sign(Transaction(CHAIN_ID, 0, fee, fee, 500_000, contract, 0, data), rival)
+    first = sign(Transaction(CHAIN_ID, 1, fee, fee, 500_000, contract, 0, data), rival)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(launch)
         await until(partial(chain.pending, 1))
         await chain.rpc.call("eth_sendRawTransaction", ["0x" + first.raw.hex()])
         chain.mining = True
     (failure,) = failures
-    assert failure.reason == "AlreadyLaunched()"
+    assert failure.reason == "NothingToLaunch()"
 
 
 async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:

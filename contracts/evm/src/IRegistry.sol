@@ -47,6 +47,18 @@ interface IRegistry {
         string endpoint;
     }
 
+    /// @notice A vote that was carried: the cluster goes on in `epoch`, on the block of `height`, with
+    ///         the seats that were ACTIVE at `version`.
+    /// @param blockNumber,version,digest the registry when the recovery opened
+    struct Recovery {
+        uint64 epoch;
+        uint64 height;
+        uint64 blockNumber;
+        uint64 version;
+        bytes32 blockHash;
+        bytes32 digest;
+    }
+
     // ---------------------------------------------------------------- errors
 
     error ZeroAddress();
@@ -77,6 +89,13 @@ interface IRegistry {
     error BadWeight();
     error TooManySeats();
     error NoSuchSeat();
+    /// The epoch does not come after the one that the last recovery opened.
+    error StaleEpoch(uint64 last);
+    /// The seats named hold no majority of the granted weight, or did not vote for this.
+    error NoMajority(uint256 weight, uint32 granted);
+    error NotAscending();
+    /// The time for objections is not over.
+    error TooEarly(uint64 readyAt);
 
     // ---------------------------------------------------------------- events
 
@@ -101,6 +120,17 @@ interface IRegistry {
     event GuardianChanged(address guardian);
     event LeaseChanged(uint40 leaseSeconds);
     event TransfersAllowed(bool allowed);
+    /// `epoch` 0: the vote was withdrawn.
+    event RecoveryVoted(
+        uint256 indexed seat, uint64 round, uint64 epoch, uint64 height, bytes32 blockHash
+    );
+    event RecoveryAnnounced(
+        uint64 round, uint64 epoch, uint64 height, bytes32 blockHash, uint64 readyAt
+    );
+    event RecoveryVetoed(uint64 round);
+    event RecoveryOpened(
+        uint64 round, uint64 epoch, uint64 height, bytes32 blockHash, uint64 version, bytes32 digest
+    );
 
     // -------------------------------------------------------------- anybody
 
@@ -141,11 +171,18 @@ interface IRegistry {
     ///         Seats that do not qualify are passed over.
     function sweep(uint256[] calldata seats) external;
 
-    /// @notice Fixes version, digest and weight of epoch 0, once: the contract owner at any time,
-    ///         anybody when every granted seat is ACTIVE and admissions are not paused.
-    function launch() external;
+    /// @notice Breaks the glass, for a cluster that lost its quorum for good: announces a recovery that
+    ///         seats of more than half of the granted weight vote for; called again after the time
+    ///         for objections, with a majority that still stands, opens it.
+    /// @param seats those whose votes are to count, ascending
+    function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
+        external;
 
     // ----------------------------------------------------------- seat owner
+
+    /// @notice Votes that the cluster go on in `epoch` on its own final block of `height`, whatever
+    ///         was final above it. One vote per seat: a new one replaces it, epoch 0 withdraws it.
+    function voteRecovery(uint256 seat, uint64 epoch, uint64 height, bytes32 blockHash) external;
 
     /// @notice Lets one instance register on the seat without a further owner signature; zero undoes.
     function bindInstance(uint256 seat, bytes20 instanceId) external;
@@ -155,6 +192,8 @@ interface IRegistry {
 
     // ------------------------------------------------------- contract owner
 
+    /// @notice Fixes version, digest and weight of epoch 0, once.
+    function launch() external;
     function grantSeat(address to, uint32 weight) external returns (uint256 seat);
     function setWeight(uint256 seat, uint32 weight) external;
     function burnSeat(uint256 seat) external;
@@ -169,8 +208,10 @@ interface IRegistry {
     // ------------------------------------- guardian (may only take away)
 
     function revokeRoot(uint16 epoch) external;
-    /// @notice Stops `register` and `announce`, and `launch` by strangers; never an exit.
+    /// @notice Stops `register` and `announce`; never an exit.
     function pause() external;
+    /// @notice Ends the round: all votes for a recovery so far are void.
+    function vetoRecovery() external;
 
     // ---------------------------------------------------------------- views
 
@@ -180,6 +221,24 @@ interface IRegistry {
         external
         view
         returns (uint64 blockNumber, uint64 version, bytes32 digest, uint32 weight);
+    /// @notice The state right after the last change of who votes, by which key or weight. Since then
+    ///         the ACTIVE seats, their keys and weights are as they are now.
+    function lastChange() external view returns (uint64 blockNumber, uint64 version, bytes32 digest);
+    /// @notice The recovery that waits for its time (`readyAt` is 0 when there is none), the round of
+    ///         votes, and how many recoveries were opened so far.
+    function pendingRecovery()
+        external
+        view
+        returns (
+            uint64 round,
+            uint64 epoch,
+            uint64 height,
+            uint64 readyAt,
+            bytes32 blockHash,
+            uint256 opened
+        );
+    /// @param index 0 for the first
+    function recovery(uint256 index) external view returns (Recovery memory);
     /// @return highest seat number ever granted
     function seatCount() external view returns (uint256);
     function activeWeight() external view returns (uint32);

@@ -40,7 +40,14 @@ abstract contract Ledger is IRegistry {
         bytes32 digest;
     }
 
-    // Slots 0 to 3 are what light clients prove against a block header: their place is part of the
+    /// @dev The state right after the last commit that changed who votes, by which key or weight.
+    struct Change {
+        uint64 blockNumber;
+        uint64 version;
+        bytes32 digest;
+    }
+
+    // Slots 0 to 6 are what light clients prove against a block header: their place is part of the
     // interface (artifacts/Registry.json lists it). Keep this contract first in the inheritance.
 
     /// slot 0
@@ -55,8 +62,10 @@ abstract contract Ledger is IRegistry {
     bytes32 public override digest;
     /// slots 2 and 3
     Launch internal _launch;
+    /// slots 4 and 5
+    Change private _lastChange;
 
-    /// slot 4
+    /// slot 6
     mapping(uint256 seat => Node) internal _nodes;
     mapping(uint256 seat => Checkpoints.Trace208) private _seatWeight;
     Checkpoints.Trace208 private _totalWeight;
@@ -81,8 +90,14 @@ abstract contract Ledger is IRegistry {
         return (_launch.blockNumber, _launch.version, _launch.digest, _launch.weight);
     }
 
+    /// @inheritdoc IRegistry
+    function lastChange() external view returns (uint64, uint64, bytes32) {
+        return (_lastChange.blockNumber, _lastChange.version, _lastChange.digest);
+    }
+
     /// @dev Follows a change of the row: weights, then one digest step.
-    function _commit(uint256 seat) internal {
+    /// @param rekeyed a node that is still ACTIVE got another key
+    function _commit(uint256 seat, bool rekeyed) internal {
         Node storage n = _nodes[seat];
         uint32 weight = n.weight;
         uint8 status = n.status;
@@ -98,9 +113,11 @@ abstract contract Ledger is IRegistry {
         uint64 v = version + 1;
         version = v;
         (bytes32 keyX, bool keyOdd, bytes20 instanceId) = (n.keyX, n.keyOdd, n.instanceId);
-        digest = keccak256(
+        bytes32 rolled = keccak256(
             abi.encode(digest, v, block.number, seat, keyX, keyOdd, instanceId, weight, status)
         );
+        digest = rolled;
+        if (rekeyed || counts != before) _lastChange = Change(uint64(block.number), v, rolled);
         emit NodeChanged(seat, v, keyX, keyOdd, instanceId, weight, status);
     }
 

@@ -9,20 +9,22 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
+import {BreakGlass} from "./BreakGlass.sol";
 import {IRegistry} from "./IRegistry.sol";
 import {KeyClaims} from "./KeyClaims.sol";
 import {TrustAnchors} from "./TrustAnchors.sol";
 
 /// @title Seats (ERC-721 with weights) and the attested nodes that sit on them.
 /// @notice Reading order: IRegistry (what there is), KeyClaims (what dstack signs), Ledger (rows,
-///         weights, digest), TrustAnchors (roots, apps, app keys), then this file.
+///         weights, digest), TrustAnchors (roots, apps, app keys), BreakGlass (a cluster that lost
+///         its quorum), then this file.
 ///
 ///         Who may do what. The contract owner (a timelock or Safe) grants, weighs and burns seats
 ///         and names the trust anchors. The guardian may only take away. The seat owner decides
 ///         which instance sits on the seat. The node key speaks for the node. Anybody may relay,
 ///         certify app keys and sweep. No function takes money, and none calls out except ERC-1271
 ///         (static) to a seat owner that is a contract.
-contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
+contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pausable {
     bytes32 private constant REGISTER_TYPEHASH = keccak256(
         "Register(uint256 seat,bytes32 keyX,bool keyOdd,bytes20 instanceId,uint8 scheme,uint48 incarnation,uint64 deadline,string endpoint)"
     );
@@ -56,8 +58,14 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         address guardian_,
         address kmsRoot,
         uint32 maxSeats_,
-        uint40 leaseSeconds
-    ) ERC721("dstack cluster seat", "SEAT") EIP712("dstack-cluster", "1") Ownable(initialOwner) {
+        uint40 leaseSeconds,
+        uint40 recoveryDelaySeconds
+    )
+        BreakGlass(recoveryDelaySeconds)
+        ERC721("dstack cluster seat", "SEAT")
+        EIP712("dstack-cluster", "1")
+        Ownable(initialOwner)
+    {
         if (maxSeats_ == 0) revert TooManySeats();
         maxSeats = maxSeats_;
         _setGuardian(guardian_);
@@ -90,6 +98,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         if (ECDSA.recoverCalldata(_registerHash(r, keyOdd), nodeSignature) != signer) {
             revert BadSignature();
         }
+        bool rekeyed = n.status == ACTIVE && n.signer != signer;
         _occupy(r.seat, n, signer, r.instanceId);
 
         n.expiresAt = _leaseEnd();
@@ -101,7 +110,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         n.scheme = r.scheme;
         n.keyOdd = keyOdd;
         n.endpoint = r.endpoint;
-        _commit(r.seat);
+        _commit(r.seat, rekeyed);
         emit Endpoint(r.seat, r.incarnation, r.endpoint, n.expiresAt);
     }
 
@@ -142,28 +151,25 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
             if (n.status != ACTIVE) continue;
             if (block.timestamp < n.expiresAt && _anchorsLive(n.appIndex, n.rootEpoch)) continue;
             n.status = INACTIVE;
-            _commit(seats[i]);
+            _commit(seats[i], false);
         }
     }
 
     /// @inheritdoc IRegistry
-    function launch() external {
-        if (_launch.blockNumber != 0) revert AlreadyLaunched();
-        uint32 weight = activeWeight;
-        if (weight == 0) revert NothingToLaunch();
-        if (msg.sender != owner()) {
-            _requireNotPaused();
-            // every seat weighs at least one, so equal sums mean that no seat is missing
-            if (weight != grantedWeight) revert OwnableUnauthorizedAccount(msg.sender);
-        }
-        _launch.blockNumber = uint64(block.number);
-        _launch.version = version;
-        _launch.weight = weight;
-        _launch.digest = digest;
-        emit Launched(version, digest, weight);
+    function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
+        external
+    {
+        if (_launch.blockNumber == 0) revert NothingToLaunch();
+        _advance(epoch, height, blockHash, seats);
     }
 
     // ----------------------------------------------------------- seat owner
+
+    /// @inheritdoc IRegistry
+    function voteRecovery(uint256 seat, uint64 epoch, uint64 height, bytes32 blockHash) external {
+        if (_ownerOfSeat(seat) != msg.sender) revert NotSeatOwner();
+        _vote(seat, epoch, height, blockHash);
+    }
 
     /// @inheritdoc IRegistry
     function bindInstance(uint256 seat, bytes20 instanceId) external {
@@ -181,10 +187,22 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         // or the node would simply register again
         if (boundInstance[seat] != 0) _bind(seat, 0);
         n.status = INACTIVE;
-        _commit(seat);
+        _commit(seat, false);
     }
 
     // ------------------------------------------------------- contract owner
+
+    /// @inheritdoc IRegistry
+    function launch() external onlyOwner {
+        if (_launch.blockNumber != 0) revert AlreadyLaunched();
+        uint32 weight = activeWeight;
+        if (weight == 0) revert NothingToLaunch();
+        _launch.blockNumber = uint64(block.number);
+        _launch.version = version;
+        _launch.weight = weight;
+        _launch.digest = digest;
+        emit Launched(version, digest, weight);
+    }
 
     /// @inheritdoc IRegistry
     function grantSeat(address to, uint32 weight) external onlyOwner returns (uint256 seat) {
@@ -196,7 +214,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         _nodes[seat].weight = weight;
         // not _safeMint: nothing may run between the parts of a grant
         _mint(to, seat);
-        _commit(seat);
+        _commit(seat, false);
     }
 
     /// @inheritdoc IRegistry
@@ -206,7 +224,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
         if (weight == 0) revert BadWeight();
         _regrant(n.weight, weight);
         n.weight = weight;
-        _commit(seat);
+        _commit(seat, false);
     }
 
     /// @inheritdoc IRegistry
@@ -261,6 +279,11 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
     /// @inheritdoc IRegistry
     function pause() external onlyGuardian {
         _pause();
+    }
+
+    /// @inheritdoc IRegistry
+    function vetoRecovery() external onlyGuardian {
+        _veto();
     }
 
     // ---------------------------------------------------------------- views
@@ -340,6 +363,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
             delete _seatOfInstance[n.instanceId];
         }
         if (boundInstance[seat] != 0) _bind(seat, 0);
+        delete _recoveryVote[seat];
         delete _nodes[seat];
         if (to == address(0)) {
             _regrant(weight, 0);
@@ -348,7 +372,7 @@ contract Registry is TrustAnchors, ERC721, EIP712, Ownable2Step, Pausable {
             n.weight = weight;
             n.incarnation = incarnation;
         }
-        _commit(seat);
+        _commit(seat, false);
     }
 
     /// @dev Passes if the seat owner wants this instance here. Her own word (sender or signature)

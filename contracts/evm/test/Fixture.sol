@@ -18,6 +18,7 @@ interface IDeployed is IRegistry, IERC721 {
     function maxSeats() external view returns (uint32);
     function leaseDuration() external view returns (uint40);
     function transfersAllowed() external view returns (bool);
+    function recoveryDelay() external view returns (uint40);
 }
 
 /// A registry on an empty chain, and honest parties that sign as dstack and our daemon do. All
@@ -25,6 +26,7 @@ interface IDeployed is IRegistry, IERC721 {
 abstract contract Fixture is Cheats {
     uint32 internal constant SEATS_MAX = 20;
     uint40 internal constant LEASE = 7 days;
+    uint40 internal constant RECOVERY_DELAY = 2 days;
     bytes20 internal constant APP = bytes20(hex"a9019d1b2c3d4e5f60718293a4b5c6d7e8f90a1b");
 
     uint256 internal constant ROOT_SECRET = 0xA11CE;
@@ -74,7 +76,8 @@ abstract contract Fixture is Cheats {
         // by name and not by `new`: the big contract is compiled once, not into every test
         return IDeployed(
             vm.deployCode(
-                "Registry.sol:Registry", abi.encode(owner, guardian, kmsRoot, maxSeats, lease)
+                "Registry.sol:Registry",
+                abi.encode(owner, guardian, kmsRoot, maxSeats, lease, RECOVERY_DELAY)
             )
         );
     }

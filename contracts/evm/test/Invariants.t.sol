@@ -18,6 +18,12 @@ contract Crowd is Fixture {
     bool public historyChanged;
     uint256 public registered;
 
+    /// What a follower of events takes for the last change of who votes.
+    uint256 public changedBlock;
+    uint64 public changedVersion;
+    bytes32 public changedDigest;
+    mapping(bytes32 seat => bytes32) private _say;
+
     mapping(uint256 seat => uint48) private _incarnationMax;
     uint48[] private _pastBlocks;
     mapping(uint48 blockNumber => uint32) private _pastTotal;
@@ -174,6 +180,11 @@ contract Crowd is Fixture {
                 status
             )
         );
+        // a seat that votes, by its key and weight; the same for all that do not
+        bytes32 say = status == 1 ? keccak256(abi.encode(keyX, keyOdd, weight)) : bytes32(0);
+        if (say == _say[log.topics[1]]) return;
+        _say[log.topics[1]] = say;
+        (changedBlock, changedVersion, changedDigest) = (block.number, version, replayedDigest);
     }
 
     function _wallet(uint256 who) private pure returns (address) {
@@ -274,6 +285,13 @@ contract InvariantsTest is Fixture {
         eq(crowd.replayedDigest(), reg.digest(), "digest");
         eq(crowd.replayedVersion(), reg.version(), "version");
         yes(!crowd.digestGap(), "every version once, in order");
+    }
+
+    function invariant_the_last_change_is_what_the_events_say() public view {
+        (uint64 blockNumber, uint64 version, bytes32 digest) = reg.lastChange();
+        eq(blockNumber, crowd.changedBlock(), "block");
+        eq(version, crowd.changedVersion(), "version");
+        eq(digest, crowd.changedDigest(), "digest");
     }
 
     function invariant_numbers_only_rise_and_the_past_stands() public view {

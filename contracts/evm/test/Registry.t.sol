@@ -378,27 +378,24 @@ contract RegistryTest is Fixture {
 
     // -------------------------------------------------------------------- launch
 
-    function test_launch_by_anybody_once_all_seats_are_active() public {
+    function test_only_the_contract_owner_launches_and_once() public {
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.NothingToLaunch.selector);
         reg.launch();
         grant(alice, 3);
-        grant(bob, 2);
         enlist(1, alice, NODE1, INSTANCE1, 1);
-        vm.prank(STRANGER);
-        vm.expectRevert(
-            abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, STRANGER)
-        );
-        reg.launch();
+        // every seat granted so far is active: whoever could launch now would found a cluster of one
+        address[3] memory others = [STRANGER, GUARDIAN, alice];
+        for (uint256 i = 0; i < others.length; ++i) {
+            vm.prank(others[i]);
+            vm.expectRevert(
+                abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, others[i])
+            );
+            reg.launch();
+        }
+        grant(bob, 2);
         enlist(2, bob, NODE2, INSTANCE2, 1);
-        vm.prank(GUARDIAN);
-        reg.pause();
-        vm.prank(STRANGER);
-        vm.expectRevert(Pausable.EnforcedPause.selector);
-        reg.launch();
         vm.prank(OWNER);
-        reg.unpause();
-        vm.prank(STRANGER);
         reg.launch();
         (uint64 blockNumber, uint64 version, bytes32 digest, uint32 weight) = reg.launched();
         eq(blockNumber, block.number, "block");
@@ -420,11 +417,78 @@ contract RegistryTest is Fixture {
         eq(weight, 3, "weight");
     }
 
+    // ----------------------------------------------------- the last change of the set
+
+    function test_the_last_change_names_the_newest_change_of_who_votes_and_no_other() public {
+        lastChangeIs(0, 0, 0);
+        grant(alice, 3);
+        grant(bob, 2);
+        lastChangeIs(0, 0, 0);
+        changes(true);
+        enlist(1, alice, NODE1, INSTANCE1, 1);
+        lastChangeIs(_block, reg.version(), reg.digest());
+        changes(false); // the same key again
+        enlist(1, alice, NODE1, INSTANCE1, 2);
+        stays();
+        announceAs(NODE1, 1, 3, ENDPOINT);
+        stays();
+        vm.prank(OWNER);
+        reg.setWeight(2, 9); // nobody sits there
+        stays();
+        vm.prank(OWNER);
+        reg.setWeight(1, 3); // as it was
+        stays();
+        changes(true); // another key on a seat that votes, though no weight moved
+        enlist(1, alice, NODE2, INSTANCE2, 4);
+        lastChangeIs(_block, reg.version(), reg.digest());
+        changes(true);
+        vm.prank(OWNER);
+        reg.setWeight(1, 4);
+        lastChangeIs(_block, reg.version(), reg.digest());
+        changes(true);
+        vm.prank(alice);
+        reg.deactivate(1);
+        lastChangeIs(_block, reg.version(), reg.digest());
+        changes(false);
+        vm.prank(OWNER);
+        reg.burnSeat(1); // its node had no say any more
+        stays();
+        changes(true);
+        enlist(2, bob, NODE1, INSTANCE1, 1);
+        changes(true);
+        vm.prank(OWNER);
+        reg.burnSeat(2);
+        lastChangeIs(_block, reg.version(), reg.digest());
+    }
+
+    bytes32 private _digestBefore;
+    uint256 private _block = 1000; // the compiler takes block.number for a constant
+
+    /// A new block, in which the next call does or does not change who votes.
+    function changes(bool) private {
+        (,, _digestBefore) = reg.lastChange();
+        _block += 10;
+        vm.roll(_block);
+    }
+
+    function stays() private view {
+        (uint64 blockNumber,, bytes32 digest) = reg.lastChange();
+        eq(digest, _digestBefore, "the last change");
+        yes(blockNumber < _block, "an earlier block");
+    }
+
+    function lastChangeIs(uint256 number, uint64 version, bytes32 digest) private view {
+        (uint64 haveBlock, uint64 haveVersion, bytes32 haveDigest) = reg.lastChange();
+        eq(haveBlock, number, "block");
+        eq(haveVersion, version, "version");
+        eq(haveDigest, digest, "digest");
+    }
+
     // --------------------------------------------------------------- governance
 
     function test_only_the_contract_owner_governs() public {
         address[2] memory others = [GUARDIAN, alice];
-        bytes[9] memory calls = [
+        bytes[10] memory calls = [
             abi.encodeCall(reg.grantSeat, (STRANGER, 1)),
             abi.encodeCall(reg.setWeight, (1, 1)),
             abi.encodeCall(reg.burnSeat, (1)),
@@ -433,7 +497,8 @@ contract RegistryTest is Fixture {
             abi.encodeCall(reg.setGuardian, (STRANGER)),
             abi.encodeCall(reg.setLease, (1)),
             abi.encodeCall(reg.setTransfersAllowed, (true)),
-            abi.encodeCall(reg.unpause, ())
+            abi.encodeCall(reg.unpause, ()),
+            abi.encodeCall(reg.launch, ())
         ];
         grant(alice, 1);
         for (uint256 who = 0; who < others.length; ++who) {
@@ -606,7 +671,7 @@ contract RegistryTest is Fixture {
 
     // ------------------------------------------------------------------ the rest
 
-    function test_light_clients_find_version_weight_and_digest_in_slots_0_and_1() public {
+    function test_light_clients_find_version_weight_and_digest_where_it_is_promised() public {
         uint256 seat = grant(alice, 6);
         enlist(seat, alice, NODE1, INSTANCE1, 1);
         uint256 word = uint256(vm.load(address(reg), bytes32(0)));
@@ -615,6 +680,11 @@ contract RegistryTest is Fixture {
         eq(uint32(word >> 96), reg.grantedWeight(), "granted");
         eq(uint32(word >> 128), reg.seatCount(), "seats");
         eq(vm.load(address(reg), bytes32(uint256(1))), reg.digest(), "digest");
+        (uint64 changed, uint64 version, bytes32 digest) = reg.lastChange();
+        word = uint256(vm.load(address(reg), bytes32(uint256(4))));
+        eq(uint64(word), changed, "block of the last change");
+        eq(uint64(word >> 64), version, "its version");
+        eq(vm.load(address(reg), bytes32(uint256(5))), digest, "its digest");
     }
 
     function test_gas_of_the_usual_calls() public {
