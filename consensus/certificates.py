@@ -8,7 +8,7 @@ once and become evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from .digests import digest_of, vote_digest
 from .signatures import Verifier
@@ -59,6 +59,16 @@ def conflict(first: Vote, second: Vote) -> bool:
     return nullify.view.index <= finalize.view.index
 
 
+class _Ballot:
+    """Votes of one kind for one view, and their weight by block; not all are checked."""
+
+    __slots__ = ("votes", "weights")
+
+    def __init__(self) -> None:
+        self.votes: dict[int, Vote] = {}
+        self.weights: dict[bytes, int] = {}
+
+
 class VoteBook:
     """Votes of one epoch for the views that still matter."""
 
@@ -66,7 +76,7 @@ class VoteBook:
         self._validators = validators
         self._cluster_id = cluster_id
         self._verifier = verifier
-        self._votes: dict[View, dict[tuple[VoteKind, int], Vote]] = {}
+        self._ballots: dict[tuple[View, VoteKind], _Ballot] = {}
         self._valid: set[Vote] = set()
         # Per term and seat, for the third pair rule and for joining (R4).
         self._lowest_nullify: dict[int, dict[int, Vote]] = {}
@@ -75,7 +85,8 @@ class VoteBook:
 
     def get(self, view: View, kind: VoteKind, seat: int) -> Vote | None:
         """The vote of that kind that a seat sent for a view."""
-        return self._votes.get(view, {}).get((kind, seat))
+        ballot = self._ballots.get((view, kind))
+        return ballot.votes.get(seat) if ballot else None
 
     def trust(self, vote: Vote) -> None:
         """Mark a vote as checked: our own, or one that was restored."""
@@ -83,11 +94,14 @@ class VoteBook:
 
     def add(self, vote: Vote) -> Evidence | None:
         """Take a vote into account; evidence when it convicts its signer."""
-        rivals = [
-            self.get(vote.view, vote.kind, vote.seat),
-            self._highest_finalize.get(vote.view.term, {}).get(vote.seat),
-            self._lowest_nullify.get(vote.view.term, {}).get(vote.seat),
-        ]
+        kind, view, seat = vote.kind, vote.view, vote.seat
+        ballot = self._ballots.get((view, kind))
+        known = ballot.votes.get(seat) if ballot else None
+        rivals = [known]
+        if kind is VoteKind.NULLIFY:
+            rivals.append(self._highest_finalize.get(view.term, {}).get(seat))
+        elif kind is VoteKind.FINALIZE:
+            rivals.append(self._lowest_nullify.get(view.term, {}).get(seat))
         for rival in rivals:
             if rival is None or not conflict(rival, vote):
                 continue
@@ -96,12 +110,22 @@ class VoteBook:
             if self.is_valid(rival):
                 self._valid.discard(vote)  # not kept: a liar can sign any number of these
                 return Evidence(rival, vote)
-        book = self._votes.setdefault(vote.view, {})
-        if (vote.kind, vote.seat) in book:
+            known = self.get(view, kind, seat)
+        if known is not None:
             return None
-        book[vote.kind, vote.seat] = vote
-        self._index(vote)
+        if ballot is None:
+            ballot = self._ballots[view, kind] = _Ballot()
+        ballot.votes[seat] = vote
+        weight = self._validators.weights.get(seat, 0)
+        ballot.weights[vote.block] = ballot.weights.get(vote.block, 0) + weight
+        if kind is not VoteKind.NOTARIZE:
+            self._index(vote)
         return None
+
+    def has_quorum(self, vote: Vote) -> bool:
+        """True when the votes for what ``vote`` votes for might make a certificate."""
+        ballot = self._ballots.get((vote.view, vote.kind))
+        return ballot is not None and self._validators.is_quorum(ballot.weights.get(vote.block, 0))
 
     def _index(self, vote: Vote) -> None:
         term, seat = vote.view.term, vote.seat
@@ -128,25 +152,30 @@ class VoteBook:
         return False
 
     def _forget(self, vote: Vote) -> None:
-        book = self._votes.get(vote.view, {})
-        if book.get((vote.kind, vote.seat)) == vote:
-            del book[vote.kind, vote.seat]
+        ballot = self._ballots.get((vote.view, vote.kind))
+        if ballot is not None and ballot.votes.get(vote.seat) == vote:
+            del ballot.votes[vote.seat]
+            ballot.weights[vote.block] -= self._validators.weights.get(vote.seat, 0)
+            if not ballot.weights[vote.block]:
+                del ballot.weights[vote.block]
         for index in (self._lowest_nullify, self._highest_finalize):
             votes = index.get(vote.view.term, {})
             if votes.get(vote.seat) == vote:
                 del votes[vote.seat]
-                for other in self._votes.values():
-                    again = other.get((vote.kind, vote.seat))
-                    if again is not None and again.view.term == vote.view.term:
+                for (view, kind), other in self._ballots.items():
+                    again = other.votes.get(vote.seat)
+                    if again is not None and kind is vote.kind and view.term == vote.view.term:
                         self._index(again)
 
     def certificate(self, kind: VoteKind, view: View) -> Certificate | None:
         """A certificate from the votes at hand, None while no block has a quorum."""
-        by_block: dict[bytes, list[Vote]] = {}
-        for (vote_kind, _), vote in self._votes.get(view, {}).items():
-            if vote_kind is kind:
-                by_block.setdefault(vote.block, []).append(vote)
-        for block, votes in by_block.items():
+        ballot = self._ballots.get((view, kind))
+        if ballot is None:
+            return None
+        for block, weight in list(ballot.weights.items()):
+            if not self._validators.is_quorum(weight):
+                continue
+            votes = [v for v in ballot.votes.values() if v.block == block]
             chosen = self._choose(votes, self._validators.is_quorum)
             if chosen:
                 parts = sorted(Part(v.seat, v.reason, v.signature) for v in chosen)
@@ -155,20 +184,20 @@ class VoteBook:
 
     def joins(self, term: int) -> bool:
         """True when members of more than 1/3 of the weight voted to end the term (R4)."""
-        votes = list(self._lowest_nullify.get(term, {}).values())
-        return bool(self._choose(votes, self._validators.is_join))
+        votes = self._lowest_nullify.get(term)
+        return votes is not None and bool(
+            self._choose(list(votes.values()), self._validators.is_join)
+        )
 
     def resigned(self, term: int, leader: int) -> bool:
         """True when the term's own leader voted to end it."""
         vote = self._lowest_nullify.get(term, {}).get(leader)
         return vote is not None and self.is_valid(vote)
 
-    def _choose(self, votes: Iterable[Vote], enough: object) -> list[Vote]:
+    def _choose(self, votes: list[Vote], enough: Callable[[int], bool]) -> list[Vote]:
         """The first valid votes whose weight is enough; empty when there are none."""
-        assert callable(enough)
-        votes = list(votes)
         weights = self._validators.weights
-        if not enough(sum(weights.get(v.seat, 0) for v in votes)):
+        if not enough(sum([weights.get(v.seat, 0) for v in votes])):
             return []
         # Checked ones first: often they suffice.
         votes.sort(key=lambda v: v not in self._valid)
@@ -187,10 +216,8 @@ class VoteBook:
 
     def prune(self, view: View) -> None:
         """Forget views below ``view``, and terms below its term."""
-        for old in [v for v in self._votes if v < view]:
-            for vote in self._votes.pop(old).values():
-                self._valid.discard(vote)
+        for old in [key for key in self._ballots if key[0] < view]:
+            self._valid.difference_update(self._ballots.pop(old).votes.values())
         for index in (self._lowest_nullify, self._highest_finalize):
             for term in [t for t in index if t < view.term]:
-                for vote in index.pop(term).values():
-                    self._valid.discard(vote)
+                self._valid.difference_update(index.pop(term).values())

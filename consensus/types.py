@@ -62,8 +62,7 @@ class Reason(IntEnum):
     JOINED = 11  # weight above a third complained, so I do too (R4)
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(NamedTuple):
     """One signed vote. ``block`` is zero for a nullify vote, ``reason`` zero for the others."""
 
     kind: VoteKind

@@ -71,9 +71,10 @@ class Voting(State):
                 certificate = self.book.certificate(kind, view)
                 if certificate is not None:
                     self._take_certificate(certificate, checked=True)
-            self._join()
-            self._vote_for_proposal()
-            self._propose()
+            if self.can_vote:
+                self._join()
+                self._vote_for_proposal()
+                self._propose()
             if not self._work:
                 break
         for vote in self.book.forged:
@@ -91,7 +92,7 @@ class Voting(State):
             assert not self._gate_is_closed(view.term), f"the gate of term {view.term} is closed"
         unsigned = Vote(kind, self.validators.epoch, view, self.seat, block, reason, b"")
         digest = digest_of(self.cluster_id, unsigned)
-        vote = replace(unsigned, signature=self._signer.sign(digest))
+        vote = unsigned._replace(signature=self._signer.sign(digest))
         self._out.persist += map(CertificateRecord, self._unsaved)
         self._unsaved.clear()
         self._out.persist.append(VoteRecord(vote))
@@ -147,7 +148,8 @@ class Voting(State):
         evidence = self.book.add(vote)
         if evidence is not None:
             self._convict(evidence)
-        self._work.append((vote.kind, vote.view))
+        if self.book.has_quorum(vote):
+            self._work.append((vote.kind, vote.view))
 
     def _note_seen(self, vote: Vote) -> None:
         """R10: what we tell its signer when it boots; also of views that matter to us no more."""
@@ -182,7 +184,7 @@ class Voting(State):
 
     def _join(self) -> None:
         """R4: weight J complained, so at least one correct member did; or the leader resigned."""
-        if not self.can_vote or (self.view, VoteKind.NULLIFY) in self._mine:
+        if (self.view, VoteKind.NULLIFY) in self._mine:
             return
         term = self.view.term
         if self.book.resigned(term, self.leader(term)) or self.book.joins(term):
@@ -374,7 +376,7 @@ class Voting(State):
     def _vote_for_proposal(self) -> None:
         """R2: notarize the first valid proposal of this view."""
         proposal = self._proposals.get(self.view)
-        if proposal is None or not self.can_vote:
+        if proposal is None:
             return
         if (self.view, VoteKind.NOTARIZE) in self._mine or self._nullified == self.view:
             return
@@ -403,7 +405,7 @@ class Voting(State):
 
     def _propose(self) -> None:
         """R1: as the leader, extend the chain when there is a reason to."""
-        if self.leader(self.view.term) != self.seat or not self.can_vote:
+        if self.leader(self.view.term) != self.seat:
             return
         if (self.view, VoteKind.NOTARIZE) in self._mine:
             return

@@ -114,7 +114,10 @@ class NotarizesTwice(Engine):
         other = self._proposals.get(view)
         if other is not None and other.block.hash != proposal.block.hash:
             self._mine.pop((view, VoteKind.NOTARIZE), None)
-            self.book._votes.get(view, {}).pop((VoteKind.NOTARIZE, sender), None)
+            ballot = self.book._ballots.get((view, VoteKind.NOTARIZE))
+            if ballot is not None and sender in ballot.votes:
+                forgotten = ballot.votes.pop(sender).block
+                ballot.weights[forgotten] -= self.validators.weights[sender]
             del self._proposals[view]
         super()._on_proposal(sender, incarnation, proposal)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
 from consensus.digests import boot_digest
@@ -258,7 +256,7 @@ def test_a_forged_vote_cannot_be_planted_to_spoil_what_is_told() -> None:
     final = block(View(1, 3))
     proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash, (1, 2, 3))
     engine.ledger.advance(Tip(1, final.hash, View(1, 3), 0, 0, proof))
-    forged = replace(cluster.vote(2, VoteKind.NULLIFY, View(40, 0)), signature=bytes(65))
+    forged = cluster.vote(2, VoteKind.NULLIFY, View(40, 0))._replace(signature=bytes(65))
     engine.step(Received(2, VoteMessage(1, forged)), 2)
     output = engine.step(Received(2, _request(cluster, 2, 2, b"n" * 32)), 3)
     (ack,) = [m for m in sent(output) if isinstance(m, BootAck)]

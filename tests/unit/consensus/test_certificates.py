@@ -35,7 +35,7 @@ def _book(cluster: Cluster) -> tuple[VoteBook, CountingVerifier]:
 
 
 def _forged(vote: Vote) -> Vote:
-    return replace(vote, signature=b"\1" * 65)
+    return vote._replace(signature=b"\1" * 65)
 
 
 def test_no_signature_is_checked_before_the_votes_could_be_a_quorum() -> None:
@@ -135,8 +135,8 @@ def test_the_three_pairs_and_no_others_convict() -> None:
         (v(FINALIZE, 3), v(NULLIFY, 4)),
         (v(NULLIFY, 3), v(FINALIZE, 5, term=2)),
         (v(NULLIFY, 3), v(NULLIFY, 4)),
-        (v(NULLIFY, 3), replace(v(NULLIFY, 3), reason=2)),
-        (v(NULLIFY, 3), replace(v(FINALIZE, 3), epoch=1)),
+        (v(NULLIFY, 3), v(NULLIFY, 3)._replace(reason=2)),
+        (v(NULLIFY, 3), v(FINALIZE, 3)._replace(epoch=1)),
         (v(NULLIFY, 3), v(FINALIZE, 5, seat=2)),
     ]
     for one, two in guilty:

@@ -156,4 +156,4 @@ def test_strangers_and_echoes_of_oneself_are_ignored() -> None:
         assert output == Output()
     vote = VoteMessage(1, cluster.vote(2, VoteKind.NOTARIZE, View(1, 0), bytes(32)))
     engine.step(Received(99, vote), 5)
-    assert not engine.book._votes
+    assert not engine.book._ballots

@@ -31,7 +31,7 @@ def _in_term(cluster: Cluster, seat: int, term: int) -> Engine:
 
 
 def _votes_kept(engine: Engine) -> int:
-    return sum(len(votes) for votes in engine.book._votes.values())
+    return sum(len(ballot.votes) for ballot in engine.book._ballots.values())
 
 
 def test_votes_for_endless_views_of_any_term_are_not_kept() -> None:
@@ -66,7 +66,7 @@ def test_a_pruned_book_holds_nothing() -> None:
     book.prune(View(1, 10))
     book.joins(1)
     book.prune(View(2, 0))
-    assert not book._votes
+    assert not book._ballots
     assert not book._valid
     assert not book._lowest_nullify
     assert not book._highest_finalize

@@ -267,7 +267,7 @@ def _sample(seed: int) -> list[Message]:
         state_hash=h(),
         commands=raws,
         nullifications=(nullification,),
-        evidence=(Evidence(vote, replace(vote, reason=3)),),
+        evidence=(Evidence(vote, vote._replace(reason=3)),),
         next_epoch=NextEpoch(
             2, 99, h(), h(), h(), (Validator(1, 5, rng.randbytes(33)), Validator(2, 1, bytes(33)))
         ),
