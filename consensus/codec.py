@@ -23,6 +23,7 @@ from .types import (
     Certificate,
     Command,
     Evidence,
+    FinalHeader,
     Header,
     NextEpoch,
     Op,
@@ -202,6 +203,15 @@ def read_header(value: Any) -> Header:
         uint(state_height),
         blob(state, 32),
     )
+
+
+def pack_final_header(f: FinalHeader) -> Any:
+    return (pack_header(f.header), pack_certificate(f.finalization))
+
+
+def read_final_header(value: Any) -> FinalHeader:
+    header, finalization = record(value, 2)
+    return FinalHeader(read_header(header), read_certificate(finalization))
 
 
 def pack_evidence(evidence: Evidence) -> Any:

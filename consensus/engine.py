@@ -19,7 +19,6 @@ from .interface import (
     PeerLost,
     Received,
     Restored,
-    ServeBlocks,
     Started,
     Status,
     StepDown,
@@ -217,9 +216,8 @@ class Engine(Booting):
             case BlockReply(block):
                 if block.hash in self.catchup.wanted:
                     self._take_block(block, sender)
-            case SyncRequest(from_height):
-                if 0 < from_height <= self.ledger.tip.height:
-                    self._out.serve.append(ServeBlocks(sender, from_height))
+            case SyncRequest():
+                self._on_sync_request(sender, message)
             case SyncReply():
                 self._on_sync_reply(sender, message)
             case BootRequest():
@@ -270,8 +268,7 @@ class Engine(Booting):
         """R7: what may have been lost goes out again, when the view did not change meanwhile."""
         self._set_timer(Timer.RETRY, self.durations.retry_ms)
         self._asked_for_boot.clear()
-        height = self.ledger.tip.height + 1
-        self._out.send += self.catchup.retry(height, sorted(self.connected))
+        self._out.send += self.catchup.retry(self.ledger.tip.height, self.connected)
         self._resend_commands()
         if self.view == self._retry_view:
             self._resend(None)
@@ -323,6 +320,7 @@ class Engine(Booting):
 
     def _on_peer_lost(self, seat: int) -> None:
         self.connected.discard(seat)
+        self.catchup.lost(seat)
         if self.leader(self.view.term) == seat:
             self._arm()
 

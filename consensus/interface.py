@@ -219,6 +219,7 @@ class ServeBlocks:
 
     to: int
     from_height: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

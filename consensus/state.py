@@ -46,7 +46,7 @@ class State:
         self.machine = machine
         self.mempool = Mempool()
         self.book = VoteBook(validators, cluster_id, verifier)
-        self.catchup = CatchUp()
+        self.catchup = CatchUp(ledger.tip.height)
         self.durations = durations
         self.checkpoints = checkpoints
         self.connected: set[int] = set()

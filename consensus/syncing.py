@@ -1,15 +1,16 @@
-"""Catching up: what we ask others for, and what we give them."""
+"""Catch-up in one member: what it asks (by ``catchup``), checks and applies; what it serves."""
 
 from __future__ import annotations
 
-from .catchup import is_consistent
-from .types import Block
+from .catchup import is_consistent, is_final
+from .interface import ServeBlocks
+from .types import FinalHeader
 from .voting import Voting
-from .wire import BlockReply, Certificates, SyncReply
+from .wire import BlockReply, Certificates, SyncReply, SyncRequest
 
 
 class Syncing(Voting):
-    """Blocks that members ask each other for."""
+    """The rules, and the way back for a member that missed something (R16)."""
 
     def _on_block_request(self, sender: int, hash_: bytes) -> None:
         block = self.ledger.blocks.get(hash_)
@@ -19,34 +20,58 @@ class Syncing(Voting):
             # Final already, or unknown to us: with the finalization it can ask for the stretch.
             self._send(sender, Certificates((self.ledger.tip.finalization,)))
 
+    def _on_sync_request(self, sender: int, request: SyncRequest) -> None:
+        tip = self.ledger.tip
+        if 0 < request.from_height <= tip.height:
+            self._out.serve.append(ServeBlocks(sender, request.from_height, request.count))
+        elif tip.finalization is not None:
+            self._send(sender, SyncReply((), (), tip.finalization, None))
+
     def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:
-        final = reply.finalization
-        if final.epoch != self.validators.epoch or final.view <= self.ledger.tip.view:
-            return
+        """Blocks that prove themselves: checked when they come, applied when it is their turn."""
         if self.catchup.target is None:
-            return  # nothing was asked for
-        if not reply.blocks or self._floats(reply.blocks[0]):
-            return  # blocks far above ours would only fill memory
-        if not is_consistent(reply, self.cluster_id) or not self._is_genuine(final):
-            self._accuse(sender, "blocks that its finalization does not certify")
-            return
-        for block in reply.blocks:
-            if block.header.height > self.ledger.tip.height:
-                self.ledger.blocks[block.hash] = block
-        last = reply.blocks[-1].header.height
-        self.catchup.best_height = max(self.catchup.best_height, last + len(reply.links))
-        if reply.links:
-            target = self.catchup.target
-            self._out.send += self.catchup.follow(target, last + 1, self.connected, sender)
-            return
-        if final.view > self.catchup.target.view:
-            self._take_certificate(final, checked=True)
+            return  # nothing was asked for, or somebody else was quicker
+        if not reply.blocks or reply.finalization.epoch != self.validators.epoch:
+            self.catchup.has_nothing(sender)
+        elif self.catchup.useful(sender, *_heights(reply)):
+            if not is_consistent(reply, self.cluster_id) or not self._is_genuine(
+                reply.finalization
+            ):
+                self._accuse(sender, "blocks that its finalization does not certify")
+                self.catchup.bar(sender, most=True)
+            else:
+                self._take_reply(sender, reply)
         else:
-            self._commit(final, sender)
+            self.catchup.lost(sender)
+        self._out.send += self.catchup.ask(self.connected)
+
+    def _take_reply(self, sender: int, reply: SyncReply) -> None:
+        if reply.head is not None:
+            self._take_head(reply.head)
+        self.catchup.take(sender, reply)
+        while self.halted is None and (stretch := self.catchup.next_stretch()) is not None:
+            for block in stretch.blocks:
+                if block.header.height > self.ledger.tip.height:
+                    self.ledger.blocks[block.hash] = block
+            target = self.catchup.target
+            if not stretch.direct or target is None:
+                continue
+            if stretch.final.view > target.view:
+                self._take_certificate(stretch.final, checked=True)
+            else:
+                self._commit(stretch.final, sender)
         if self.catchup.target is not None and self.halted is None:
             self._commit(self.catchup.target, sender)
 
-    def _floats(self, block: Block) -> bool:
-        """True when a block stands neither on a block that we have nor among the final ones."""
-        header, tip = block.header, self.ledger.tip
-        return header.height > tip.height + 1 and header.parent not in self.ledger.blocks
+    def _take_head(self, head: FinalHeader) -> None:
+        """How far the chain goes; believed only with its finalization."""
+        if (
+            head.header.height > self.catchup.best_height
+            and is_final(head, self.cluster_id)
+            and self._is_genuine(head.finalization)
+        ):
+            self.catchup.prove(head)
+
+
+def _heights(reply: SyncReply) -> tuple[int, int]:
+    return reply.blocks[0].header.height, reply.blocks[-1].header.height

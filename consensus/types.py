@@ -182,6 +182,14 @@ class Block:
         return frozenset(raw_command_id(raw) for raw in self.commands)
 
 
+@dataclass(frozen=True, slots=True)
+class FinalHeader:
+    """A header with the finalization of its block: proof of a height."""
+
+    header: Header
+    finalization: Certificate
+
+
 class Op(IntEnum):
     """What a command does to the state."""
 

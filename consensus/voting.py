@@ -298,8 +298,7 @@ class Voting(State):
             return
         if isinstance(branch, bytes):
             self._out.send += self.catchup.want_block(branch, self.connected, sender)
-            height = self.ledger.tip.height + 1
-            self._out.send += self.catchup.follow(target, height, self.connected, sender)
+            self._out.send += self.catchup.follow(target, self.connected, sender)
             return
         for block in branch:
             header = block.header
@@ -320,8 +319,7 @@ class Voting(State):
         self.ledger.advance(
             Tip(last.height, target.block, last.view, last.time_ms, last.state_height, target)
         )
-        self.catchup.reached(target)
-        self.catchup.best_height = max(self.catchup.best_height, last.height)
+        self.catchup.reached(target, last.height)
         self._failed_terms = 0
         self._set_timer(Timer.STALL, self.durations.stall_ms)
         self.book.prune(last.view.next())

@@ -34,12 +34,14 @@ from .codec import (
     pack_body,
     pack_boot_request,
     pack_certificate,
+    pack_final_header,
     pack_header,
     pack_parts,
     pack_vote,
     read_block,
     read_boot_request,
     read_certificate,
+    read_final_header,
     read_header,
     read_parts,
     read_vote,
@@ -54,6 +56,7 @@ from .types import (
     BootCertificate,
     BootRequest,
     Certificate,
+    FinalHeader,
     Header,
     Proposal,
     Vote,
@@ -126,18 +129,24 @@ class BlockReply:
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """Asks for finalized blocks from a height on."""
+    """Asks for so many finalized blocks from a height on."""
 
     from_height: int
+    count: int = limits.SYNC_BLOCKS_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReply:
-    """Consecutive finalized blocks; ``links`` lead from the last one to the finalized block."""
+    """Consecutive finalized blocks; ``links`` lead from the last one to the finalized block.
+
+    ``head`` is the sender's newest finalized header, None when it is that of ``finalization``. No
+    blocks at all: the sender does not have what was asked for.
+    """
 
     blocks: tuple[Block, ...]
     links: tuple[Header, ...]
     finalization: Certificate
+    head: FinalHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +196,15 @@ def encode(message: Message) -> bytes:
             fields = (5, hash_)
         case BlockReply(block):
             fields = (6, pack_block(block))
-        case SyncRequest(from_height):
-            fields = (7, from_height)
-        case SyncReply(blocks, links, finalization):
+        case SyncRequest(from_height, count):
+            fields = (7, from_height, count)
+        case SyncReply(blocks, links, finalization, head):
             fields = (
                 8,
                 [pack_block(b) for b in blocks],
                 [pack_header(h) for h in links],
                 pack_certificate(finalization),
+                None if head is None else pack_final_header(head),
             )
         case BootRequest():
             fields = (9, pack_boot_request(message))
@@ -254,14 +264,15 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
             (block,) = record(fields, 1)
             return BlockReply(read_block(block, cluster_id))
         case 7:
-            (from_height,) = record(fields, 1)
-            return SyncRequest(uint(from_height))
+            from_height, count = record(fields, 2)
+            return SyncRequest(uint(from_height), uint(count, limits.SYNC_BLOCKS_MAX))
         case 8:
-            blocks, links, finalization = record(fields, 3)
+            blocks, links, finalization, head = record(fields, 4)
             return SyncReply(
                 tuple(read_block(b, cluster_id) for b in array(blocks, limits.SYNC_BLOCKS_MAX)),
                 tuple(map(read_header, array(links, limits.SYNC_LINKS_MAX))),
                 read_certificate(finalization),
+                optional(head, read_final_header),
             )
         case 9:
             (request,) = record(fields, 1)

@@ -291,7 +291,9 @@ class Driver:
     async def _serve(self, request: ServeBlocks) -> None:
         """Blocks for a member that is behind; one answer at a time to each."""
         try:
-            reply = await trio.to_thread.run_sync(self._store.blocks_from, request.from_height)
+            reply = await trio.to_thread.run_sync(
+                self._store.blocks_from, request.from_height, request.count
+            )
             if reply is not None:
                 self._send_all([Send(request.to, reply)])
         finally:

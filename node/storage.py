@@ -32,7 +32,7 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Applied, KeyValue, Machine, Session
-from consensus.types import Block, Certificate, Header, View, VoteKind
+from consensus.types import Block, Certificate, FinalHeader, Header, View, VoteKind
 
 SCHEMA_VERSION = 1
 PRUNE_EVERY = 128  # heights between sweeps of what finality made superfluous
@@ -324,40 +324,42 @@ class Store:
             raise ValueError(f"block {hash_.hex()} is missing")
         return wire.decode_block(row[0], self._cluster_id)
 
-    def blocks_from(self, height: int) -> wire.SyncReply | None:
-        """Finalized blocks from ``height`` on with the proof that they are final.
+    def blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
+        """``count`` finalized blocks from ``height`` on with the proof that they are final.
 
-        As many as one message holds, cut at the last one that is directly final; when none is,
-        the headers up to the next one that is. None when there is nothing to send.
+        At most as many as one message holds. They end at a block that is directly final, a few
+        above ``count`` if need be; when none is in reach, the headers up to the next one follow.
+        None when there is nothing to send.
         """
         try:
-            return self._blocks_from(height)
+            return self._blocks_from(height, min(max(count, 1), limits.SYNC_BLOCKS_MAX))
         except (sqlite3.Error, ValueError) as error:
             raise StorageError(f"cannot read blocks from {height}: {error}") from error
 
-    def _blocks_from(self, height: int) -> wire.SyncReply | None:
+    def _blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
         rows = self._reader.execute(
             "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
             " WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_BLOCKS_MAX),
         )
-        found: list[tuple[Block, bytes | None]] = []
+        found: list[Block] = []
+        proven, proof = 0, None
         size = 0
-        for data, proof in rows:
+        for data, finalization in rows:
             size += len(data)
             if found and size > limits.SYNC_BYTES_MAX:
                 break
-            found.append((wire.decode_block(data, self._cluster_id), proof))
-        proven = [i for i, (_, proof) in enumerate(found) if proof is not None]
-        if proven:
-            last = proven[-1]
-            proof = found[last][1]
-            assert proof is not None
-            blocks = tuple(block for block, _ in found[: last + 1])
-            return wire.SyncReply(blocks, (), wire.decode_certificate(proof))
+            found.append(wire.decode_block(data, self._cluster_id))
+            if finalization is not None:
+                proven, proof = len(found), finalization
+                if proven >= count:
+                    break
         if not found:
             return None
-        return self._with_links(tuple(block for block, _ in found))
+        if proof is None:
+            return self._with_links(tuple(found))
+        final = wire.decode_certificate(proof)
+        return wire.SyncReply(tuple(found[:proven]), (), final, self._head(final))
 
     def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
         links: list[Header] = []
@@ -369,5 +371,17 @@ class Store:
         for data, proof in rows:
             links.append(wire.decode_block(data, self._cluster_id).header)
             if proof is not None:
-                return wire.SyncReply(blocks, tuple(links), wire.decode_certificate(proof))
+                final = wire.decode_certificate(proof)
+                return wire.SyncReply(blocks, tuple(links), final, self._head(final))
         return None
+
+    def _head(self, shown: Certificate) -> FinalHeader | None:
+        """Our newest finalized header, None when ``shown`` is its finalization."""
+        data, proof = self._reader.execute(
+            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
+            " WHERE finalization IS NOT NULL ORDER BY height DESC LIMIT 1"
+        ).fetchone()
+        final = wire.decode_certificate(proof)
+        if final == shown:
+            return None
+        return FinalHeader(wire.decode_block(data, self._cluster_id).header, final)

@@ -219,9 +219,9 @@ class Stage:
                 return f"{len(commands)} commands"
             case BootRequest() | BootAck() | BootCertificate():
                 return ""  # the same in every story
-            case SyncRequest(height):
+            case SyncRequest(height, _):
                 return f"SyncRequest from height {height}"
-            case SyncReply(blocks, _, final):
+            case SyncReply(blocks, _, final, _):
                 names = " ".join(self._block(b.hash) for b in blocks)
                 return f"SyncReply {names} with {self._certificate(final)}"
         return type(message).__name__

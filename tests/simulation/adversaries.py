@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from consensus.digests import vote_digest
 from consensus.interface import Output
 from consensus.machine import Machine
-from consensus.types import ZERO_HASH, Proposal, Reason, View, Vote, VoteKind
+from consensus.types import ZERO_HASH, FinalHeader, Proposal, Reason, View, Vote, VoteKind
 from consensus.wire import (
     BootAck,
     BootRefused,
@@ -302,16 +302,25 @@ class Mutator(Liar):
                     )
                 )
                 return Certificates((changed_c,))
-            case SyncReply(blocks, links, finalization) if blocks:
+            case SyncReply(blocks, links, finalization, head) if blocks:
                 return rng.choice(
                     (
                         SyncReply(blocks[1:], links, finalization),
                         SyncReply(blocks[:-1], links, finalization),
                         SyncReply(blocks, links[1:], finalization),
                         SyncReply(blocks, links, replace(finalization, parts=())),
+                        SyncReply((), (), finalization),
+                        replace(message, head=_higher(head)),
                     )
                 )
         return message
+
+
+def _higher(head: FinalHeader | None) -> FinalHeader | None:
+    """A height that no certificate proves."""
+    if head is None:
+        return None
+    return replace(head, header=replace(head.header, height=head.header.height + 10_000))
 
 
 def _moved(rng: object, view: View) -> View:

@@ -154,7 +154,7 @@ class Member:
                 self._timers[timer] = number
                 self.world.after(float(delay_ms), self._timer, timer, number, self.life)
         for serve in output.serve:
-            reply = self.store.serve(serve.from_height)
+            reply = self.store.serve(serve.from_height, serve.count)
             if reply is not None:
                 self.transmit(serve.to, reply)
         if output.halt is not None:

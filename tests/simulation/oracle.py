@@ -464,6 +464,6 @@ def _certificates_in(message: Message) -> tuple[Certificate, ...]:
         case ProposalMessage(_, p):
             parent = () if p.parent is None else (p.parent,)
             return (*parent, *p.block.nullifications)
-        case SyncReply(_, _, finalization):
-            return (finalization,)
+        case SyncReply(_, _, finalization, head):
+            return (finalization,) if head is None else (finalization, head.finalization)
     return ()

@@ -25,7 +25,7 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import KeyValue, Machine, Session
-from consensus.types import Block, Certificate, Evidence, Header, View, Vote, VoteKind
+from consensus.types import Block, Certificate, Evidence, FinalHeader, Header, View, Vote, VoteKind
 from consensus.wire import (
     SyncReply,
     decode_block,
@@ -162,21 +162,25 @@ class SimStore:
             abstain_until_term=self.abstain_until_term,
         )
 
-    def serve(self, from_height: int) -> SyncReply | None:
+    def serve(self, from_height: int, count: int) -> SyncReply | None:
         """The answer to a request for blocks, with links when it ends below a finalization."""
         blocks: list[Block] = []
         links: list[Header] = []
+        most = min(count, self._serve_blocks)
+        head = next(
+            (FinalHeader(b.header, c) for b, c in reversed(self.chain) if c is not None), None
+        )
         for block, finalization in self.chain[from_height - 1 :]:
-            if len(blocks) < self._serve_blocks and not links:
+            if len(blocks) < most and not links:
                 blocks.append(block)
             else:
                 links.append(block.header)
-            if finalization is not None and (len(blocks) == self._serve_blocks or links):
-                return SyncReply(tuple(blocks), tuple(links), finalization)
+            if finalization is not None and (len(blocks) == most or links):
+                return SyncReply(tuple(blocks), tuple(links), finalization, head)
         if blocks and not links:
             final = self.chain[-1][1]
             assert final is not None
-            return SyncReply(tuple(blocks), (), final)
+            return SyncReply(tuple(blocks), (), final, None)
         return None
 
     def copy(self) -> SimStore:

@@ -99,7 +99,7 @@ def test_the_real_store_gives_back_what_the_simulated_one_does(world: PairedWorl
         assert isinstance(member.store, PairedStore)
         assert member.store.real is not None
         for height in range(1, member.store.tip.height + 1):
-            reply = member.store.real.blocks_from(height)
+            reply = member.store.real.blocks_from(height, 4)
             assert reply is not None
             assert reply.blocks[0].header.height == height
             assert is_consistent(reply, world.cluster_id)

@@ -144,12 +144,12 @@ def test_blocks_are_served_with_the_proof_that_they_are_final(tmp_path: Path) ->
     store, chain = open_store(tmp_path), Chain()
     for index in range(20):
         commit(store, chain.extend(View(1, index), proven=index in (3, 19)))
-    first = store.blocks_from(1)
+    first = store.blocks_from(1, 512)
     assert first is not None
     # As many as there are, cut where one is directly final.
     assert [b.header.height for b in first.blocks] == list(range(1, 21)) and first.links == ()
     assert first.finalization.block == chain.blocks[19].hash
-    assert store.blocks_from(21) is None
+    assert store.blocks_from(21, 512) is None
 
 
 def test_a_stretch_without_a_proof_of_its_own_comes_with_links(
@@ -159,7 +159,7 @@ def test_a_stretch_without_a_proof_of_its_own_comes_with_links(
     for index in range(20):
         commit(store, chain.extend(View(1, index), proven=index == 19))
     monkeypatch.setattr("consensus.limits.SYNC_BYTES_MAX", 1)
-    reply = store.blocks_from(5)
+    reply = store.blocks_from(5, 512)
     assert reply is not None
     assert [b.header.height for b in reply.blocks] == [5]
     assert [h.height for h in reply.links] == list(range(6, 21))
