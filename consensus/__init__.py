@@ -2,8 +2,9 @@
 
 May enter: the standard library, msgpack, Keccak, and the ``Signer``/``Verifier`` interfaces of
 ``signatures``. May not enter: sockets, clocks, threads, randomness, any other room of this house.
-Read in this order: ``limits``, ``validators``, ``types``, ``digests``, ``order``, ``signatures``,
-``codec``, ``wire``, ``certificates``, ``ledger``, ``machine``, ``mempool``, ``interface`` (events
-and effects), ``proposals``, ``catchup``, ``boot``, ``state``, ``voting`` (the rules), ``syncing``,
-``booting``, ``engine``. The numbered rules R1-R10 that the code cites are in ``docs/protocol.md``.
+Read in this order: ``limits``, ``validators``, ``types``, ``digests``, ``standing``, ``order``,
+``signatures``, ``codec``, ``wire``, ``certificates``, ``leadership``, ``ledger``, ``machine``,
+``mempool``, ``interface`` (events and effects), ``proposals``, ``catchup``, ``boot``, ``state``,
+``voting`` (the rules), ``syncing``, ``booting``, ``engine``. The numbered rules that the code cites
+are in ``docs/protocol.md``.
 """

@@ -294,7 +294,7 @@ def read_block(value: Any, cluster_id: bytes) -> Block:
         block_hash(cluster_id, header),
         body,
         commands,
-        tuple(map(read_certificate, array(nullifications_, limits.NULLIFICATIONS_MAX))),
+        tuple(map(read_certificate, array(nullifications_, limits.NULLIFICATIONS_PER_BLOCK_MAX))),
         tuple(map(read_evidence, array(evidence_, limits.EVIDENCE_PER_BLOCK_MAX))),
         optional(next_epoch, read_next_epoch),
     )

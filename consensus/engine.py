@@ -26,6 +26,7 @@ from .interface import (
     Timer,
     TimerFired,
 )
+from .leadership import Leadership
 from .ledger import Ledger
 from .signatures import Signer, Verifier
 from .types import (
@@ -169,6 +170,16 @@ class Engine(Booting):
             mempool=len(self.mempool),
             evidence=len(self.evidence),
         )
+
+    def leadership(self) -> Leadership | None:
+        """Proof of who leads the term that we are in; None while we cannot show it."""
+        tip, term = self.ledger.tip, self.view.term
+        header, proof = None, self.ledger.nullifications.get(term - 1)
+        if tip.header is not None and tip.view.term == term:
+            header, proof = tip.header, tip.finalization
+        elif proof is None and term > 1:
+            return None  # a certificate of a later view brought us here
+        return Leadership(self.validators.epoch, term, self.leader(term), header, proof)
 
     # --- the one way in ---
 

@@ -17,6 +17,7 @@ class Tip:
     time_ms: int
     state_height: int
     finalization: Certificate | None
+    header: Header | None = None  # of that block; for the leadership certificate
 
 
 def genesis_tip(genesis: bytes) -> Tip:
@@ -73,14 +74,12 @@ class Ledger:
     def covering(self, parent: View, term: int) -> tuple[Certificate, ...] | None:
         """Nullifications that cover every view between ``parent`` and (term, 0) (R1).
 
-        None when one is missing. Views of the parent's own term are covered by a nullification at
-        most one index above the parent, those of later terms by one at index 0.
+        None when one is missing.
         """
         chain = []
         for skipped in range(max(parent.term, 1), term):
-            most = parent.index + 1 if skipped == parent.term else 0
             certificate = self.nullifications.get(skipped)
-            if certificate is None or certificate.view.index > most:
+            if certificate is None or certificate.view.index > covered_from(parent, skipped):
                 return None
             chain.append(certificate)
         return tuple(chain)
@@ -129,6 +128,11 @@ class Ledger:
             found.append(self.notarizations[parent])
         found += [c for t, c in sorted(self.nullifications.items()) if t >= parent.term]
         return tuple(found)
+
+
+def covered_from(parent: View, term: int) -> int:
+    """The highest index at which a nullification of ``term`` covers all views after ``parent``."""
+    return parent.index + 1 if term == parent.term else 0
 
 
 def is_parent_proof(certificate: Certificate) -> bool:

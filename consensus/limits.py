@@ -15,8 +15,10 @@ UNFINALIZED_BLOCKS_MAX = 16
 # Votes for views this far ahead of ours are kept; further ones are left to certificates (R8).
 VIEWS_AHEAD_MAX = 2 * UNFINALIZED_BLOCKS_MAX
 TERMS_AHEAD_MAX = 2
-# Nullifications that one proposal may carry (R1): one per term since the parent.
-NULLIFICATIONS_MAX = 1024
+NULLIFICATIONS_MAX = 1024  # certificates in one message
+# Nullifications that a block carries (R1): of the last terms that it skips. With 256 members in
+# each, and full of commands, a proposal still fits a message.
+NULLIFICATIONS_PER_BLOCK_MAX = 32
 
 CLOCK_SKEW_MS_MAX = 10_000  # how far a block's time may lie ahead of a voter's clock
 

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 from . import limits
 from .digests import keccak256
+from .standing import Standing
 from .types import Block, Command, Op
 from .wire import decode_command
 
 STATE_TAG = b"dstack-cluster/state/v1"
 ENTRY_TAG = b"dstack-cluster/entry/v1"
 SESSION_TAG = b"dstack-cluster/session/v1"
+STANDING_TAG = b"dstack-cluster/standing/v1"
 _MODULUS_BYTES = 512
 _MASK = (1 << (8 * _MODULUS_BYTES)) - 1
 
@@ -73,6 +75,7 @@ class Changes:
 
     entries: dict[bytes, KeyValue | None]
     sessions: dict[bytes, Session | None]
+    standing: Standing | None = None  # None when it stays as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,10 @@ def _session_element(client: bytes, s: Session) -> int:
     return _element(SESSION_TAG, struct.pack(">16sQQ?", client, s.sequence, s.revision, s.existed))
 
 
+def _standing_element(standing: Standing) -> int:
+    return _element(STANDING_TAG, standing.encode()) if standing != Standing() else 0
+
+
 class Machine:
     """The state at one height. ``apply`` is the only way to change it."""
 
@@ -107,6 +114,7 @@ class Machine:
         self.revision = 0
         self.entries: dict[bytes, KeyValue] = {}
         self.sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self.standing = Standing()
         self._sum = 0
         self._hashes: OrderedDict[int, bytes] = OrderedDict()
         self._note_hash()
@@ -119,6 +127,7 @@ class Machine:
         entries: Iterable[tuple[bytes, KeyValue]],
         sessions: Iterable[tuple[bytes, Session]],
         hashes: Iterable[tuple[int, bytes]],
+        standing: Standing = Standing(),  # noqa: B008 - frozen
     ) -> Machine:
         """The state as the store kept it; sessions in the order of their last use.
 
@@ -133,6 +142,8 @@ class Machine:
         for client, session in sessions:
             machine.sessions[client] = session
             machine._sum += _session_element(client, session)
+        machine.standing = standing
+        machine._sum += _standing_element(standing)
         machine._sum &= _MASK
         # The hash at height 0 is in no record of the store, and the first blocks refer to it.
         for recent, state_hash in hashes:
@@ -177,8 +188,8 @@ class Machine:
             return Result(session.revision, session.existed, stale=True)
         return Result(session.revision, session.existed)
 
-    def apply(self, block: Block) -> Applied:
-        """Applies the next finalized block."""
+    def apply(self, block: Block, deposed: Iterable[int] = ()) -> Applied:
+        """Applies the next finalized block; ``deposed`` are the leaders whose terms it ended."""
         assert block.header.height == self.height + 1, (block.header.height, self.height)
         changes = Changes({}, {})
         results = tuple(
@@ -189,10 +200,19 @@ class Machine:
             client, session = self.sessions.popitem(last=False)
             self._sum -= _session_element(client, session)
             changes.sessions[client] = None
+        self._judge_members(block, deposed, changes)
         self._sum &= _MASK
         self.height = block.header.height
         self._note_hash()
         return Applied(block, results, changes, self.revision, self.state_hash)
+
+    def _judge_members(self, block: Block, deposed: Iterable[int], changes: Changes) -> None:
+        standing = self.standing.after(deposed, (e.first.seat for e in block.evidence))
+        if block.next_epoch is not None:
+            standing = standing.next_epoch(v.seat for v in block.next_epoch.validators)
+        if standing != self.standing:
+            self._sum += _standing_element(standing) - _standing_element(self.standing)
+            self.standing = changes.standing = standing
 
     def _apply_command(self, command: Command, changes: Changes) -> Result:
         if command.op is Op.BARRIER:

@@ -7,6 +7,7 @@ and the order is a pure function of the set and its seed. Integers only.
 from __future__ import annotations
 
 from .digests import keccak256
+from .standing import Demerits
 from .validators import ValidatorSet
 
 ORDER_TAG = b"dstack-cluster/leader-order/v1"
@@ -24,12 +25,12 @@ def epoch_seed(seed: bytes, epoch: int) -> bytes:
     return keccak256(SEED_TAG + seed + epoch.to_bytes(8, "big"))
 
 
-def leader_order(validators: ValidatorSet) -> tuple[int, ...]:
+def leader_order(validators: ValidatorSet, demerits: Demerits = ()) -> tuple[int, ...]:
     """Seats in the order of their terms; term ``t`` belongs to ``order[(t - 1) % n]``.
 
     Draw k takes the seat at offset ``keccak(tag, seed, k) mod remaining weight``, walking the
     remaining seats in ascending order. A 256-bit draw modulo a 40-bit weight is biased by less
-    than 2**-215.
+    than 2**-215. Then those with fewer ``demerits`` (at the opening of the epoch) go first.
     """
     remaining = list(validators.weights.items())
     total = validators.total
@@ -44,4 +45,5 @@ def leader_order(validators: ValidatorSet) -> tuple[int, ...]:
                 del remaining[position]
                 break
             offset -= weight
-    return tuple(order)
+    against = dict(demerits)
+    return tuple(sorted(order, key=lambda seat: against.get(seat, 0)))  # stable

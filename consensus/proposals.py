@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from . import limits
-from .ledger import Ledger, is_parent_proof
+from .ledger import Ledger, covered_from, is_parent_proof
 from .machine import Machine
 from .types import GENESIS, Certificate, Proposal, View
 
@@ -39,15 +39,22 @@ def unfinalized(view: View, final: View) -> int:
     return view.index - (final.index + 1 if final.term == view.term else 0)
 
 
-def _covers(nullifications: tuple[Certificate, ...], parent: View, term: int) -> bool:
-    """True when they are exactly the nullifications that R1 asks for."""
-    terms = [c.view.term for c in nullifications]
-    if terms != list(range(max(parent.term, 1), term)):
-        return False
-    return all(
-        c.view.index <= (parent.index + 1 if c.view.term == parent.term else 0)
-        for c in nullifications
-    )
+def _covers(
+    nullifications: tuple[Certificate, ...], parent: View, term: int, ledger: Ledger
+) -> Verdict | None:
+    """Do they cover the views between ``parent`` and ``(term, 0)`` (R1)? None when they do not.
+
+    A block carries the nullifications of the last terms only; older ones must be known to the
+    voter itself, and are on their way to it otherwise (R7).
+    """
+    terms = range(max(parent.term, 1), term)
+    carried = terms[-limits.NULLIFICATIONS_PER_BLOCK_MAX :]
+    if [c.view.term for c in nullifications] != list(carried):
+        return None
+    if any(c.view.index > covered_from(parent, c.view.term) for c in nullifications):
+        return None
+    known = ledger.covering(parent, carried[0] if carried else term)
+    return Verdict.WAIT if known is None else Verdict.VALID
 
 
 def state_height(above: int, machine: Machine, every: int) -> int:
@@ -87,8 +94,14 @@ def judge(
             return f"its parent is in {parent}, not in the view before"
         if block.nullifications:
             return "nullifications inside a term"
-    elif parent.term >= view.term or not _covers(block.nullifications, parent, view.term):
-        return f"the views between {parent} and {view} are not covered by nullifications"
+    else:
+        covered = parent.term < view.term and _covers(
+            block.nullifications, parent, view.term, ledger
+        )
+        if not covered:
+            return f"the views between {parent} and {view} are not covered by nullifications"
+        if covered is Verdict.WAIT:
+            return Verdict.WAIT
     if parent < ledger.tip.view:
         return f"its parent in {parent} is below the final {ledger.tip.view}"
     if ledger.notarized_block(parent) != header.parent:

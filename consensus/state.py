@@ -40,7 +40,7 @@ class State:
         self.cluster_id = cluster_id
         self.validators = validators
         self.seat = seat
-        self.order = leader_order(validators)
+        self.order = leader_order(validators, machine.standing.opening)
         self.boot = boot
         self.ledger = ledger
         self.machine = machine

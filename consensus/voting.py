@@ -309,7 +309,7 @@ class Voting(State):
                     f"is {header.state_hash.hex()}, ours is {mine.hex()}"
                 )
                 return
-            applied = self.machine.apply(block)
+            applied = self.machine.apply(block, self._deposed(block))
             final = target if block.hash == target.block else None
             self._out.persist.append(FinalizedRecord(applied, final))
             self._out.applied.append(applied)
@@ -317,7 +317,15 @@ class Voting(State):
                 self._forget_command(command.id)
         last = branch[-1].header
         self.ledger.advance(
-            Tip(last.height, target.block, last.view, last.time_ms, last.state_height, target)
+            Tip(
+                last.height,
+                target.block,
+                last.view,
+                last.time_ms,
+                last.state_height,
+                target,
+                last,
+            )
         )
         self.catchup.reached(target, last.height)
         self._failed_terms = 0
@@ -326,6 +334,15 @@ class Voting(State):
         for key in [k for k in self._mine if k[0] < last.view]:
             del self._mine[key]
         self._unsaved = [c for c in self._unsaved if c.view > last.view]
+
+    def _deposed(self, block: Block) -> tuple[int, ...]:
+        """Leaders whose terms a block shows ended, but those who stepped down themselves."""
+        deposed = []
+        for c in block.nullifications:
+            leader = self.leader(c.view.term)
+            if not any(p.seat == leader and p.reason == Reason.STEP_DOWN for p in c.parts):
+                deposed.append(leader)
+        return tuple(deposed)
 
     def _forget_command(self, command_id: bytes) -> None:
         """A command was applied."""
@@ -462,6 +479,6 @@ class Voting(State):
             state_height=checked,
             state_hash=state_hash,
             commands=commands,
-            nullifications=nullifications,
+            nullifications=nullifications[-limits.NULLIFICATIONS_PER_BLOCK_MAX :],
         )
         return Proposal(block, ledger.proof_of(parent), b"")

@@ -32,6 +32,7 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Applied, KeyValue, Machine, Session
+from consensus.standing import Standing, decode_standing
 from consensus.types import Block, Certificate, FinalHeader, Header, View, VoteKind
 
 SCHEMA_VERSION = 1
@@ -226,6 +227,8 @@ class Store:
                     (client, session.sequence, session.revision, session.existed),
                 )
         self._put_meta("revision", applied.revision)
+        if applied.changes.standing is not None:
+            self._put_meta("standing", applied.changes.standing.encode())
         height = block.header.height
         if finalization is not None and height - self._last_pruned >= PRUNE_EVERY:
             self._prune(block.header.view)
@@ -258,7 +261,9 @@ class Store:
     def _restore(self) -> Restored:
         db, cluster = self._db, self._cluster_id
         meta = dict(db.execute("SELECT name, value FROM meta"))
-        tip, machine = self._restore_state(int(meta.get("revision", 0)))
+        tip, machine = self._restore_state(
+            int(meta.get("revision", 0)), decode_standing(meta.get("standing", Standing().encode()))
+        )
         # A nullify vote of the final term closes the gate for all of it, however old it is (R4).
         votes = db.execute(
             "SELECT data FROM votes"
@@ -285,7 +290,7 @@ class Store:
             abstain_until_term=int(meta.get("abstain_until_term", 0)),
         )
 
-    def _restore_state(self, revision: int) -> tuple[Tip, Machine]:
+    def _restore_state(self, revision: int, standing: Standing) -> tuple[Tip, Machine]:
         db = self._db
         newest = db.execute(
             "SELECT height, hash, finalization FROM finalized ORDER BY height DESC LIMIT 1"
@@ -301,6 +306,7 @@ class Store:
             block.header.time_ms,
             block.header.state_height,
             wire.decode_certificate(finalization),
+            block.header,
         )
         entries = (
             (key, KeyValue(value, created, modified, version))
@@ -316,7 +322,7 @@ class Store:
             "SELECT height, state_hash FROM finalized WHERE height > ? ORDER BY height",
             (height - limits.STATE_HASHES_KEPT,),
         )
-        return tip, Machine.restore(height, revision, entries, sessions, hashes)
+        return tip, Machine.restore(height, revision, entries, sessions, hashes, standing)
 
     def _block(self, hash_: bytes) -> Block:
         row = self._db.execute("SELECT data FROM blocks WHERE hash = ?", (hash_,)).fetchone()

@@ -25,6 +25,7 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import KeyValue, Machine, Session
+from consensus.standing import Standing, decode_standing
 from consensus.types import Block, Certificate, Evidence, FinalHeader, Header, View, Vote, VoteKind
 from consensus.wire import (
     SyncReply,
@@ -52,6 +53,7 @@ class SimStore:
         self.sessions: dict[bytes, Session] = {}  # least recently used first
         self.hashes: dict[int, bytes] = {}
         self.revision = 0
+        self.standing = Standing().encode()
         self.votes: dict[tuple[View, VoteKind], bytes] = {}
         self.blocks: dict[bytes, tuple[View, bytes]] = {}
         self.certificates: list[tuple[VoteKind, View, bytes]] = []
@@ -101,6 +103,8 @@ class SimStore:
         assert header.height == len(self.chain) + 1, "a gap in the finalized chain"
         self.chain.append((applied.block, record.finalization))
         self.revision = applied.revision
+        if applied.changes.standing is not None:
+            self.standing = applied.changes.standing.encode()
         self.hashes[header.height] = applied.state_hash
         self.hashes.pop(header.height - limits.STATE_HASHES_KEPT, None)
         for key, entry in applied.changes.entries.items():
@@ -121,6 +125,7 @@ class SimStore:
             header.time_ms,
             header.state_height,
             record.finalization,
+            header,
         )
         self._prune(header.view)
 
@@ -150,6 +155,7 @@ class SimStore:
                 self.entries.items(),
                 self.sessions.items(),
                 sorted(self.hashes.items()),
+                decode_standing(self.standing),
             )
         return Restored(
             tip=self.tip,

@@ -15,6 +15,8 @@ from consensus.types import (
     Block,
     Certificate,
     Command,
+    Evidence,
+    NextEpoch,
     Op,
     Part,
     Proposal,
@@ -60,11 +62,12 @@ class Cluster:
         view: View,
         block: bytes = ZERO_HASH,
         seats: tuple[int, ...] | None = None,
+        reason: int = 0,
     ) -> Certificate:
         """A certificate of ``seats``, of all by default."""
         signers = self.validators.seats if seats is None else seats
-        votes = [self.vote(s, kind, view, block) for s in signers]
-        parts = tuple(Part(v.seat, 0, v.signature) for v in votes)
+        votes = [self.vote(s, kind, view, block, reason) for s in signers]
+        parts = tuple(Part(v.seat, reason, v.signature) for v in votes)
         return Certificate(kind, 0, view, block, parts)
 
     def engine(self, seat: int, restored: Restored | None = None) -> Engine:
@@ -117,6 +120,8 @@ def block(
     state_height: int = 0,
     state_hash: bytes | None = None,
     proposer: int | None = None,
+    evidence: tuple[Evidence, ...] = (),
+    next_epoch: NextEpoch | None = None,
 ) -> Block:
     """A block on ``parent`` (a block, or the genesis hash); the leader of four equals makes it."""
     on_block = isinstance(parent, Block)
@@ -132,6 +137,8 @@ def block(
         state_hash=Machine().state_hash if state_hash is None else state_hash,
         commands=commands,
         nullifications=nullifications,
+        evidence=evidence,
+        next_epoch=next_epoch,
     )
 
 

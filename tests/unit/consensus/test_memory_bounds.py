@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, command, proposal, sent
 
 from consensus import limits
@@ -10,14 +12,30 @@ from consensus.engine import Engine
 from consensus.interface import EvidenceRecord, Output, PeerConnected, Received, Restored
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
-from consensus.types import Reason, View, VoteKind
+from consensus.types import (
+    ZERO_HASH,
+    Certificate,
+    Command,
+    Evidence,
+    NextEpoch,
+    Op,
+    Part,
+    Proposal,
+    Reason,
+    View,
+    Vote,
+    VoteKind,
+)
+from consensus.validators import Validator
 from consensus.wire import (
     BlockReply,
     Certificates,
     ProposalMessage,
     SyncReply,
     VoteMessage,
+    decode,
     encode,
+    encode_command,
 )
 
 
@@ -151,3 +169,29 @@ def test_a_long_justification_travels_in_messages_that_others_accept() -> None:
     told = [m for m in sent(output) if isinstance(m, Certificates)]
     assert all(len(encode(m)) <= limits.MESSAGE_BYTES_MAX for m in told)
     assert [c for m in told for c in m.certificates] == ended
+
+
+def test_the_largest_proposal_fits_a_message() -> None:
+    parts = tuple(Part(limits.U64_MAX - i, 11, bytes(65)) for i in range(limits.MEMBERS_MAX, 0, -1))
+    shown = Certificate(VoteKind.NULLIFY, limits.U64_MAX, View(2**60, 2**60), ZERO_HASH, parts)
+    barrier = encode_command(Command(bytes(16), 1, Op.BARRIER, b"", b""))
+    half = limits.BLOCK_BYTES_MAX // 4 - 200
+    large = encode_command(Command(bytes(16), 1, Op.PUT, b"k", bytes(half)))
+    small = (barrier,) * ((limits.BLOCK_BYTES_MAX - 3 * len(large)) // len(barrier))
+    vote = Vote(VoteKind.NOTARIZE, 0, View(1, 0), 1, bytes(32), 0, bytes(65))
+    validators = tuple(
+        Validator(i, limits.WEIGHT_MAX, i.to_bytes(33, "big"))
+        for i in range(limits.U64_MAX - limits.MEMBERS_MAX, limits.U64_MAX)
+    )
+    made = block(
+        View(2**60, 0),
+        commands=(large,) * 3 + small[: limits.BLOCK_COMMANDS_MAX - 3],
+        nullifications=(shown,) * limits.NULLIFICATIONS_PER_BLOCK_MAX,
+        evidence=(Evidence(vote, vote),) * limits.EVIDENCE_PER_BLOCK_MAX,
+        next_epoch=NextEpoch(1, 1, bytes(32), bytes(32), bytes(32), validators),
+        proposer=1,
+    )
+    parent = replace(shown, kind=VoteKind.FINALIZE, block=bytes(32))
+    data = encode(ProposalMessage(1, Proposal(made, parent, bytes(65))))
+    assert len(data) <= limits.MESSAGE_BYTES_MAX
+    decode(data, 1, CLUSTER_ID)

@@ -55,6 +55,25 @@ def test_a_block_names_the_leader_of_its_term_as_its_proposer() -> None:
         assert "proposer" in str(_judge(proposal(cluster, made, None), _ledger()))
 
 
+def test_of_a_long_streak_a_block_shows_the_end_and_the_voter_must_know_the_rest() -> None:
+    streak = limits.NULLIFICATIONS_PER_BLOCK_MAX + 3
+    null = [_null(term, 2 if term == 1 else 0) for term in range(1, streak + 1)]
+    carried = tuple(null[-limits.NULLIFICATIONS_PER_BLOCK_MAX :])
+
+    def verdict(shown: tuple[Certificate, ...], *known: Certificate) -> Verdict | str:
+        made = block(View(streak + 1, 0), SECOND_BLOCK, nullifications=shown, time_ms=NOW)
+        ledger = _ledger(FIRST_BLOCK, SECOND_BLOCK)
+        for certificate in known:
+            ledger.add_nullification(certificate)
+        return _judge(proposal(cluster, made, _shown(SECOND_BLOCK)), ledger)
+
+    assert verdict(carried, *null[:3]) is Verdict.VALID
+    assert verdict(carried, *null[:2]) is Verdict.WAIT
+    assert verdict(carried, _null(1, 3), *null[1:3]) is Verdict.WAIT
+    assert "not covered" in str(verdict(carried[1:], *null[:4]))
+    assert "not covered" in str(verdict(tuple(null), *null))
+
+
 def test_inside_a_term_the_parent_is_the_view_before() -> None:
     good = proposal(cluster, SECOND_BLOCK, _shown(FIRST_BLOCK))
     assert _judge(good, _ledger(FIRST_BLOCK)) is Verdict.VALID
