@@ -22,6 +22,10 @@ _NULLIFY = b"Nullify(uint64 epoch,uint64 term,uint64 index,uint8 reason)"
 _FINALIZE = b"Finalize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
 _BOOT = b"Boot(uint256 seat,uint64 incarnation,bytes32 bootId)"
 _BOOT_ACK = b"BootAck(uint256 seat,uint64 incarnation,bytes32 bootId)"
+_PROBE_ANSWER = (
+    b"ProbeAnswer(uint256 seat,bytes16 nonce,uint64 incarnation,uint64 epoch,uint64 term,"
+    b"uint64 index,uint64 height,uint64 chainBlock,uint64 chainTimeMs)"
+)
 
 
 def keccak256(data: bytes) -> bytes:
@@ -37,6 +41,7 @@ _TYPE_HASHES = {
 }
 _BOOT_HASH = keccak256(_BOOT)
 _BOOT_ACK_HASH = keccak256(_BOOT_ACK)
+_PROBE_ANSWER_HASH = keccak256(_PROBE_ANSWER)
 
 
 def _word(value: int) -> bytes:
@@ -74,6 +79,24 @@ def boot_ack_digest(cluster_id: bytes, seat: int, incarnation: int, boot_id: byt
     """The digest with which a member acknowledges another's boot."""
     words = _BOOT_ACK_HASH + _word(seat) + _word(incarnation) + boot_id
     return _typed(cluster_id, keccak256(words))
+
+
+def probe_answer_digest(
+    cluster_id: bytes,
+    seat: int,
+    nonce: bytes,
+    *,
+    incarnation: int,
+    epoch: int,
+    view: tuple[int, int],
+    height: int,
+    chain_block: int,
+    chain_time_ms: int,
+) -> bytes:
+    """The digest with which a member answers a challenge; ``nonce`` is 16 bytes."""
+    numbers = (incarnation, epoch, *view, height, chain_block, chain_time_ms)
+    words = _PROBE_ANSWER_HASH + _word(seat) + nonce.ljust(32, b"\0")
+    return _typed(cluster_id, keccak256(words + b"".join(map(_word, numbers))))
 
 
 def block_hash(cluster_id: bytes, header: Header) -> bytes:

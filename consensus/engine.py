@@ -18,6 +18,7 @@ from .interface import (
     PeerConnected,
     PeerLost,
     Received,
+    Rejected,
     Restored,
     Started,
     Status,
@@ -221,7 +222,7 @@ class Engine(Booting):
                     self._take_certificate(certificate, sender=sender)
             case Commands(commands):
                 for raw in commands:
-                    self._take_command(raw)
+                    self._take_command(raw, sender)
             case BlockRequest(hash_):
                 self._on_block_request(sender, hash_)
             case BlockReply(block):
@@ -346,11 +347,12 @@ class Engine(Booting):
         accepted: list[bytes] = []
         for raw in commands:
             command_id = raw_command_id(raw)
-            if self.mempool.add(raw):
+            refused = self.mempool.add(raw, self.seat, self.tick)
+            if refused is None:
                 self._own_commands[command_id] = raw
                 accepted.append(raw)
             else:
-                self._out.rejected.append(command_id)
+                self._out.rejected.append(Rejected(command_id, refused))
         leader = self.leader(self.view.term)
         if leader != self.seat:
             self._send_commands(leader, accepted)
@@ -379,10 +381,10 @@ class Engine(Booting):
         if chunk:
             self._send(to, Commands(tuple(chunk)))
 
-    def _take_command(self, raw: bytes) -> None:
+    def _take_command(self, raw: bytes, sender: int) -> None:
         command_id = raw_command_id(raw)
         if command_id not in self._recent and not self.machine.done(command_id):
-            self.mempool.add(raw)
+            self.mempool.add(raw, sender, self.tick)
 
     def _forget_command(self, command_id: bytes) -> None:
         super()._forget_command(command_id)

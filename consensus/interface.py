@@ -250,6 +250,14 @@ class Halt:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A command of our own clients that was not accepted, and why; it will not be committed."""
+
+    command_id: bytes
+    reason: str
+
+
 @dataclass(slots=True)
 class Output:
     """The duties of one or several steps, in order. See the module."""
@@ -257,7 +265,7 @@ class Output:
     persist: list[Record] = field(default_factory=list)
     send: list[Send] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
-    rejected: list[bytes] = field(default_factory=list)  # command ids: no room, nothing accepted
+    rejected: list[Rejected] = field(default_factory=list)
     timers: dict[Timer, int | None] = field(default_factory=dict)  # delay in ms, None cancels
     serve: list[ServeBlocks] = field(default_factory=list)
     notices: list[LeaderChanged | Misbehaved] = field(default_factory=list)

@@ -25,6 +25,8 @@ CLOCK_SKEW_MS_MAX = 10_000  # how far a block's time may lie ahead of a voter's 
 SESSIONS_MAX = 65_536  # clients whose last request is remembered for exactly-once
 MEMPOOL_COMMANDS_MAX = 8_192
 MEMPOOL_BYTES_MAX = 16 * 1024 * 1024
+MEMPOOL_COST_MIN = MEMPOOL_BYTES_MAX // MEMPOOL_COMMANDS_MAX  # what a small command counts
+CLIENT_COMMANDS_MAX = 256  # waiting commands of one client
 
 SYNC_BYTES_MAX = 512 * 1024  # blocks in one answer of catch-up
 SYNC_BLOCKS_MAX = 512

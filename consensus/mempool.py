@@ -1,55 +1,215 @@
-"""Commands that wait for a block, first come first served, bounded in number and bytes."""
+"""Commands that wait for a block: bounded, and fair between members and between clients.
+
+A command's *source* is the member that gave it to us; sources take turns in a block, the clients
+of a source take turns within its share, and one client's commands keep their order. A client that
+had its turn goes to the end of its source's row. So nobody's flood delays somebody else's commands
+by more than one round, and whoever is first in its row and still left out block after block is
+being censored (``health``).
+
+Room is counted in bytes, with a least cost for each command. When it is used up, the source that
+holds the most loses its newest command to one that holds less: the origin of a command keeps it
+and sends it again (R7), so nothing is lost by that. Our own clients' commands are never dropped;
+they are refused at once when they would take more than half of the room.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from typing import NamedTuple
 
 from . import limits
 from .types import raw_command_id
 
 
-class Mempool:
-    """Every member keeps all waiting commands, so that a new leader loses none."""
+class Waiting(NamedTuple):
+    """A command, who gave it to us, and since when it waits for its turn (ticks)."""
+
+    raw: bytes
+    source: int
+    since: int
+
+
+class Front(NamedTuple):
+    """The command whose turn is next in a source's row, and since when (ticks)."""
+
+    source: int
+    command_id: bytes
+    since: int
+
+
+class _Row:
+    """The commands of one source.
+
+    ``heads`` has the first command of each client in the order of turns, ``behind`` what its
+    clients have after that; few have anything.
+    """
+
+    __slots__ = ("behind", "cost", "heads")
 
     def __init__(self) -> None:
-        self._commands: dict[bytes, bytes] = {}
-        self._bytes = 0
+        self.heads: dict[bytes, bytes] = {}
+        self.behind: dict[bytes, dict[bytes, None]] = {}
+        self.cost = 0
+
+    def turns(self, without: Container[bytes]) -> Iterator[bytes]:
+        """Commands in the order of turns. Those in ``without`` are skipped, their turns count:
+
+        else clients at the head would be served twice while their first command is on its way.
+        """
+        for command_id in self.heads.values():
+            if command_id not in without:
+                yield command_id
+        rows = [iter(self.behind[client]) for client in self.heads if client in self.behind]
+        while rows:
+            row, rows = rows, []
+            for commands in row:
+                following = next(commands, None)
+                if following is not None:
+                    rows.append(commands)
+                    if following not in without:
+                        yield following
+
+
+class Mempool:
+    """Every member keeps all waiting commands, so that a new leader loses none.
+
+    ``own`` is our own seat: the source of our clients' commands.
+    """
+
+    def __init__(self, own: int) -> None:
+        self._own = own
+        self._commands: dict[bytes, tuple[bytes, int, int]] = {}  # as in ``Waiting``
+        self._rows: dict[int, _Row] = {}
+        self._cost = 0
+        self._next = 0  # the source whose turn is first in the next block
 
     def __len__(self) -> int:
         return len(self._commands)
 
-    def add(self, raw: bytes) -> bool:
-        """Takes an encoded command; False when there is no room. A repeated one is kept once."""
+    def get(self, command_id: bytes) -> Waiting | None:
+        """A waiting command."""
+        known = self._commands.get(command_id)
+        return None if known is None else Waiting(*known)
+
+    def add(self, raw: bytes, source: int, now: int) -> str | None:
+        """Takes an encoded command of ``source`` at tick ``now``; why not, when it is not taken.
+
+        A repeated one is kept once. When a source with a shorter row gives it too, it waits there:
+        a member that holds a command back behind a flood of its own cannot delay it.
+        """
         command_id = raw_command_id(raw)
-        if command_id in self._commands:
-            return True
-        if len(self._commands) >= limits.MEMPOOL_COMMANDS_MAX:
-            return False
-        if self._bytes + len(raw) > limits.MEMPOOL_BYTES_MAX:
-            return False
-        self._commands[command_id] = raw
-        self._bytes += len(raw)
+        row = self._rows.get(source)
+        if row is None:
+            row = _Row()
+        known = self._commands.get(command_id)
+        if known is not None:
+            holder = known[1]
+            if holder not in (source, self._own) and row.cost < self._rows[holder].cost:
+                self._drop(command_id)
+                self._insert(command_id, (raw, source, known[2]))
+            return None
+        client = command_id[:16]
+        if client in row.behind and len(row.behind[client]) >= limits.CLIENT_COMMANDS_MAX - 1:
+            return f"{limits.CLIENT_COMMANDS_MAX} commands of this client wait already"
+        cost = max(len(raw), limits.MEMPOOL_COST_MIN)
+        if source == self._own and row.cost + cost > limits.MEMPOOL_BYTES_MAX // 2:
+            return "this member's clients use all of its share of the command pool"
+        if self._cost + cost > limits.MEMPOOL_BYTES_MAX and not self._make_room(source, cost):
+            return "the command pool is full"
+        self._insert(command_id, (raw, source, now))
+        return None
+
+    def _make_room(self, source: int, cost: int) -> bool:
+        """Drops the newest commands of the biggest row, unless that is the asker's or our own."""
+        row = self._rows.get(source)
+        held = row.cost if row is not None else 0
+        while self._cost + cost > limits.MEMPOOL_BYTES_MAX:
+            others = [(r.cost, s) for s, r in self._rows.items() if s != self._own]
+            most, biggest = max(others, default=(0, 0))
+            if biggest == source or most <= held + cost:
+                return False
+            heads, behind = self._rows[biggest].heads, self._rows[biggest].behind
+            newest = next(reversed(heads))
+            self._drop(next(reversed(behind[newest])) if newest in behind else heads[newest])
         return True
 
-    def remove(self, command_id: bytes) -> None:
-        """Forgets a command that was applied."""
-        raw = self._commands.pop(command_id, None)
-        if raw is not None:
-            self._bytes -= len(raw)
+    def _insert(self, command_id: bytes, waiting: tuple[bytes, int, int]) -> None:
+        raw, source, _ = waiting
+        row = self._rows.get(source)
+        if row is None:
+            row = self._rows[source] = _Row()
+        client = command_id[:16]
+        if client not in row.heads:
+            row.heads[client] = command_id
+        else:
+            row.behind.setdefault(client, {})[command_id] = None
+        self._commands[command_id] = waiting
+        cost = max(len(raw), limits.MEMPOOL_COST_MIN)
+        row.cost += cost
+        self._cost += cost
+
+    def _drop(self, command_id: bytes) -> bytes | None:
+        """Takes a command out of its row. The client's next one, when that was its first."""
+        raw, source, _ = self._commands.pop(command_id)
+        row = self._rows[source]
+        cost = max(len(raw), limits.MEMPOOL_COST_MIN)
+        row.cost -= cost
+        self._cost -= cost
+        client = command_id[:16]
+        behind = row.behind.get(client)
+        if row.heads[client] != command_id:
+            assert behind is not None
+            del behind[command_id]
+        elif behind is None:
+            del row.heads[client]
+            if not row.heads:
+                del self._rows[source]
+        else:
+            following = row.heads[client] = next(iter(behind))
+            del behind[following]
+        if behind is not None and not behind:
+            del row.behind[client]
+        return row.heads.get(client)
+
+    def remove(self, command_id: bytes, now: int) -> None:
+        """Forgets a command that was applied; its client's next turn is the last of its row."""
+        known = self._commands.get(command_id)
+        if known is None:
+            return
+        following = self._drop(command_id)
+        if following is not None:
+            heads = self._rows[known[1]].heads
+            del heads[following[:16]]
+            heads[following[:16]] = following
+            raw, source, _ = self._commands[following]
+            self._commands[following] = (raw, source, now)
 
     def batch(self, without: Container[bytes]) -> tuple[bytes, ...]:
-        """The oldest commands that fit one block, leaving out those already on the branch."""
+        """Commands for one block, leaving out those already on the branch."""
         chosen: list[bytes] = []
         size = 0
-        for command_id, raw in self._commands.items():
-            if command_id in without:
-                continue
-            if len(chosen) == limits.BLOCK_COMMANDS_MAX or size + len(raw) > limits.BLOCK_BYTES_MAX:
-                break
-            chosen.append(raw)
-            size += len(raw)
+        seats = sorted(self._rows)
+        seats = [s for s in seats if s >= self._next] + [s for s in seats if s < self._next]
+        rows = [(seat, self._rows[seat].turns(without)) for seat in seats]
+        while rows:
+            turn, rows = rows, []
+            for seat, row in turn:
+                command_id = next(row, None)
+                if command_id is None:
+                    continue
+                raw = self._commands[command_id][0]
+                size += len(raw)
+                if len(chosen) == limits.BLOCK_COMMANDS_MAX or size > limits.BLOCK_BYTES_MAX:
+                    self._next = seat  # what did not fit comes first in the next block
+                    return tuple(chosen)
+                chosen.append(raw)
+                rows.append((seat, row))
         return tuple(chosen)
 
-    def pending(self) -> tuple[bytes, ...]:
-        """All waiting commands, oldest first."""
-        return tuple(self._commands.values())
+    def fronts(self) -> list[Front]:
+        """The next command of each source."""
+        found = []
+        for source, row in self._rows.items():
+            command_id = next(iter(row.heads.values()))
+            found.append(Front(source, command_id, self._commands[command_id][2]))
+        return found

@@ -44,7 +44,7 @@ class State:
         self.boot = boot
         self.ledger = ledger
         self.machine = machine
-        self.mempool = Mempool()
+        self.mempool = Mempool(seat)
         self.book = VoteBook(validators, cluster_id, verifier)
         self.catchup = CatchUp(ledger.tip.height)
         self.durations = durations
@@ -53,6 +53,7 @@ class State:
         self.evidence: list[Evidence] = []
         self.halted: Halt | None = None
         self.view = View(1, 0)
+        self.tick = 0  # of the health timer: the only clock that complaints rest on
         self._signer = signer
         self._verifier = verifier
         self._now_ms = 0

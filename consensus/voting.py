@@ -346,7 +346,7 @@ class Voting(State):
 
     def _forget_command(self, command_id: bytes) -> None:
         """A command was applied."""
-        self.mempool.remove(command_id)
+        self.mempool.remove(command_id, self.tick)
 
     # --- proposals (R1, R2) ---
 

@@ -34,6 +34,7 @@ from .codec import (
     pack_body,
     pack_boot_request,
     pack_certificate,
+    pack_evidence,
     pack_final_header,
     pack_header,
     pack_parts,
@@ -41,6 +42,7 @@ from .codec import (
     read_block,
     read_boot_request,
     read_certificate,
+    read_evidence,
     read_final_header,
     read_header,
     read_parts,
@@ -56,9 +58,11 @@ from .types import (
     BootCertificate,
     BootRequest,
     Certificate,
+    Evidence,
     FinalHeader,
     Header,
     Proposal,
+    View,
     Vote,
 )
 
@@ -156,6 +160,34 @@ class BootRefused:
     request: BootRequest
 
 
+@dataclass(frozen=True, slots=True)
+class EvidenceMessage:
+    """Proofs that members broke the rules, passed on by whoever found them (R14)."""
+
+    pairs: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A challenge: answer this, with where you are (R12). The nonce has 16 bytes."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReply:
+    """A member's signed answer to a challenge; see ``digests.probe_answer_digest``."""
+
+    nonce: bytes
+    incarnation: int
+    epoch: int
+    view: View
+    height: int
+    chain_block: int
+    chain_time_ms: int
+    signature: bytes
+
+
 Message = (
     ProposalMessage
     | VoteMessage
@@ -169,6 +201,9 @@ Message = (
     | BootAck
     | BootRefused
     | BootCertificate
+    | EvidenceMessage
+    | Probe
+    | ProbeReply
 )
 
 
@@ -222,6 +257,12 @@ def encode(message: Message) -> bytes:
             fields = (11, pack_boot_request(request))
         case BootCertificate(seat, incarnation, boot_id, parts):
             fields = (12, seat, incarnation, boot_id, pack_parts(parts))
+        case EvidenceMessage(pairs):
+            fields = (13, [pack_evidence(e) for e in pairs])
+        case Probe(nonce):
+            fields = (14, nonce)
+        case ProbeReply(nonce, incarnation, epoch, view, height, chain_block, time_ms, signature):
+            fields = (15, nonce, incarnation, epoch, *view, height, chain_block, time_ms, signature)
     packed: bytes = msgpack.packb((VERSION, *fields))
     return packed
 
@@ -294,5 +335,25 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
             seat, incarnation, boot_id, parts = record(fields, 4)
             return BootCertificate(
                 uint(seat), uint(incarnation), blob(boot_id, 32), read_parts(parts)
+            )
+        case 13:
+            (pairs,) = record(fields, 1)
+            most = limits.EVIDENCE_PER_BLOCK_MAX
+            return EvidenceMessage(tuple(map(read_evidence, array(pairs, most))))
+        case 14:
+            (nonce,) = record(fields, 1)
+            return Probe(blob(nonce, 16))
+        case 15:
+            nonce, *numbers, signature = record(fields, 9)
+            incarnation, epoch, term, index, height, chain_block, time_ms = map(uint, numbers)
+            return ProbeReply(
+                blob(nonce, 16),
+                incarnation,
+                epoch,
+                View(term, index),
+                height,
+                chain_block,
+                time_ms,
+                blob(signature, 65),
             )
     raise WireError("unknown type of message")

@@ -131,7 +131,7 @@ class Driver:
                 if not waiters:
                     del self._waiting[command.id]
         if waiter.rejected:
-            raise Busy("the command pool is full")
+            raise Busy(waiter.rejected)
         if waiter.result is None:
             raise OutcomeUnknown(f"no commit was seen within {timeout_s:g} s")
         return waiter.result
@@ -238,9 +238,9 @@ class Driver:
         for applied in output.applied:
             self._answer(applied)
             self._on_applied(applied)
-        for command_id in output.rejected:
-            for waiter in self._waiting.get(command_id, ()):
-                waiter.rejected = True
+        for rejected in output.rejected:
+            for waiter in self._waiting.get(rejected.command_id, ()):
+                waiter.rejected = rejected.reason
                 waiter.done.set()
         for request in output.serve:
             if request.to not in self._serving:
@@ -306,4 +306,4 @@ class _Waiter:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.result: Result | None = None
-        self.rejected = False
+        self.rejected = ""

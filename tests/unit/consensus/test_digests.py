@@ -10,6 +10,7 @@ from consensus.digests import (
     boot_digest,
     digest_of,
     keccak256,
+    probe_answer_digest,
     vote_digest,
 )
 from consensus.types import ZERO_HASH, View, Vote, VoteKind
@@ -40,6 +41,15 @@ TYPES = {
     "Finalize": [*VOTE, ("blockHash", "bytes32")],
     "Boot": BOOT,
     "BootAck": BOOT,
+    "ProbeAnswer": [
+        ("seat", "uint256"),
+        ("nonce", "bytes16"),
+        ("incarnation", "uint64"),
+        *VOTE,
+        ("height", "uint64"),
+        ("chainBlock", "uint64"),
+        ("chainTimeMs", "uint64"),
+    ],
 }
 
 
@@ -83,6 +93,17 @@ def test_boot_digests_are_those_of_eth_account() -> None:
     values = {"seat": 2, "incarnation": 9, "bootId": BLOCK}
     assert boot_digest(CLUSTER_ID, 2, 9, BLOCK) == _typed("Boot", values)
     assert boot_ack_digest(CLUSTER_ID, 2, 9, BLOCK) == _typed("BootAck", values)
+
+
+def test_the_digest_of_a_probe_answer_is_that_of_eth_account() -> None:
+    nonce = bytes(range(16))
+    numbers = {"incarnation": 9, "epoch": 1, "height": 4}
+    typed = {"seat": 2, "nonce": nonce, "term": 2, "index": 3, **numbers}
+    typed |= {"chainBlock": 5, "chainTimeMs": 6}
+    digest = probe_answer_digest(
+        CLUSTER_ID, 2, nonce, view=View(2, 3), chain_block=5, chain_time_ms=6, **numbers
+    )
+    assert digest == _typed("ProbeAnswer", typed)
 
 
 def test_the_digests_of_known_votes_are_pinned() -> None:

@@ -43,7 +43,10 @@ from consensus.wire import (
     BootRefused,
     Certificates,
     Commands,
+    EvidenceMessage,
     Message,
+    Probe,
+    ProbeReply,
     ProposalMessage,
     SyncReply,
     SyncRequest,
@@ -159,6 +162,19 @@ messages = st.one_of(
         st.none() | certificates(),
     ),
     st.builds(BootCertificate, u64, u64, hash32, parts()),
+    st.builds(EvidenceMessage, st.lists(evidence(), max_size=3).map(tuple)),
+    st.builds(Probe, st.binary(min_size=16, max_size=16)),
+    st.builds(
+        ProbeReply,
+        st.binary(min_size=16, max_size=16),
+        u64,
+        u64,
+        views,
+        u64,
+        u64,
+        u64,
+        signatures,
+    ),
 )
 
 
@@ -211,7 +227,7 @@ def test_random_bytes_give_a_wire_error(data: bytes) -> None:
         lambda inner: st.lists(inner, max_size=10) | st.dictionaries(st.text(max_size=3), inner),
         max_leaves=25,
     ),
-    st.integers(0, 14),
+    st.integers(0, 17),
 )
 def test_any_well_formed_msgpack_gives_a_message_or_a_wire_error(body: object, kind: int) -> None:
     shaped = body if isinstance(body, list) else [body]
@@ -289,6 +305,9 @@ def _sample(seed: int) -> list[Message]:
         BootAck(3, 9, h(), rng.randbytes(65), vote, final),
         BootRefused(request),
         BootCertificate(3, 9, h(), members),
+        EvidenceMessage((Evidence(vote, vote._replace(reason=3)),)),
+        Probe(h()[:16]),
+        ProbeReply(h()[:16], 9, 1, view, 7, 99, 1_700_000_000_000, rng.randbytes(65)),
     ]
 
 
@@ -305,6 +324,9 @@ GOLDEN = {
     "BootAck": "a9f542dc753e325dce589b82daff97e6",
     "BootRefused": "54b585583b7de6c77500bbfd0f89e614",
     "BootCertificate": "f5a4898bc5a97a64297d1d76139d3522",
+    "EvidenceMessage": "ffeaeffcaf101ad6d1ee2b04fea17f2c",
+    "Probe": "ce7395c34d92bd8809943db95ac97946",
+    "ProbeReply": "d0b377e9696c3d1ba3a0394ce37d84ef",
 }
 
 

@@ -1,0 +1,92 @@
+"""Proof that members broke the rules: kept, passed on, committed (R14).
+
+Evidence is a pair of votes of one seat that no correct member signs both. It is found where votes
+are counted (``certificates``); here it is judged when it comes from others, and chosen for blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from . import limits
+from .certificates import conflict
+from .digests import digest_of
+from .signatures import Verifier
+from .types import Evidence
+from .validators import ValidatorSet
+
+
+def is_genuine(
+    evidence: Evidence, sets: Iterable[ValidatorSet], cluster_id: bytes, verifier: Verifier
+) -> bool:
+    """True when the pair convicts its seat: both votes are signed with its key of their epoch.
+
+    ``sets`` are those whose keys we know. A pair of another epoch proves nothing to us.
+    """
+    first, second = evidence.first, evidence.second
+    if not conflict(first, second):
+        return False
+    keys = [s.keys.get(first.seat) for s in sets if s.epoch == first.epoch]
+    if not keys or keys[0] is None:
+        return False
+    return all(
+        verifier.verify(keys[0], digest_of(cluster_id, vote), vote.signature)
+        for vote in (first, second)
+    )
+
+
+class EvidenceBook:
+    """All evidence that we hold: a few pairs for each seat, so that no liar can fill it."""
+
+    def __init__(self, known: Iterable[Evidence] = ()) -> None:
+        self._pairs: dict[int, list[Evidence]] = {}
+        for evidence in known:
+            self.add(evidence)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pairs.values()))
+
+    def __iter__(self) -> Iterator[Evidence]:
+        for seat in sorted(self._pairs):
+            yield from self._pairs[seat]
+
+    @property
+    def seats(self) -> frozenset[int]:
+        """Seats that we hold evidence against."""
+        return frozenset(self._pairs)
+
+    def wants(self, evidence: Evidence) -> bool:
+        """True when it would be taken; worth asking before its signatures are checked."""
+        known = self._pairs.get(evidence.first.seat, [])
+        pair = {evidence.first, evidence.second}
+        return len(known) < limits.EVIDENCE_PER_SEAT_MAX and all(
+            {e.first, e.second} != pair for e in known
+        )
+
+    def add(self, evidence: Evidence) -> bool:
+        """Takes genuine evidence; False when it is known, or there is enough of that seat."""
+        if not self.wants(evidence):
+            return False
+        self._pairs.setdefault(evidence.first.seat, []).append(evidence)
+        return True
+
+    def one_of_each(self, without: Collection[int] = ()) -> tuple[Evidence, ...]:
+        """The first evidence against each seat that is not in ``without``, as many as a block."""
+        chosen = [self._pairs[s][0] for s in sorted(self._pairs) if s not in without]
+        return tuple(chosen[: limits.EVIDENCE_PER_BLOCK_MAX])
+
+
+def judge_committed(
+    evidence: Sequence[Evidence],
+    sets: Sequence[ValidatorSet],
+    cluster_id: bytes,
+    verifier: Verifier,
+) -> str | None:
+    """What is wrong with the evidence of a proposal, None when it is right (R14)."""
+    seats = [e.first.seat for e in evidence]
+    if len(set(seats)) != len(seats):
+        return "evidence against one seat twice"
+    for e in evidence:
+        if not is_genuine(e, sets, cluster_id, verifier):
+            return f"evidence that does not convict seat {e.first.seat}"
+    return None

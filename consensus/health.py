@@ -1,0 +1,280 @@
+"""Is the leader any good? Trackers that turn what a member sees into reasons to complain (R12).
+
+Pure bookkeeping: nothing here votes. The engine feeds these and votes ``Nullify`` when one finds
+cause. Time is counted in *ticks* of the member's own health timer, not in milliseconds: a process
+that was paused, or a clock that was set, makes one late tick and accuses nobody.
+
+A complaint is one member's word. Only members of join weight together make everybody join (R4), so
+what one of them cannot see for sure is left to the number of those who saw the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from . import limits
+from .digests import keccak256
+from .mempool import Front, Mempool
+from .types import Block, raw_command_id
+from .wire import ProbeReply
+
+NONCE_TAG = b"dstack-cluster/probe-nonce/v1"
+NONCE_BYTES = 16
+CHALLENGES_KEPT = 4  # an answer to one of the last few still counts: a slow link is no offence
+HEADS_KEPT = 1024
+HEADS_APART = 4  # ticks
+SAMPLES_KEPT = 256
+
+
+@dataclass(slots=True)
+class PeerHealth:
+    """What a member answered last, and how many challenges in a row it left unanswered."""
+
+    missed: int = 0
+    answered_ms: int = 0  # by our clock; 0: never
+    rtt_ms: int = 0
+    incarnation: int = 0
+    epoch: int = 0
+    term: int = 0
+    index: int = 0
+    height: int = 0
+    chain_block: int = 0
+    chain_time_ms: int = 0
+    behind: int = 0  # answers in a row from behind the chain
+    superseded: int = 0  # answers in a row under an incarnation that is not its newest
+
+
+class Prober:
+    """Challenges to the linked members, and their answers.
+
+    ``secret`` is 32 bytes that nobody else knows: nonces that could be foreseen could be answered
+    in advance.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._count = 0
+        self._open: dict[bytes, int] = {}  # nonce -> when it was sent
+        self._awaited: set[int] = set()  # who has not answered the newest one
+        self.peers: dict[int, PeerHealth] = {}
+
+    def connected(self, seat: int) -> None:
+        """A link opened: what was missed without it does not count."""
+        self.peers.setdefault(seat, PeerHealth()).missed = 0
+        self._awaited.discard(seat)
+
+    def lost(self, seat: int) -> None:
+        """A link closed."""
+        self._awaited.discard(seat)
+
+    def challenge(self, linked: set[int], now_ms: int) -> bytes:
+        """The next nonce, for all linked members; who did not answer the last one missed it."""
+        for seat in self._awaited:
+            self.peers[seat].missed += 1
+        self._count += 1
+        nonce = keccak256(NONCE_TAG + self._secret + self._count.to_bytes(8, "big"))[:NONCE_BYTES]
+        self._open[nonce] = now_ms
+        if len(self._open) > CHALLENGES_KEPT:
+            del self._open[next(iter(self._open))]
+        self._awaited = set(linked)
+        for seat in linked:
+            self.peers.setdefault(seat, PeerHealth())
+        return nonce
+
+    def expects(self, nonce: bytes) -> bool:
+        """True when the nonce is one of our last few."""
+        return nonce in self._open
+
+    def answered(self, seat: int, reply: ProbeReply, now_ms: int) -> PeerHealth:
+        """Takes an answer whose nonce and signature are right."""
+        peer = self.peers.setdefault(seat, PeerHealth())
+        self._awaited.discard(seat)
+        peer.missed = 0
+        peer.answered_ms = now_ms
+        peer.rtt_ms = max(0, now_ms - self._open[reply.nonce])
+        peer.incarnation, peer.epoch = reply.incarnation, reply.epoch
+        peer.term, peer.index = reply.view
+        peer.height = reply.height
+        peer.chain_block, peer.chain_time_ms = reply.chain_block, reply.chain_time_ms
+        return peer
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """A command that the leader was reminded of, and the blocks since that left it out."""
+
+    front: Front
+    reminded: int  # tick
+    skips: int = 0
+
+
+class Fairness:
+    """Finds censorship: a command whose turn it is, and that the leader leaves out all the same.
+
+    Sources take turns and commands of a source keep their order (``mempool``), so a fair leader
+    that has a command which is next in its source's row puts it into its next blocks. Whoever
+    gave it to us may not have given it to the leader; we do, before we count anything against it.
+    """
+
+    def __init__(self) -> None:
+        self.suspicion: Suspicion | None = None
+
+    def forget(self) -> None:
+        """Another leader, or the command was served."""
+        self.suspicion = None
+
+    def remind(self, mempool: Mempool, now: int, patience: int) -> bytes | None:
+        """The encoded command to remind the leader of: the one whose turn is due longest.
+
+        ``patience`` is how many ticks a command may wait before. None: nothing to say, or the
+        leader was told already.
+        """
+        front = min(mempool.fronts(), key=lambda f: (f.since, f.source), default=None)
+        known = self.suspicion
+        if front is None or now - front.since < patience:
+            self.suspicion = None
+            return None
+        if known is not None and known.front.command_id == front.command_id:
+            return None
+        self.suspicion = Suspicion(front, now)
+        waiting = mempool.get(front.command_id)
+        assert waiting is not None
+        return waiting.raw
+
+    def saw_block(self, block: Block, mempool: Mempool, now: int, settle: int) -> None:
+        """Judges a block that the leader proposed: did it skip the command under suspicion?
+
+        ``settle`` is how many ticks apart two commands may arrive in another order elsewhere, and
+        how long the reminder may take. A block is excused when it serves what the same source
+        gave us before or little later, or when it is full of commands as old as that.
+        """
+        s = self.suspicion
+        if s is None or now - s.reminded < settle:
+            return
+        if s.front.command_id in block.command_ids:
+            self.suspicion = None
+            return
+        newest_excused = s.front.since + settle
+        fresh, size = False, 0
+        for raw in block.commands:
+            size += len(raw)
+            waiting = mempool.get(raw_command_id(raw))
+            if waiting is None or waiting.since > newest_excused:
+                fresh = True
+            elif waiting.source == s.front.source:
+                s.skips = 0
+                return
+        if fresh or not _is_full(len(block.commands), size):
+            s.skips += 1
+
+
+def _is_full(commands: int, size: int) -> bool:
+    """True when a block may have had no room for one command more."""
+    room = limits.BLOCK_BYTES_MAX - size
+    return commands == limits.BLOCK_COMMANDS_MAX or room < limits.COMMAND_BYTES_MAX
+
+
+class Pace:
+    """Finds a leader that lets commands wait: samples of how far it is and whether it is due."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, bool]] = deque(maxlen=SAMPLES_KEPT)
+
+    def forget(self) -> None:
+        """Another leader."""
+        self._samples.clear()
+
+    def sample(self, index: int, due: bool) -> None:
+        """One tick: the view's index; are commands waiting, and only its proposal is missing?"""
+        self._samples.append((index, due))
+
+    def is_slow(self, window: int, blocks: int) -> bool:
+        """True when it was due at each of the last ``window`` ticks, and made fewer blocks."""
+        if len(self._samples) < window:
+            return False
+        recent = list(self._samples)[-window:]
+        return all(due for _, due in recent) and recent[-1][0] - recent[0][0] < blocks
+
+
+class ChainWatch:
+    """The chain heads that we saw, and when: others have a while to see them too.
+
+    Finalized heads advance in jumps (minutes, on a rollup), so the age of a head says little; that
+    we have known it for long and the leader does not says all.
+    """
+
+    def __init__(self) -> None:
+        self._heads: deque[tuple[int, int]] = deque(maxlen=HEADS_KEPT)
+        self.block = 0
+        self.time_ms = 0
+
+    def saw(self, block: int, time_ms: int, now: int) -> None:
+        """A head at tick ``now``; an older one than known is ignored."""
+        if block <= self.block:
+            return
+        self.block, self.time_ms = block, time_ms
+        if not self._heads or now - self._heads[-1][0] >= HEADS_APART:
+            self._heads.append((now, block))
+
+    def known_since(self, now: int, ticks: int) -> int:
+        """The highest block that we have known for at least so many ticks; 0 when none."""
+        return max((block for at, block in self._heads if now - at >= ticks), default=0)
+
+
+@dataclass(slots=True)
+class Patience:
+    """How much longer our timers are because our own complaints proved false.
+
+    One step is half of the base of the leader timer. A step is taken when a leader that we
+    complained about turns out to have been well, at most once a term, and given back after a
+    while in which finality went on. So one member with a bad link, together with liars, can
+    depose a few leaders and then only one in a long while (R13).
+    """
+
+    most: int
+    decay: int  # ticks with finality per step given back
+    level: int = 0
+    _wrong_term: tuple[int, int] = (0, 0)
+    _good: int = field(default=0)
+
+    def was_wrong(self, epoch: int, term: int) -> bool:
+        """Our complaint about the leader of a term proved false; False when that is known."""
+        if self._wrong_term == (epoch, term):
+            return False
+        self._wrong_term = (epoch, term)
+        self._good = 0
+        self.level = min(self.level + 1, self.most)
+        return True
+
+    def tick(self, progress: bool) -> None:
+        """One tick of the health timer; ``progress``: something became final since the last."""
+        if self.level and progress:
+            self._good += 1
+            if self._good >= self.decay:
+                self._good = 0
+                self.level -= 1
+
+
+class TokenBuckets:
+    """How often a member may make us do something that costs: one bucket for each seat.
+
+    ``burst`` at once, and one more every ``refill_ms``.
+    """
+
+    def __init__(self, burst: int, refill_ms: int) -> None:
+        self._burst = burst
+        self._refill_ms = refill_ms
+        self._full_at: dict[int, int] = {}  # when a seat's bucket is full again, ms
+
+    def take(self, seat: int, now_ms: int) -> bool:
+        """Takes a token of a seat; False when it has none left."""
+        full_at = max(self._full_at.get(seat, 0), now_ms)
+        if full_at - now_ms > (self._burst - 1) * self._refill_ms:
+            return False
+        self._full_at[seat] = full_at + self._refill_ms
+        return True
+
+    def forget(self, seats: set[int]) -> None:
+        """Keeps the buckets of these seats only."""
+        self._full_at = {s: at for s, at in self._full_at.items() if s in seats}

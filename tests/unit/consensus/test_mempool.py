@@ -1,0 +1,149 @@
+"""Waiting commands: turns between members and clients, room for everybody."""
+
+from __future__ import annotations
+
+import pytest
+from clusters import command
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consensus import limits
+from consensus.mempool import Mempool
+from consensus.types import raw_command_id
+
+OWN, FLOODER, OTHER = 1, 2, 3
+
+
+def _big(client: int, sequence: int = 1, size: int = 64 * 1024) -> bytes:
+    return command(client, sequence, value=bytes(size))
+
+
+def _sources(pool: Mempool, batch: tuple[bytes, ...]) -> list[int]:
+    found = []
+    for raw in batch:
+        waiting = pool.get(raw_command_id(raw))
+        assert waiting is not None
+        found.append(waiting.source)
+    return found
+
+
+def test_members_take_turns_in_a_block_whatever_one_of_them_floods() -> None:
+    pool = Mempool(OWN)
+    for n in range(100):
+        pool.add(_big(n, size=32 * 1024), FLOODER, 0)
+    pool.add(_big(500), OTHER, 0)
+    pool.add(_big(501), OWN, 0)
+    assert {OWN, OTHER} <= set(_sources(pool, pool.batch(())))
+
+
+def test_clients_of_a_member_take_turns_and_each_keeps_its_order() -> None:
+    pool = Mempool(OWN)
+    for sequence in range(1, 6):
+        pool.add(command(1, sequence), OWN, 0)
+    pool.add(command(2, 1), OWN, 0)
+    pool.add(command(2, 2), OWN, 0)
+    turns = [(raw[15], raw[23]) for raw in pool.batch(())]
+    assert turns == [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4), (1, 5)]
+
+
+def test_a_client_whose_command_is_on_its_way_has_had_its_turn() -> None:
+    pool = Mempool(OWN)
+    for client in range(1, 4):
+        for sequence in (1, 2):
+            pool.add(command(client, sequence), OWN, 0)
+    on_the_way = {raw_command_id(command(1, 1)), raw_command_id(command(2, 1))}
+    assert pool.batch(on_the_way)[0] == command(3, 1)
+    for command_id in on_the_way:
+        pool.remove(command_id, 0)
+    assert [raw[15] for raw in pool.batch(())][:3] == [3, 1, 2]
+
+
+def test_a_command_that_did_not_fit_is_first_in_the_next_block() -> None:
+    pool = Mempool(OWN)
+    for source in range(1, 8):
+        pool.add(_big(source), source, 0)
+    served: list[int] = []
+    while len(pool):
+        batch = pool.batch(())
+        assert len(batch) == 3  # of 64 KiB, in 256 KiB with their heads
+        served += _sources(pool, batch)
+        for raw in batch:
+            pool.remove(raw_command_id(raw), 0)
+        if len(pool) < 3:
+            break
+    assert served == [1, 2, 3, 4, 5, 6]
+
+
+def test_nobody_can_take_the_room_of_the_others() -> None:
+    pool = Mempool(OWN)
+    for n in range(2 * limits.MEMPOOL_COMMANDS_MAX):
+        pool.add(command(n, 1), FLOODER, 0)
+    assert len(pool) <= limits.MEMPOOL_COMMANDS_MAX
+    for n in range(limits.MEMPOOL_COMMANDS_MAX // 3):
+        assert pool.add(command(10**6 + n, 1), OTHER, 0) is None
+        assert pool.add(command(2 * 10**6 + n, 1), OWN, 0) is None
+    assert len(pool) <= limits.MEMPOOL_COMMANDS_MAX
+    assert pool.get(raw_command_id(command(0, 1))), "the oldest commands stay"
+    assert pool.add(command(10**7, 1), FLOODER, 0) == "the command pool is full"
+
+
+def test_our_own_clients_are_refused_beyond_our_share_and_never_dropped() -> None:
+    pool = Mempool(OWN)
+    accepted = 0
+    while pool.add(command(accepted, 1), OWN, 0) is None:
+        accepted += 1
+    assert accepted == limits.MEMPOOL_COMMANDS_MAX // 2
+    refused = pool.add(command(accepted, 1), OWN, 0)
+    assert refused == "this member's clients use all of its share of the command pool"
+    for n in range(limits.MEMPOOL_COMMANDS_MAX):
+        pool.add(command(10**6 + n, 1), FLOODER, 0)
+    for n in range(accepted):
+        assert pool.get(raw_command_id(command(n, 1)))
+
+
+def test_one_client_may_not_wait_with_any_number_of_commands() -> None:
+    pool = Mempool(OWN)
+    for sequence in range(1, limits.CLIENT_COMMANDS_MAX + 1):
+        assert pool.add(command(1, sequence), OWN, 0) is None
+    assert "of this client" in (pool.add(command(1, 10**6), OWN, 0) or "")
+    assert pool.add(command(2, 1), OWN, 0) is None
+
+
+def test_a_command_that_another_member_gives_too_waits_in_the_shorter_row() -> None:
+    pool = Mempool(OWN)
+    for n in range(50):
+        pool.add(command(n, 1), FLOODER, 0)
+    last = command(49, 1)
+    pool.add(last, OTHER, 7)
+    waiting = pool.get(raw_command_id(last))
+    assert waiting is not None and (waiting.source, waiting.since) == (OTHER, 0)
+    assert last in pool.batch(())[:2]
+    assert len(pool) == 50
+
+
+_STEPS = st.tuples(st.sampled_from("ar"), st.integers(1, 4), st.integers(0, 5))
+
+
+@given(st.lists(_STEPS, max_size=60))
+def test_the_rows_and_the_commands_always_agree(steps: list[tuple[str, int, int]]) -> None:
+    pool, model = Mempool(OWN), {}
+    for tick, (what, source, client) in enumerate(steps):
+        raw = command(client, source)
+        if what == "a":
+            pool.add(raw, source, tick)
+            model[raw_command_id(raw)] = raw
+        else:
+            pool.remove(raw_command_id(raw), tick)
+            model.pop(raw_command_id(raw), None)
+        assert sorted(pool.batch(())) == sorted(model.values())
+        assert len(pool) == len(model)
+        assert {f.command_id for f in pool.fronts()} <= set(model)
+        assert bool(pool.fronts()) == bool(model)
+
+
+@pytest.mark.parametrize("sources", [1, 4])
+def test_a_batch_keeps_within_a_block(sources: int) -> None:
+    pool = Mempool(OWN)
+    for n in range(3000):
+        pool.add(command(n, 1), 1 + n % sources, 0)
+    assert len(pool.batch(())) == limits.BLOCK_COMMANDS_MAX
