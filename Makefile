@@ -2,10 +2,11 @@
 NODES ?= 4
 ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testnet test test-unit lint types imports contracts bench clean
+.PHONY: help setup testnet test test-unit lint types imports contracts bench fuzz clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +39,12 @@ contracts: setup ## the committed artifact is what the sources give, and the con
 bench: setup ## figures beside etcd, on this machine
 	$(BIN)/python -m bench $(ARGS)
 
+fuzz: setup ## coverage-guided fuzzing of every decoder (FUZZ_SECONDS=60 for each, ARGS=names)
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
 clean: ## stops the testnet and removes what was generated (.venv, .tools, caches)
 	@if [ -f .testnet/testnet.json ]; then $(BIN)/dstack-cluster testnet down; fi
-	rm -rf .venv .tools .testnet dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .tools .testnet .fuzz dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		.import_linter_cache contracts/evm/node_modules contracts/evm/out contracts/evm/cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
