@@ -1,10 +1,11 @@
 """The protocol: stable-leader Simplex with weights, as a pure function of events.
 
-May enter: the standard library, msgpack, Keccak, and the ``Signer``/``Verifier`` interfaces of
-``signatures``. May not enter: sockets, clocks, threads, randomness, any other room of this house.
+May enter: the standard library, msgpack, sortedcontainers, Keccak, and the ``Signer``/``Verifier``
+interfaces of ``signatures``. May not enter: sockets, clocks, threads, randomness, any other room
+of this house.
 Read in this order: ``limits``, ``validators``, ``types``, ``digests``, ``standing``, ``order``,
-``signatures``, ``codec``, ``wire``, ``certificates``, ``leadership``, ``evidence``, ``ledger``,
-``machine``, ``mempool``, ``health``, ``interface`` (events and effects), ``proposals``,
-``catchup``, ``boot``, ``state``, ``voting`` (the rules), ``syncing``, ``booting``, ``engine``. The
-numbered rules that the code cites are in ``docs/protocol.md``.
+``signatures``, ``commands``, ``codec``, ``wire``, ``certificates``, ``leadership``, ``evidence``,
+``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``, ``health``, ``interface`` (events and
+effects), ``proposals``, ``catchup``, ``boot``, ``state``, ``voting`` (the rules), ``syncing``,
+``booting``, ``engine``. The numbered rules that the code cites are in ``docs/protocol.md``.
 """

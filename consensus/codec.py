@@ -1,4 +1,4 @@
-"""Values as bytes: commands, votes, certificates, headers, blocks; in messages and on disk.
+"""Values as bytes: votes, certificates, headers, blocks; in messages and on disk.
 
 Decoding validates everything that does not need a validator set and raises ``WireError`` for
 anything else; it never allocates more than the input's size suggests. ``wire`` puts the values
@@ -8,25 +8,24 @@ into messages.
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgpack
 
 from . import limits
+from .commands import decode_command
 from .digests import block_hash, body_hash
+from .errors import WireError
 from .types import (
     ZERO_HASH,
     Block,
     BootRequest,
     Certificate,
-    Command,
     Evidence,
     FinalHeader,
     Header,
     NextEpoch,
-    Op,
     Part,
     Reason,
     View,
@@ -36,44 +35,6 @@ from .types import (
 from .validators import Validator, ValidatorSet
 
 T = TypeVar("T")
-
-
-class WireError(ValueError):
-    """The bytes are no message of this protocol; the text says what was expected."""
-
-
-# --- commands: fixed layout, because there are many ------------------------------------------
-
-_COMMAND_HEAD = struct.Struct(">16sQBH")
-
-
-def encode_command(command: Command) -> bytes:
-    """client 16, sequence u64, op u8, key length u16, key, value (the rest)."""
-    head = _COMMAND_HEAD.pack(command.client, command.sequence, command.op, len(command.key))
-    return head + command.key + command.value
-
-
-def decode_command(raw: bytes) -> Command:
-    """Inverse of ``encode_command``; raises WireError."""
-    if not _COMMAND_HEAD.size <= len(raw) <= limits.COMMAND_BYTES_MAX:
-        raise WireError(f"a command of {len(raw)} bytes")
-    client, sequence, op, key_size = _COMMAND_HEAD.unpack_from(raw)
-    body = raw[_COMMAND_HEAD.size :]
-    if key_size > limits.KEY_BYTES_MAX or key_size > len(body):
-        raise WireError(f"a key of {key_size} bytes in a command of {len(raw)}")
-    key, value = body[:key_size], body[key_size:]
-    if len(value) > limits.VALUE_BYTES_MAX:
-        raise WireError(f"a value of {len(value)} bytes")
-    match op:
-        case Op.PUT if key:
-            pass
-        case Op.DELETE if key and not value:
-            pass
-        case Op.BARRIER if not body:
-            pass
-        case _:
-            raise WireError(f"operation {op} with a key of {key_size} and {len(value)} bytes")
-    return Command(client, sequence, Op(op), key, value)
 
 
 # --- field checks ---

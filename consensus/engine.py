@@ -96,7 +96,6 @@ class Engine(Booting):
             checkpoints=checkpoints,
             abstain_until_term=restored.abstain_until_term,
         )
-        self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
         self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry

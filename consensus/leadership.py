@@ -12,7 +12,6 @@ import msgpack
 
 from .certificates import verify_certificate
 from .codec import (
-    WireError,
     optional,
     pack_certificate,
     pack_header,
@@ -23,6 +22,7 @@ from .codec import (
     unpack,
 )
 from .digests import block_hash
+from .errors import WireError
 from .order import leader_order
 from .signatures import Verifier
 from .standing import Demerits

@@ -22,6 +22,18 @@ NULLIFICATIONS_PER_BLOCK_MAX = 32
 
 CLOCK_SKEW_MS_MAX = 10_000  # how far a block's time may lie ahead of a voter's clock
 
+STATE_BYTES_MAX = 512 * 1024 * 1024  # keys and values that the state holds; all of it is in memory
+TXN_COMPARES_MAX = 128
+TXN_OPS_MAX = 128  # in each branch
+RANGE_KEYS_MAX = 1024  # keys that a deletion removes, a transaction reads, a lease holds
+RANGE_BYTES_MAX = 1024 * 1024  # keys and values that a transaction reads
+
+LEASES_MAX = 65_536
+LEASE_TTL_MS_MIN = 5_000  # well above what two clocks may differ by
+LEASE_TTL_MS_MAX = 10 * 366 * 24 * 3600 * 1000
+EXPIRIES_MAX = 1024  # leases that may end in one block, and (the last one aside) their keys
+
+FACTS_MAX = 8 * MEMBERS_MAX  # what the cluster keeps of itself in the state
 SESSIONS_MAX = 65_536  # clients whose last request is remembered for exactly-once
 MEMPOOL_COMMANDS_MAX = 8_192
 MEMPOOL_BYTES_MAX = 16 * 1024 * 1024
@@ -38,4 +50,5 @@ CHECKPOINT_HEIGHTS = 1024
 EVIDENCE_PER_BLOCK_MAX = 8
 EVIDENCE_PER_SEAT_MAX = 4  # so that one liar cannot crowd out evidence against others
 EVIDENCE_MAX = EVIDENCE_PER_SEAT_MAX * MEMBERS_MAX
+I64_MAX = 2**63 - 1  # what SQLite keeps as an integer
 U64_MAX = 2**64 - 1

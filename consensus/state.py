@@ -45,6 +45,7 @@ class State:
         self.ledger = ledger
         self.machine = machine
         self.mempool = Mempool(seat)
+        self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
         self.book = VoteBook(validators, cluster_id, verifier)
         self.catchup = CatchUp(ledger.tip.height)
         self.durations = durations

@@ -1,4 +1,4 @@
-"""The values of the protocol: views, votes, certificates, blocks, commands.
+"""The values of the protocol: views, votes, certificates, blocks.
 
 All are frozen; what comes from outside is validated where it is decoded (``wire``), so that the
 rest of the room asserts and never re-checks. Hashes are 32 bytes, signatures 65 bytes r, s, v.
@@ -188,30 +188,6 @@ class FinalHeader:
 
     header: Header
     finalization: Certificate
-
-
-class Op(IntEnum):
-    """What a command does to the state."""
-
-    PUT = 1
-    DELETE = 2
-    BARRIER = 3  # changes nothing: a read that waits for it is linearizable
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One request. ``(client, sequence)`` makes it exactly-once (see ``machine``)."""
-
-    client: bytes  # 16 bytes
-    sequence: int
-    op: Op
-    key: bytes
-    value: bytes
-
-    @property
-    def id(self) -> bytes:
-        """24 bytes: client and big-endian sequence."""
-        return self.client + self.sequence.to_bytes(8, "big")
 
 
 def raw_command_id(raw: bytes) -> bytes:

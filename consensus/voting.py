@@ -309,7 +309,7 @@ class Voting(State):
                     f"is {header.state_hash.hex()}, ours is {mine.hex()}"
                 )
                 return
-            applied = self.machine.apply(block, self._deposed(block))
+            applied = self.machine.apply(block, self._deposed(block), self._own_commands)
             final = target if block.hash == target.block else None
             self._out.persist.append(FinalizedRecord(applied, final))
             self._out.applied.append(applied)

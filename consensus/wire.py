@@ -13,19 +13,16 @@ import msgpack
 
 from . import limits
 from .codec import (
-    WireError,
     array,
     blob,
     decode_block,
     decode_boot_request,
     decode_certificate,
-    decode_command,
     decode_next_epoch,
     decode_vote,
     encode_block,
     encode_boot_request,
     encode_certificate,
-    encode_command,
     encode_next_epoch,
     encode_vote,
     make_block,
@@ -52,6 +49,8 @@ from .codec import (
     uint,
     unpack,
 )
+from .commands import decode_command, encode_command
+from .errors import WireError
 from .types import (
     Block,
     BootAck,
@@ -82,7 +81,7 @@ __all__ = [
     "encode_vote",
     "make_block",
     "pack_body",
-]  # of ``codec``; everything defined here is public too
+]  # of ``codec`` and ``commands``; everything defined here is public too
 
 VERSION = 2
 

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from consensus import wire
+from consensus.commands import Command, encode_command
 from consensus.engine import Engine
 from consensus.interface import (
     Event,
@@ -36,7 +37,7 @@ from consensus.interface import (
     TimerFired,
 )
 from consensus.machine import Applied, Result
-from consensus.types import Command, Reason
+from consensus.types import Reason
 from node.facade import Busy, OutcomeUnknown
 from node.network import (
     Mesh,
@@ -121,7 +122,7 @@ class Driver:
         waiter = _Waiter()
         self._waiting.setdefault(command.id, []).append(waiter)
         try:
-            self._put(Submitted((wire.encode_command(command),)))
+            self._put(Submitted((encode_command(command),)))
             with trio.move_on_after(timeout_s):
                 await waiter.done.wait()
         finally:

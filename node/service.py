@@ -13,9 +13,9 @@ import trio
 
 from attest import NodeIdentity
 from chain import EvmRegistry
+from consensus.commands import Action, Barrier, Command, Delete, Put
 from consensus.digests import keccak256
 from consensus.machine import Result
-from consensus.types import Command, Op
 from consensus.validators import ValidatorSet
 from node.config import Config
 from node.driver import Driver
@@ -260,24 +260,24 @@ class NodeService:
             raise BadRequest(f"a request id has 1..{REQUEST_ID_BYTES_MAX} bytes")
         return keccak256(SESSION_TAG + request_id)[:16], 1
 
-    async def _execute(self, op: Op, key: bytes, value: bytes, request_id: bytes | None) -> Result:
-        if not 1 <= len(key) <= KEY_BYTES_MAX:
-            raise BadRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, this one has {len(key)}")
-        if len(value) > VALUE_BYTES_MAX:
-            raise BadRequest(f"a value has at most {VALUE_BYTES_MAX} bytes")
+    async def _execute(self, action: Action, request_id: bytes | None) -> Result:
         driver = self._running()
         client, sequence = self._session(request_id)
-        command = Command(client, sequence, op, key, value)
+        command = Command(client, sequence, action)
         return await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
 
     async def put(self, key: bytes, value: bytes, request_id: bytes | None) -> Write:
         """See ``NodeFacade.put``."""
-        result = await self._execute(Op.PUT, key, value, request_id)
+        _check_key(key)
+        if len(value) > VALUE_BYTES_MAX:
+            raise BadRequest(f"a value has at most {VALUE_BYTES_MAX} bytes")
+        result = await self._execute(Put(key, value), request_id)
         return Write(result.revision, result.existed)
 
     async def delete(self, key: bytes, request_id: bytes | None) -> Write:
         """See ``NodeFacade.delete``."""
-        result = await self._execute(Op.DELETE, key, b"", request_id)
+        _check_key(key)
+        result = await self._execute(Delete(key), request_id)
         return Write(result.revision, result.existed)
 
     async def get(self, key: bytes, linearizable: bool) -> Entry | None:
@@ -295,7 +295,7 @@ class NodeService:
         """Returns after a commit that began after the call: what is read then is not stale."""
         driver = self._running()
         self._sequence += 1
-        command = Command(self._client, self._sequence, Op.BARRIER, b"", b"")
+        command = Command(self._client, self._sequence, Barrier())
         await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
 
     async def announce_url(self, connection_url: str) -> None:
@@ -305,7 +305,12 @@ class NodeService:
             raise BadRequest(f"a connection URL has at most {URL_BYTES_MAX} bytes")
         seat = self.config.node.seat
         if self._url(seat) != connection_url:
-            await self._execute(Op.PUT, URLS_PREFIX + str(seat).encode(), value, None)
+            await self._execute(Put(URLS_PREFIX + str(seat).encode(), value), None)
+
+
+def _check_key(key: bytes) -> None:
+    if not 1 <= len(key) <= KEY_BYTES_MAX:
+        raise BadRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, this one has {len(key)}")
 
 
 class _Barriers:

@@ -31,11 +31,11 @@ from consensus.interface import (
     VoteRecord,
 )
 from consensus.ledger import Tip, genesis_tip
-from consensus.machine import Applied, KeyValue, Machine, Session
-from consensus.standing import Standing, decode_standing
+from consensus.machine import Applied, Machine
 from consensus.types import Block, Certificate, FinalHeader, Header, View, VoteKind
+from node import state_tables
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PRUNE_EVERY = 128  # heights between sweeps of what finality made superfluous
 
 _SCHEMA = """
@@ -51,12 +51,6 @@ CREATE TABLE candidates (
     hash BLOB PRIMARY KEY, term INTEGER NOT NULL, idx INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE finalized (
     height INTEGER PRIMARY KEY, hash BLOB NOT NULL, finalization BLOB, state_hash BLOB NOT NULL);
-CREATE TABLE entries (
-    key BLOB PRIMARY KEY, value BLOB NOT NULL, create_revision INTEGER, mod_revision INTEGER,
-    version INTEGER) WITHOUT ROWID;
-CREATE TABLE sessions (
-    used INTEGER PRIMARY KEY AUTOINCREMENT, client BLOB UNIQUE NOT NULL, sequence INTEGER,
-    revision INTEGER, existed INTEGER);
 CREATE TABLE acknowledged (seat INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, seat INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
@@ -111,7 +105,7 @@ class Store:
         }
         db.execute("BEGIN IMMEDIATE")
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+            for statement in filter(str.strip, (_SCHEMA + state_tables.SCHEMA).split(";")):
                 db.execute(statement)
             db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
         found = dict(db.execute("SELECT name, value FROM meta"))
@@ -209,26 +203,8 @@ class Store:
             "INSERT INTO finalized VALUES (?, ?, ?, ?)",
             (block.header.height, block.hash, proof, applied.state_hash),
         )
-        for key, entry in applied.changes.entries.items():
-            if entry is None:
-                db.execute("DELETE FROM entries WHERE key = ?", (key,))
-            else:
-                db.execute(
-                    "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
-                    (key, entry.value, entry.create_revision, entry.mod_revision, entry.version),
-                )
-        for client, session in applied.changes.sessions.items():
-            # A new row each time: ``used`` keeps the order in which sessions are forgotten.
-            db.execute("DELETE FROM sessions WHERE client = ?", (client,))
-            if session is not None:
-                db.execute(
-                    "INSERT INTO sessions (client, sequence, revision, existed)"
-                    " VALUES (?, ?, ?, ?)",
-                    (client, session.sequence, session.revision, session.existed),
-                )
+        state_tables.write_changes(db, applied.changes)
         self._put_meta("revision", applied.revision)
-        if applied.changes.standing is not None:
-            self._put_meta("standing", applied.changes.standing.encode())
         height = block.header.height
         if finalization is not None and height - self._last_pruned >= PRUNE_EVERY:
             self._prune(block.header.view)
@@ -261,9 +237,7 @@ class Store:
     def _restore(self) -> Restored:
         db, cluster = self._db, self._cluster_id
         meta = dict(db.execute("SELECT name, value FROM meta"))
-        tip, machine = self._restore_state(
-            int(meta.get("revision", 0)), decode_standing(meta.get("standing", Standing().encode()))
-        )
+        tip, machine = self._restore_state(int(meta.get("revision", 0)))
         # A nullify vote of the final term closes the gate for all of it, however old it is (R4).
         votes = db.execute(
             "SELECT data FROM votes"
@@ -290,7 +264,7 @@ class Store:
             abstain_until_term=int(meta.get("abstain_until_term", 0)),
         )
 
-    def _restore_state(self, revision: int, standing: Standing) -> tuple[Tip, Machine]:
+    def _restore_state(self, revision: int) -> tuple[Tip, Machine]:
         db = self._db
         newest = db.execute(
             "SELECT height, hash, finalization FROM finalized ORDER BY height DESC LIMIT 1"
@@ -308,21 +282,11 @@ class Store:
             wire.decode_certificate(finalization),
             block.header,
         )
-        entries = (
-            (key, KeyValue(value, created, modified, version))
-            for key, value, created, modified, version in db.execute("SELECT * FROM entries")
-        )
-        sessions = (
-            (client, Session(sequence, rev, bool(existed)))
-            for client, sequence, rev, existed in db.execute(
-                "SELECT client, sequence, revision, existed FROM sessions ORDER BY used"
-            )
-        )
         hashes = db.execute(
             "SELECT height, state_hash FROM finalized WHERE height > ? ORDER BY height",
             (height - limits.STATE_HASHES_KEPT,),
         )
-        return tip, Machine.restore(height, revision, entries, sessions, hashes, standing)
+        return tip, state_tables.read_machine(db, height, revision, tip.time_ms, hashes)
 
     def _block(self, hash_: bytes) -> Block:
         row = self._db.execute("SELECT data FROM blocks WHERE hash = ?", (hash_,)).fetchone()

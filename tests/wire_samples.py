@@ -10,7 +10,23 @@ import typing
 from collections.abc import Callable, Iterator
 from random import Random
 
-from consensus import wire
+from consensus import limits, wire
+from consensus.commands import (
+    Action,
+    Barrier,
+    Command,
+    Compare,
+    Delete,
+    Grant,
+    KeepAlive,
+    Put,
+    Range,
+    Relation,
+    Revoke,
+    Target,
+    Txn,
+    encode_command,
+)
 from consensus.types import (
     ZERO_HASH,
     Block,
@@ -18,12 +34,10 @@ from consensus.types import (
     BootCertificate,
     BootRequest,
     Certificate,
-    Command,
     Evidence,
     FinalHeader,
     Header,
     NextEpoch,
-    Op,
     Part,
     Proposal,
     Reason,
@@ -75,10 +89,47 @@ def certificate(rng: Random) -> Certificate:
 
 
 def command(rng: Random) -> bytes:
-    op = rng.choice((Op.PUT, Op.DELETE, Op.BARRIER))
-    key = b"" if op is Op.BARRIER else rng.randbytes(rng.randint(1, 20))
-    value = rng.randbytes(rng.randrange(40)) if op is Op.PUT else b""
-    return wire.encode_command(Command(rng.randbytes(16), number(rng), op, key, value))
+    sequence = min(number(rng), limits.I64_MAX)
+    return encode_command(Command(rng.randbytes(16), sequence, _action(rng)))
+
+
+def _action(rng: Random) -> Action:
+    lease = rng.randrange(1, limits.I64_MAX)
+    ttl_ms = rng.randrange(limits.LEASE_TTL_MS_MIN, 10**9)
+    return rng.choice(
+        (
+            *2 * (_put(rng),),
+            _delete(rng),
+            Barrier(),
+            _txn(rng),
+            Grant(lease, ttl_ms),
+            KeepAlive(lease),
+            Revoke(lease),
+        )
+    )
+
+
+def _key(rng: Random) -> bytes:
+    return rng.randbytes(rng.randint(1, 20))
+
+
+def _put(rng: Random) -> Put:
+    return Put(_key(rng), rng.randbytes(rng.randrange(40)), rng.choice((0, rng.getrandbits(62))))
+
+
+def _delete(rng: Random) -> Delete:
+    return Delete(_key(rng), rng.choice((b"", b"\0", _key(rng))))
+
+
+def _txn(rng: Random) -> Txn:
+    numbers = (Target.VERSION, Target.CREATE, Target.MOD, Target.LEASE)
+    compare = (
+        Compare(_key(rng), Target.VALUE, rng.choice(tuple(Relation)), rng.randbytes(5)),
+        Compare(_key(rng), rng.choice(numbers), rng.choice(tuple(Relation)), number(rng)),
+    )
+    read = Range(_key(rng), b"\0", rng.randrange(limits.RANGE_KEYS_MAX))
+    branch = rng.choice(((), (_put(rng),), (_delete(rng), read)))
+    return Txn(compare[: rng.randrange(3)], branch, (read,) * rng.randrange(3))
 
 
 def commands(rng: Random) -> tuple[bytes, ...]:

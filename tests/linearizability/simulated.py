@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+from consensus.commands import Barrier, Command, Delete, Put, encode_command
 from consensus.machine import Applied
-from consensus.types import Command, Op
-from consensus.wire import encode_command
 from tests.simulation.members import Member
 from tests.simulation.world import World
 
@@ -58,8 +57,8 @@ class Recorder:
         kind = rng.choice(("put", "put", "get", "get", "delete"))
         key = rng.choice(KEYS)
         value = b"%s/%d" % (self._id[-2:], self._sequence) if kind == "put" else b""
-        op = {"put": Op.PUT, "get": Op.BARRIER, "delete": Op.DELETE}[kind]
-        command = Command(self._id, self._sequence, op, b"" if kind == "get" else key, value)
+        action = {"put": Put(key, value), "get": Barrier(), "delete": Delete(key)}[kind]
+        command = Command(self._id, self._sequence, action)
         asked = Operation(self._name, kind, key, world.now_ms, value)
         if kind == "get" and not self._barrier:
             self._answered(asked, _state(member, key))

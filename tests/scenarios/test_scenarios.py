@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.commands import Command, Delete, Put, encode_command
 from consensus.digests import genesis_hash, keccak256
 from consensus.engine import Engine
 from consensus.interface import (
@@ -40,7 +41,7 @@ from consensus.interface import (
 )
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
-from consensus.types import Block, Certificate, Command, Op, Reason, VoteKind
+from consensus.types import Block, Certificate, Reason, VoteKind
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import (
     BootAck,
@@ -55,7 +56,6 @@ from consensus.wire import (
     VoteMessage,
     decode,
     encode,
-    encode_command,
 )
 from tests.simulation.signing import keys_for
 
@@ -117,8 +117,8 @@ class Stage:
     def do_submit(self, seat: str, op: str, key: str, value: str = "") -> None:
         self.sequence += 1
         client = b"client %9d" % int(seat)
-        kind = Op[op.upper()]
-        command = Command(client, self.sequence, kind, key.encode(), value.encode())
+        action = {"put": Put(key.encode(), value.encode()), "delete": Delete(key.encode())}[op]
+        command = Command(client, self.sequence, action)
         self._step(int(seat), Submitted((encode_command(command),)))
 
     def do_fire(self, seat: str, timer: str) -> None:

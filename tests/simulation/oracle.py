@@ -15,7 +15,7 @@ from consensus import limits
 from consensus.digests import vote_digest
 from consensus.interface import AcknowledgedRecord, FinalizedRecord, Output, VoteRecord
 from consensus.machine import Applied
-from consensus.types import Block, BootRequest, Certificate, Op, Reason, View, Vote, VoteKind
+from consensus.types import Block, BootRequest, Certificate, Reason, View, Vote, VoteKind
 from consensus.wire import (
     Certificates,
     Message,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .members import Member
     from .world import World
 
+PUT, DELETE, BARRIER = 1, 2, 3  # tags of commands
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 
 
@@ -49,18 +50,19 @@ class Replay:
     def play(self, raw: bytes) -> tuple[int, bool, bool, bool]:
         """(revision, existed, stale, executed) of one encoded command."""
         client, number = raw[:16], int.from_bytes(raw[16:24], "big")
-        op, size = raw[24], int.from_bytes(raw[25:27], "big")
-        key, value = raw[27 : 27 + size], raw[27 + size :]
-        if op == Op.BARRIER:
+        op, at = raw[24], 33 if raw[24] == PUT else 25  # a put names a lease first
+        size = int.from_bytes(raw[at : at + 2], "big")
+        key, value = raw[at + 2 : at + 2 + size], raw[at + 2 + size :]
+        if op == BARRIER:
             return self.revision, False, False, False
         if client in self.clients:
             last, revision, existed = self.clients[client]
             if number <= last:
                 return revision, existed, number < last, False
         there = key in self.store
-        if op == Op.PUT or there:
+        if op == PUT or there:
             self.revision += 1
-        if op == Op.PUT:
+        if op == PUT:
             entry = self.store.setdefault(key, [self.revision, 0, 0])
             entry[1], entry[2] = self.revision, entry[2] + 1
             self.values[key] = value

@@ -9,6 +9,7 @@ and a crash loses them.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from consensus import limits
 from consensus.interface import (
@@ -23,9 +24,9 @@ from consensus.interface import (
     Restored,
     VoteRecord,
 )
+from consensus.items import KeyValue, Lease, Session
 from consensus.ledger import Tip, genesis_tip
-from consensus.machine import KeyValue, Machine, Session
-from consensus.standing import Standing, decode_standing
+from consensus.machine import Machine
 from consensus.types import Block, Certificate, Evidence, FinalHeader, Header, View, Vote, VoteKind
 from consensus.wire import (
     SyncReply,
@@ -51,9 +52,10 @@ class SimStore:
         self.chain: list[tuple[Block, Certificate | None]] = []
         self.entries: dict[bytes, KeyValue] = {}
         self.sessions: dict[bytes, Session] = {}  # least recently used first
+        self.leases: dict[int, Lease] = {}
+        self.facts: dict[bytes, bytes] = {}
         self.hashes: dict[int, bytes] = {}
         self.revision = 0
-        self.standing = Standing().encode()
         self.votes: dict[tuple[View, VoteKind], bytes] = {}
         self.blocks: dict[bytes, tuple[View, bytes]] = {}
         self.certificates: list[tuple[VoteKind, View, bytes]] = []
@@ -103,19 +105,13 @@ class SimStore:
         assert header.height == len(self.chain) + 1, "a gap in the finalized chain"
         self.chain.append((applied.block, record.finalization))
         self.revision = applied.revision
-        if applied.changes.standing is not None:
-            self.standing = applied.changes.standing.encode()
         self.hashes[header.height] = applied.state_hash
         self.hashes.pop(header.height - limits.STATE_HASHES_KEPT, None)
-        for key, entry in applied.changes.entries.items():
-            if entry is None:
-                self.entries.pop(key, None)
-            else:
-                self.entries[key] = entry
-        for client, session in applied.changes.sessions.items():
-            self.sessions.pop(client, None)
-            if session is not None:
-                self.sessions[client] = session
+        changes = applied.changes
+        _update(self.entries, changes.entries)
+        _update(self.sessions, changes.sessions)
+        _update(self.leases, changes.leases)
+        _update(self.facts, changes.facts)
         if record.finalization is None:
             return
         self.tip = Tip(
@@ -155,7 +151,9 @@ class SimStore:
                 self.entries.items(),
                 self.sessions.items(),
                 sorted(self.hashes.items()),
-                decode_standing(self.standing),
+                leases=self.leases.items(),
+                facts=self.facts.items(),
+                time_ms=self.tip.time_ms,
             )
         return Restored(
             tip=self.tip,
@@ -197,3 +195,11 @@ class SimStore:
                 setattr(clone, name, value.copy())
         clone.waiting = []
         return clone
+
+
+def _update(table: dict[Any, Any], changes: dict[Any, Any]) -> None:
+    """Changed rows move to the end, as sessions must."""
+    for key, value in changes.items():
+        table.pop(key, None)
+        if value is not None:
+            table[key] = value

@@ -8,13 +8,13 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
+from consensus.commands import Action, Barrier, Command, Delete, Put, encode_command
 from consensus.digests import genesis_hash, keccak256
 from consensus.engine import Engine
 from consensus.interface import Durations
 from consensus.machine import Applied
-from consensus.types import Command, Op
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import Message, WireError, decode, encode, encode_command
+from consensus.wire import Message, WireError, decode, encode
 
 from . import adversaries
 from .members import Member
@@ -137,10 +137,14 @@ class Client:
     def _next(self) -> None:
         rng = self._world.rng
         self._sequence += rng.choice((1, 1, 1, 3))
-        op = rng.choice((Op.PUT, Op.PUT, Op.PUT, Op.DELETE, Op.BARRIER))
-        key = b"" if op is Op.BARRIER else b"key %d" % rng.randrange(5)
-        value = rng.randbytes(4) if op is Op.PUT else b""
-        self._raw = encode_command(Command(self._id, self._sequence, op, key, value))
+        kind = rng.choice((Put, Put, Put, Delete, Barrier))
+        key = b"" if kind is Barrier else b"key %d" % rng.randrange(5)
+        action: Action = Barrier()
+        if kind is Put:
+            action = Put(key, rng.randbytes(4))
+        elif kind is Delete:
+            action = Delete(key)
+        self._raw = encode_command(Command(self._id, self._sequence, action))
         self._world.after(rng.uniform(0.0, 400.0), self._submit, self._raw)
 
     def _submit(self, raw: bytes) -> None:
@@ -277,7 +281,7 @@ class World:
             self._boot(seat)
         self.oracle.calm_begins()
         for member in self.correct:
-            command = Command(b"calm %11d" % member.seat, 1, Op.PUT, b"calm", b"%d" % member.seat)
+            command = Command(b"calm %11d" % member.seat, 1, Put(b"calm", b"%d" % member.seat))
             raw = encode_command(command)
             self.oracle.expects(member.seat, raw)
             self.after(self.rng.uniform(0.0, 500.0), member.submit, raw)

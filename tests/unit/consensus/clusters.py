@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from consensus.commands import Action, Barrier, Command, Delete, Put, Tag, encode_command
 from consensus.digests import digest_of, genesis_hash, keccak256
 from consensus.engine import Engine
 from consensus.interface import Output, PeerConnected, Received, Restored, Started
@@ -14,10 +15,8 @@ from consensus.types import (
     ZERO_HASH,
     Block,
     Certificate,
-    Command,
     Evidence,
     NextEpoch,
-    Op,
     Part,
     Proposal,
     View,
@@ -25,7 +24,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import Message, encode_command, make_block
+from consensus.wire import Message, make_block
 from tests.simulation.signing import keys_for
 
 CLUSTER_ID = keccak256(b"a cluster under test")
@@ -143,14 +142,20 @@ def block(
 
 
 def command(
-    client: int, sequence: int, op: Op = Op.PUT, key: bytes = b"k", value: bytes = b"v"
+    client: int, sequence: int, op: Tag = Tag.PUT, key: bytes = b"k", value: bytes = b"v"
 ) -> bytes:
     """An encoded command."""
-    if op is Op.BARRIER:
-        key = value = b""
-    if op is Op.DELETE:
-        value = b""
-    return encode_command(Command(client.to_bytes(16, "big"), sequence, op, key, value))
+    actions: dict[Tag, Action] = {
+        Tag.PUT: Put(key, value),
+        Tag.DELETE: Delete(key),
+        Tag.BARRIER: Barrier(),
+    }
+    return act(client, sequence, actions[op])
+
+
+def act(client: int, sequence: int, action: Action) -> bytes:
+    """An encoded command with any action."""
+    return encode_command(Command(client.to_bytes(16, "big"), sequence, action))
 
 
 def proposal(cluster: Cluster, made: Block, parent: Certificate | None) -> Proposal:

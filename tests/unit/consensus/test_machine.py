@@ -8,8 +8,12 @@ import pytest
 from clusters import block, command
 
 from consensus import limits
-from consensus.machine import Applied, Machine, Session
-from consensus.types import Block, Op, View
+from consensus.commands import Tag
+from consensus.items import Session
+from consensus.machine import Applied, Machine
+from consensus.types import Block, View
+
+TURNS = (Tag.PUT, Tag.PUT, Tag.DELETE)
 
 
 class Disk:
@@ -129,8 +133,8 @@ def test_revisions_count_changes_and_versions_count_writes_since_creation() -> N
     machine = Machine()
     play(
         machine,
-        (command(1, 1), command(1, 2), command(1, 3, Op.DELETE), command(1, 4)),
-        (command(1, 5, Op.DELETE, key=b"missing"), command(1, 6, Op.BARRIER)),
+        (command(1, 1), command(1, 2), command(1, 3, Tag.DELETE), command(1, 4)),
+        (command(1, 5, Tag.DELETE, key=b"missing"), command(1, 6, Tag.BARRIER)),
     )
     entry = machine.entries[b"k"]
     assert (entry.create_revision, entry.mod_revision, entry.version) == (4, 4, 1)
@@ -140,7 +144,7 @@ def test_revisions_count_changes_and_versions_count_writes_since_creation() -> N
 def test_a_barrier_changes_nothing_however_often_it_comes() -> None:
     machine = Machine()
     before, *after = play(
-        machine, (command(1, 1),), (command(1, 2, Op.BARRIER),), (command(1, 2, Op.BARRIER),)
+        machine, (command(1, 1),), (command(1, 2, Tag.BARRIER),), (command(1, 2, Tag.BARRIER),)
     )
     for applied in after:
         assert applied.revision == before.revision
@@ -152,7 +156,7 @@ def test_the_incremental_hash_is_the_hash_of_the_content() -> None:
     machine, disk = Machine(), Disk()
     batches = [
         tuple(
-            command(client, height, (Op.PUT, Op.PUT, Op.DELETE)[(client + height) % 3], b"%d" % k)
+            command(client, height, TURNS[(client + height) % 3], b"%d" % k)
             for client, k in ((1, height % 3), (2, height % 5), (3, height % 2))
         )
         for height in range(1, 30)

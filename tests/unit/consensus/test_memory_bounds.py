@@ -8,6 +8,7 @@ from clusters import CLUSTER_ID, GENESIS, Cluster, block, command, proposal, sen
 
 from consensus import limits
 from consensus.certificates import VoteBook
+from consensus.commands import Barrier, Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.interface import EvidenceRecord, Output, PeerConnected, Received, Restored
 from consensus.ledger import genesis_tip
@@ -15,10 +16,8 @@ from consensus.machine import Machine
 from consensus.types import (
     ZERO_HASH,
     Certificate,
-    Command,
     Evidence,
     NextEpoch,
-    Op,
     Part,
     Proposal,
     Reason,
@@ -35,7 +34,6 @@ from consensus.wire import (
     VoteMessage,
     decode,
     encode,
-    encode_command,
 )
 
 
@@ -174,9 +172,9 @@ def test_a_long_justification_travels_in_messages_that_others_accept() -> None:
 def test_the_largest_proposal_fits_a_message() -> None:
     parts = tuple(Part(limits.U64_MAX - i, 11, bytes(65)) for i in range(limits.MEMBERS_MAX, 0, -1))
     shown = Certificate(VoteKind.NULLIFY, limits.U64_MAX, View(2**60, 2**60), ZERO_HASH, parts)
-    barrier = encode_command(Command(bytes(16), 1, Op.BARRIER, b"", b""))
+    barrier = encode_command(Command(bytes(16), 1, Barrier()))
     half = limits.BLOCK_BYTES_MAX // 4 - 200
-    large = encode_command(Command(bytes(16), 1, Op.PUT, b"k", bytes(half)))
+    large = encode_command(Command(bytes(16), 1, Put(b"k", bytes(half))))
     small = (barrier,) * ((limits.BLOCK_BYTES_MAX - 3 * len(large)) // len(barrier))
     vote = Vote(VoteKind.NOTARIZE, 0, View(1, 0), 1, bytes(32), 0, bytes(65))
     validators = tuple(

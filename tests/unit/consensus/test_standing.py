@@ -7,7 +7,7 @@ from clusters import Cluster, block, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.machine import Machine
+from consensus.machine import STANDING, Machine
 from consensus.order import leader_order
 from consensus.standing import CONVICTED, Standing, decode_standing
 from consensus.types import Evidence, NextEpoch, Reason, View, VoteKind
@@ -76,8 +76,8 @@ def test_the_state_hash_covers_the_standing() -> None:
     before = plain.apply(made)
     after = deposed.apply(made, [2])
     assert before.state_hash != after.state_hash
-    assert after.changes.standing == deposed.standing == Standing(((2, 1),))
-    assert before.changes.standing is None
+    assert after.changes.facts == {STANDING: Standing(((2, 1),)).encode()} == deposed.facts
+    assert not before.changes.facts
 
 
 def test_evidence_in_a_block_convicts_and_a_boundary_halves() -> None:

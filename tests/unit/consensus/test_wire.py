@@ -14,6 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus import limits, wire
+from consensus.commands import (
+    Barrier,
+    Command,
+    Compare,
+    Delete,
+    Grant,
+    KeepAlive,
+    Put,
+    Range,
+    Relation,
+    Revoke,
+    Target,
+    Txn,
+    TxnOp,
+    contains,
+    decode_command,
+    encode_command,
+)
 from consensus.digests import block_hash
 from consensus.types import (
     ZERO_HASH,
@@ -22,12 +40,10 @@ from consensus.types import (
     BootCertificate,
     BootRequest,
     Certificate,
-    Command,
     Evidence,
     FinalHeader,
     Header,
     NextEpoch,
-    Op,
     Part,
     Proposal,
     Reason,
@@ -59,6 +75,7 @@ from consensus.wire import (
 
 SENDER = 3
 u64 = st.integers(0, limits.U64_MAX)
+i64 = st.integers(0, limits.I64_MAX)
 hash32 = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=65, max_size=65)
 views = st.builds(View, u64, u64)
@@ -86,13 +103,51 @@ def certificates(draw: st.DrawFn) -> Certificate:
     return Certificate(kind, draw(u64), draw(views), block, draw(parts()))
 
 
+keys = st.binary(min_size=1, max_size=40)
+ends = st.binary(max_size=40)
+leases = st.integers(1, limits.I64_MAX)
+ttls = st.integers(limits.LEASE_TTL_MS_MIN, limits.LEASE_TTL_MS_MAX)
+puts = st.builds(Put, keys, st.binary(max_size=60), st.just(0) | leases)
+deletes = st.builds(Delete, keys, ends)
+reads = st.builds(Range, keys, ends, st.integers(0, limits.RANGE_KEYS_MAX))
+comparisons = st.one_of(
+    st.builds(
+        Compare,
+        keys,
+        st.sampled_from([t for t in Target if t is not Target.VALUE]),
+        st.sampled_from(Relation),
+        u64,
+    ),
+    st.builds(
+        Compare, keys, st.just(Target.VALUE), st.sampled_from(Relation), st.binary(max_size=60)
+    ),
+)
+
+
+def _writes_once(branch: tuple[TxnOp, ...]) -> bool:
+    written = [op.key for op in branch if isinstance(op, Put)]
+    deleted = [op for op in branch if isinstance(op, Delete)]
+    return len(written) == len(set(written)) and not any(
+        contains(op.key, op.end, key) for op in deleted for key in written
+    )
+
+
+branches = st.lists(puts | deletes | reads, max_size=4).map(tuple).filter(_writes_once)
+actions = st.one_of(
+    puts,
+    deletes,
+    st.just(Barrier()),
+    st.builds(Txn, st.lists(comparisons, max_size=3).map(tuple), branches, branches),
+    st.builds(Grant, leases, ttls),
+    st.builds(KeepAlive, leases),
+    st.builds(Revoke, leases),
+)
+
+
 @st.composite
 def commands(draw: st.DrawFn) -> bytes:
-    op = draw(st.sampled_from(Op))
-    key = b"" if op is Op.BARRIER else draw(st.binary(min_size=1, max_size=40))
-    value = draw(st.binary(max_size=60)) if op is Op.PUT else b""
     client = draw(st.binary(min_size=16, max_size=16))
-    return wire.encode_command(Command(client, draw(u64), op, key, value))
+    return encode_command(Command(client, draw(i64), draw(actions)))
 
 
 @st.composite
@@ -195,8 +250,8 @@ def test_every_stored_value_survives_the_disk_unchanged(
     assert wire.decode_certificate(wire.encode_certificate(certificate)) == certificate
     assert wire.decode_vote(wire.encode_vote(vote), SENDER) == vote
     assert wire.decode_boot_request(wire.encode_boot_request(request)) == request
-    command = wire.decode_command(raw)
-    assert wire.encode_command(command) == raw
+    command = decode_command(raw)
+    assert encode_command(command) == raw
     assert raw_command_id(raw) == command.id
 
 
@@ -209,7 +264,7 @@ def test_random_bytes_give_a_wire_error(data: bytes) -> None:
         lambda: wire.decode_certificate(data),
         lambda: wire.decode_vote(data, SENDER),
         lambda: wire.decode_boot_request(data),
-        lambda: wire.decode_command(data),
+        lambda: decode_command(data),
     ):
         with suppress(WireError):
             decoder()
@@ -269,8 +324,23 @@ def _sample(seed: int) -> list[Message]:
     notarization = Certificate(VoteKind.NOTARIZE, 1, view, h(), members)
     nullification = Certificate(VoteKind.NULLIFY, 1, view, ZERO_HASH, members)
     raws = tuple(
-        wire.encode_command(Command(rng.randbytes(16), i, Op.PUT, b"key", rng.randbytes(20)))
+        encode_command(Command(rng.randbytes(16), i, Put(b"key", rng.randbytes(20))))
         for i in range(3)
+    )
+    lease = 2**40 + seed
+    put = Put(b"key", b"leased", lease)
+    txn = Txn(
+        (
+            Compare(b"k", Target.VALUE, Relation.LESS, b"abc"),
+            Compare(b"k", Target.MOD, Relation.EQUAL, 7),
+        ),
+        (put, Delete(b"a", b"b"), Range(b"a", b"\0", 3)),
+        (Range(b"a"),),
+    )
+    actions = (put, Delete(b"k"), Barrier(), txn, Grant(lease, 9000), KeepAlive(lease))
+    raws += tuple(
+        encode_command(Command(bytes(16), i, action))
+        for i, action in enumerate((*actions, Revoke(lease)))
     )
     vote = Vote(VoteKind.NULLIFY, 1, view, SENDER, ZERO_HASH, 2, rng.randbytes(65))
     block = make_block(
@@ -312,14 +382,14 @@ def _sample(seed: int) -> list[Message]:
 
 
 GOLDEN = {
-    "ProposalMessage": "6d523be6841d731105b99e72aa686474",
+    "ProposalMessage": "99ad50f142fb24cbfdad869e2af28391",
     "VoteMessage": "7d55081fe1d8f119467ec00cacc66da2",
     "Certificates": "5e905711c764917e5f54ecaf3f6368e8",
-    "Commands": "d138e1cd8c16d51234ac1e823108cee0",
+    "Commands": "921e3df5ed818f49f04de3d436311e2f",
     "BlockRequest": "c6da406795a21ddac0dbc2c4648eafc3",
-    "BlockReply": "1cc8161b100c533d5751a121068d18ea",
+    "BlockReply": "e54cd2bddfb3cb2bbeb0878d9a218f79",
     "SyncRequest": "fd3177f2e6fe8352306c666fac8ef720",
-    "SyncReply": "c789a25769c1f5dd294c6827fc160241",
+    "SyncReply": "aaa80bde3fb1454c4f1f31e8e279b47d",
     "BootRequest": "09abb942329108cfd3ffa0a59c9a7522",
     "BootAck": "a9f542dc753e325dce589b82daff97e6",
     "BootRefused": "54b585583b7de6c77500bbfd0f89e614",
@@ -432,8 +502,8 @@ def test_sizes_are_bounded() -> None:
         (b"", b""),
     ):
         with pytest.raises(WireError):
-            wire.decode_command(wire.encode_command(Command(client, 1, Op.PUT, key, value)))
-    many = (wire.encode_command(Command(client, 1, Op.BARRIER, b"", b"")),)
+            decode_command(encode_command(Command(client, 1, Put(key, value))))
+    many = (encode_command(Command(client, 1, Barrier())),)
     with pytest.raises(WireError):
         decode(encode(Commands(many * (limits.BLOCK_COMMANDS_MAX + 1))), SENDER, CLUSTER_ID)
     decode(encode(Commands(many * limits.BLOCK_COMMANDS_MAX)), SENDER, CLUSTER_ID)

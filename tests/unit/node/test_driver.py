@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from consensus import wire
+from consensus.commands import Command, Put
 from consensus.machine import Result
-from consensus.types import Command, Op
 from node.driver import SafetyStop
 from node.facade import OutcomeUnknown
 from tests.unit.node.small_cluster import decoded, small_cluster
@@ -19,7 +19,7 @@ FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
 
 
 def put(number: int, client: bytes = bytes(16)) -> Command:
-    return Command(client, number, Op.PUT, b"key", b"%d" % number)
+    return Command(client, number, Put(b"key", b"%d" % number))
 
 
 async def test_no_vote_leaves_before_it_is_on_disk(tmp_path: Path) -> None:

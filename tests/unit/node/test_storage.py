@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.commands import Command, Put, encode_command
 from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
@@ -21,14 +22,12 @@ from consensus.types import (
     Block,
     BootRequest,
     Certificate,
-    Command,
-    Op,
     Part,
     View,
     Vote,
     VoteKind,
 )
-from consensus.wire import encode_command, make_block
+from consensus.wire import make_block
 from node.storage import StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS
 
@@ -59,7 +58,7 @@ class Chain:
 
     def extend(self, view: View, *, proven: bool = True) -> FinalizedRecord:
         height = len(self.blocks) + 1
-        command = Command(bytes([height % 7]) * 16, height, Op.PUT, b"k%d" % (height % 5), b"v")
+        command = Command(bytes([height % 7]) * 16, height, Put(b"k%d" % (height % 5), b"v"))
         block = make_block(
             CLUSTER,
             epoch=0,
