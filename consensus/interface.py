@@ -153,8 +153,10 @@ class CertificateRecord:
 class FinalizedRecord:
     """A block is final and applied; ``finalization`` is None when a later block's covers it.
 
-    The one record that may wait for the next transaction (in order): a quorum has its finalize
-    votes on disk, so after any crash the finalization forms again from votes sent again (R7).
+    The one record that may wait, even behind votes that come after it: a quorum has its finalize
+    votes and its block on disk, and a store forgets them only for a finalization that *is* on
+    disk, so after any crash it forms again from votes sent again (R7). The records of one step
+    are kept or lost together, and finalized blocks in order.
     """
 
     applied: Applied

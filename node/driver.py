@@ -1,8 +1,8 @@
 """Runs the consensus core: feeds it events, and carries out its effects in the order it demands.
 
 One task steps the core. It takes all events that wait, steps through them, makes the merged
-records durable in one transaction (so votes share an fsync under load), and only then sends.
-Records of finalized blocks wait for the next vote's transaction, but not longer than a moment.
+votes durable at once (so they share an fsync under load), and only then sends. Records of
+finalized blocks may wait, and share a transaction with those of the next moment.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from node.storage import Store
 EVENTS_PER_BATCH = 512
 INBOX_MAX = 4096
 COMMANDS_WAITING_MAX = 4096
-SYNC_DELAY_S = 0.05  # how long records of finalized blocks wait for a vote's transaction
+SYNC_DELAY_S = 0.05  # how long records of finalized blocks wait for others to share a transaction
 SYNC_INLINE_S = 0.002  # a disk that is slower, on average, is waited for in a thread
 
 _PRIORITIES: dict[type, Priority] = {
@@ -222,12 +222,15 @@ class Driver:
         """The duties of ``consensus.interface.Output``, in its order."""
         if output.persist:
             self._store.write(output.persist)
-            if all(isinstance(record, FinalizedRecord) for record in output.persist):
+            final = sum(isinstance(record, FinalizedRecord) for record in output.persist)
+            if final < len(output.persist):
+                await self._sync(self._store.sync_votes)
+            if final:
                 self._sync_at = min(self._sync_at, trio.current_time() + SYNC_DELAY_S)
-            else:
-                await self._sync()
-        if trio.current_time() >= self._sync_at:
-            await self._sync()
+        # Blocks are served from the database: what another member waits for must be there.
+        if trio.current_time() >= self._sync_at or (output.serve and self._sync_at < math.inf):
+            self._sync_at = math.inf
+            await self._sync(self._store.sync)
         await trio.lowlevel.checkpoint()
         self._send_all(output.send)
         now = trio.current_time()
@@ -260,15 +263,14 @@ class Driver:
         if output.halt is not None:
             raise SafetyStop(output.halt.reason)
 
-    async def _sync(self) -> None:
+    async def _sync(self, sync: Callable[[], None]) -> None:
         """Waits for the disk: in place while it is fast, which costs less than a thread's turn."""
         started = time.perf_counter()
         if self._sync_s < SYNC_INLINE_S:
-            self._store.sync()
+            sync()
         else:
-            await trio.to_thread.run_sync(self._store.sync)
+            await trio.to_thread.run_sync(sync)
         self._sync_s += (time.perf_counter() - started - self._sync_s) / 8
-        self._sync_at = math.inf
 
     def _send_all(self, sends: Iterable[Send]) -> None:
         for send in sends:

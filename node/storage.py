@@ -1,12 +1,14 @@
-"""What must survive a crash: votes, blocks, certificates and the replicated state, in SQLite.
+"""What must survive a crash: votes, blocks, certificates and the replicated state.
 
-One directory, one exclusive lock, one database in WAL mode with ``synchronous=FULL``: when
-``sync`` returns, everything given to ``write`` before is on disk. What lies between two syncs is
-one transaction, so that several protocol steps share one fsync. ``write`` fills memory, ``sync``
-waits for the disk: the driver calls it in a thread. Blocks are read on a connection of their own.
+One directory, one exclusive lock, two kinds of files. What is on disk *before* a message leaves -
+votes, the blocks voted for, the certificates that led there - goes into the append-only vote log,
+one ``fdatasync`` for all that ``write`` took since the last one. Everything else, and finality
+first of all, goes into a SQLite database in WAL mode with ``synchronous=FULL``. Finalized blocks
+may lag behind the votes there (see ``FinalizedRecord``), so that many share a transaction; what
+the log holds is forgotten only when a finalized block on disk has made it superfluous.
 
-A vote is inserted, never replaced: if a bug ever made a second one for the same view and kind,
-the database would refuse it before it could be sent.
+A vote is added, never replaced: if a bug ever made a second one for the same view and kind, the
+store would refuse it before it could be sent.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import limits, wire
+from consensus.digests import keccak256
 from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
@@ -32,25 +36,20 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Applied, Machine
-from consensus.types import Block, Certificate, FinalHeader, Header, View, VoteKind
+from consensus.types import GENESIS, Block, Certificate, FinalHeader, Header, View, Vote, VoteKind
 from node import state_tables
+from node.votelog import Entry, VoteLog, VoteLogError
 
-SCHEMA_VERSION = 2
-PRUNE_EVERY = 128  # heights between sweeps of what finality made superfluous
+SCHEMA_VERSION = 3
+LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
+
+_VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE votes (
-    epoch INTEGER, term INTEGER, idx INTEGER, kind INTEGER, data BLOB NOT NULL,
-    PRIMARY KEY (epoch, term, idx, kind)) WITHOUT ROWID;
-CREATE TABLE certificates (
-    epoch INTEGER, term INTEGER, idx INTEGER, kind INTEGER, data BLOB NOT NULL,
-    PRIMARY KEY (epoch, term, idx, kind)) WITHOUT ROWID;
-CREATE TABLE blocks (id INTEGER PRIMARY KEY, hash BLOB UNIQUE NOT NULL, data BLOB NOT NULL);
-CREATE TABLE candidates (
-    hash BLOB PRIMARY KEY, term INTEGER NOT NULL, idx INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE finalized (
-    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, finalization BLOB, state_hash BLOB NOT NULL);
+    height INTEGER PRIMARY KEY, hash BLOB NOT NULL, data BLOB NOT NULL, finalization BLOB,
+    state_hash BLOB NOT NULL);
 CREATE TABLE acknowledged (seat INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, seat INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
@@ -75,7 +74,9 @@ class Store:
         self._cluster_id = cluster_id
         self._seat = seat
         self._genesis = genesis
-        self._last_pruned = 0
+        self._final = (0, GENESIS)  # epoch and view of the newest finalized block, durable or not
+        self._live: dict[object, _Live] = {}  # what the vote log must not lose
+        self._urgent = False  # the open transaction has more than finalized blocks
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -88,7 +89,8 @@ class Store:
             self._reader = sqlite3.connect(
                 directory / "cluster.sqlite3", isolation_level=None, check_same_thread=False
             )
-        except (sqlite3.Error, StorageError) as error:
+            self._open_log(directory)
+        except (sqlite3.Error, StorageError, VoteLogError, ValueError) as error:
             os.close(self._lock)
             raise StorageError(f"{directory}: {error}") from error
 
@@ -115,8 +117,26 @@ class Store:
                 raise StorageError(f"the store belongs to another {name}")
         return db
 
+    def _open_log(self, directory: Path) -> None:
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'log_generation'").fetchone()
+        identity = log_identity(self._cluster_id, self._seat, self._genesis)
+        self._log = VoteLog(directory, identity, row[0] if row else 0)
+        for entry in self._log.entries:
+            kind, data = entry
+            if kind == _VOTE:
+                self._keep_vote(wire.decode_vote(data, self._seat), entry)
+            elif kind == _BLOCK:
+                self._keep_block(wire.decode_block(data, self._cluster_id), entry)
+            elif kind == _CERTIFICATE:
+                self._keep_certificate(wire.decode_certificate(data), entry)
+            else:
+                raise StorageError(f"an entry of kind {kind} in the vote log")
+        self._log.entries = []
+        self._put_meta("log_generation", self._log.generation)
+
     def close(self) -> None:
-        """Gives the directory free."""
+        """Gives the directory free; what was not synced is lost, as in a crash."""
+        self._log.close()
         self._reader.close()
         self._db.close()
         os.close(self._lock)
@@ -124,47 +144,94 @@ class Store:
     # --- writing ---
 
     def write(self, records: Sequence[Record]) -> None:
-        """Adds records to the open transaction; they are not durable before ``sync``.
+        """Takes records; they are not durable before ``sync``.
 
         Raises StorageError: the store must not be used any more.
         """
         try:
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN IMMEDIATE")
             for record in records:
                 self._write(record)
         except sqlite3.Error as error:
             raise StorageError(f"cannot write: {error}") from error
 
-    def sync(self) -> None:
-        """Makes everything written so far durable, or nothing of it. Raises StorageError."""
+    def sync_votes(self) -> None:
+        """Makes everything written so far durable except finalized blocks, which may wait.
+
+        Raises StorageError.
+        """
+        if self._urgent:
+            self.sync()
+            return
         try:
+            self._log.sync()
+        except VoteLogError as error:
+            raise StorageError(f"the vote log {error}") from error
+
+    def sync(self) -> None:
+        """Makes everything written so far durable. Raises StorageError."""
+        try:
+            # In this order: what is final rests on votes, and must not be on disk without them.
+            self._log.sync()
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+                self._urgent = False
+                self._forget()
+        except (sqlite3.Error, VoteLogError) as error:
             raise StorageError(f"cannot write: {error}") from error
 
+    def _forget(self) -> None:
+        """What lies below the final view is never needed again, but for the gate of its term."""
+        self._live = {key: live for key, live in self._live.items() if self._is_live(live)}
+        if self._log.size > LOG_BYTES_MAX + 2 * sum(len(v.entry[1]) for v in self._live.values()):
+            self._log.rewrite(live.entry for live in self._live.values())
+            self._put_meta("log_generation", self._log.generation)
+
+    def _is_live(self, live: _Live) -> bool:
+        epoch, final = self._final
+        if live.epoch != epoch:
+            return live.epoch > epoch
+        if isinstance(live.value, Vote):
+            gate = live.view.term == final.term and live.value.kind is VoteKind.NULLIFY
+            return live.view >= final or gate
+        return live.view > final
+
+    def _keep_vote(self, vote: Vote, entry: Entry) -> None:
+        key = (vote.epoch, vote.view, vote.kind)
+        if key in self._live:
+            raise StorageError(f"a second {vote.kind.name} vote for view {vote.view}")
+        self._live[key] = _Live(vote.epoch, vote.view, vote, entry)
+
+    def _keep_block(self, block: Block, entry: Entry) -> None:
+        self._live[block.hash] = _Live(block.header.epoch, block.header.view, block, entry)
+
+    def _keep_certificate(self, c: Certificate, entry: Entry) -> None:
+        self._live[c.kind, c.epoch, c.view] = _Live(c.epoch, c.view, c, entry)
+
     def _write(self, record: Record) -> None:
-        db = self._db
         match record:
             case VoteRecord(vote):
-                db.execute(
-                    "INSERT INTO votes VALUES (?, ?, ?, ?, ?)",
-                    (vote.epoch, *vote.view, int(vote.kind), wire.encode_vote(vote)),
-                )
+                entry = (_VOTE, wire.encode_vote(vote))
+                self._keep_vote(vote, entry)
+                self._log.append(*entry)
             case BlockRecord(block):
-                self._put_block(block)
-                db.execute(
-                    "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?)",
-                    (block.hash, *block.header.view),
-                )
+                entry = (_BLOCK, wire.encode_block(block))
+                self._keep_block(block, entry)
+                self._log.append(*entry)
             case CertificateRecord(c):
-                db.execute(
-                    "INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?)",
-                    (c.epoch, *c.view, int(c.kind), wire.encode_certificate(c)),
-                )
+                entry = (_CERTIFICATE, wire.encode_certificate(c))
+                self._keep_certificate(c, entry)
+                self._log.append(*entry)
             case FinalizedRecord(applied, finalization):
+                self._begin()
                 self._put_finalized(applied, finalization)
+            case _:
+                self._begin()
+                self._urgent = True
+                self._write_rare(record)
+
+    def _write_rare(self, record: Record) -> None:
+        db = self._db
+        match record:
             case IncarnationRecord(incarnation, boot_id):
                 self._put_meta("incarnation", incarnation)
                 self._put_meta("boot_id", boot_id)
@@ -185,45 +252,26 @@ class Store:
                     ),
                 )
 
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+
     def _put_meta(self, name: str, value: int | bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def _put_block(self, block: Block) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO blocks (hash, data) VALUES (?, ?)",
-            (block.hash, wire.encode_block(block)),
-        )
-
     def _put_finalized(self, applied: Applied, finalization: Certificate | None) -> None:
         db, block = self._db, applied.block
-        self._put_block(block)
-        db.execute("DELETE FROM candidates WHERE hash = ?", (block.hash,))
+        known = self._live.get(block.hash)
+        data = known.entry[1] if known else wire.encode_block(block)
         proof = None if finalization is None else wire.encode_certificate(finalization)
         db.execute(
-            "INSERT INTO finalized VALUES (?, ?, ?, ?)",
-            (block.header.height, block.hash, proof, applied.state_hash),
+            "INSERT INTO finalized VALUES (?, ?, ?, ?, ?)",
+            (block.header.height, block.hash, data, proof, applied.state_hash),
         )
         state_tables.write_changes(db, applied.changes)
         self._put_meta("revision", applied.revision)
-        height = block.header.height
-        if finalization is not None and height - self._last_pruned >= PRUNE_EVERY:
-            self._prune(block.header.view)
-            self._last_pruned = height
-
-    def _prune(self, tip: View) -> None:
-        """What lies below the final view is never needed again, but for the gate of its term."""
-        db = self._db
-        db.execute(
-            "DELETE FROM votes WHERE (term, idx) < (?1, ?2) AND NOT (term = ?1 AND kind = ?3)",
-            (*tip, int(VoteKind.NULLIFY)),
-        )
-        db.execute("DELETE FROM certificates WHERE (term, idx) <= (?, ?)", tip)
-        db.execute(
-            "DELETE FROM blocks WHERE hash IN"
-            " (SELECT hash FROM candidates WHERE (term, idx) <= (?, ?))",
-            tip,
-        )
-        db.execute("DELETE FROM candidates WHERE (term, idx) <= (?, ?)", tip)
+        if finalization is not None:
+            self._final = (block.header.epoch, block.header.view)
 
     # --- reading ---
 
@@ -235,30 +283,18 @@ class Store:
             raise StorageError(f"the store does not hold what was written: {error}") from error
 
     def _restore(self) -> Restored:
-        db, cluster = self._db, self._cluster_id
+        db = self._db
         meta = dict(db.execute("SELECT name, value FROM meta"))
         tip, machine = self._restore_state(int(meta.get("revision", 0)))
-        # A nullify vote of the final term closes the gate for all of it, however old it is (R4).
-        votes = db.execute(
-            "SELECT data FROM votes"
-            " WHERE (term, idx) >= (?1, ?2) OR (term = ?1 AND kind = ?3)",
-            (*tip.view, int(VoteKind.NULLIFY)),
-        )
-        certificates = db.execute(
-            "SELECT data FROM certificates WHERE (term, idx) > (?, ?)", tip.view
-        )
-        blocks = db.execute(
-            "SELECT blocks.data FROM candidates JOIN blocks USING (hash)"
-            " WHERE (term, idx) > (?, ?)",
-            tip.view,
-        )
+        # Of a term that a final block is in, an old nullify vote still closes the gate (R4).
+        live = [entry.value for entry in self._live.values() if self._is_live(entry)]
         acknowledged = db.execute("SELECT data FROM acknowledged")
         return Restored(
             tip=tip,
             machine=machine,
-            votes=[wire.decode_vote(data, self._seat) for (data,) in votes],
-            blocks=[wire.decode_block(data, cluster) for (data,) in blocks],
-            certificates=[wire.decode_certificate(data) for (data,) in certificates],
+            votes=[value for value in live if isinstance(value, Vote)],
+            blocks=[value for value in live if isinstance(value, Block)],
+            certificates=[value for value in live if isinstance(value, Certificate)],
             incarnation=int(meta.get("incarnation", 0)),
             acknowledged=[wire.decode_boot_request(data) for (data,) in acknowledged],
             abstain_until_term=int(meta.get("abstain_until_term", 0)),
@@ -267,12 +303,13 @@ class Store:
     def _restore_state(self, revision: int) -> tuple[Tip, Machine]:
         db = self._db
         newest = db.execute(
-            "SELECT height, hash, finalization FROM finalized ORDER BY height DESC LIMIT 1"
+            "SELECT height, hash, data, finalization FROM finalized ORDER BY height DESC LIMIT 1"
         ).fetchone()
         if newest is None:
             return genesis_tip(self._genesis), Machine()
-        height, hash_, finalization = newest
-        block = self._block(hash_)
+        height, hash_, data, finalization = newest
+        block = wire.decode_block(data, self._cluster_id)
+        self._final = (block.header.epoch, block.header.view)
         tip = Tip(
             height,
             hash_,
@@ -288,14 +325,8 @@ class Store:
         )
         return tip, state_tables.read_machine(db, height, revision, tip.time_ms, hashes)
 
-    def _block(self, hash_: bytes) -> Block:
-        row = self._db.execute("SELECT data FROM blocks WHERE hash = ?", (hash_,)).fetchone()
-        if row is None:
-            raise ValueError(f"block {hash_.hex()} is missing")
-        return wire.decode_block(row[0], self._cluster_id)
-
     def blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
-        """``count`` finalized blocks from ``height`` on with the proof that they are final.
+        """``count`` finalized and synced blocks from ``height`` on, with the proof of finality.
 
         At most as many as one message holds. They end at a block that is directly final, a few
         above ``count`` if need be; when none is in reach, the headers up to the next one follow.
@@ -308,8 +339,7 @@ class Store:
 
     def _blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
         rows = self._reader.execute(
-            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
-            " WHERE height >= ? ORDER BY height LIMIT ?",
+            "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_BLOCKS_MAX),
         )
         found: list[Block] = []
@@ -334,8 +364,7 @@ class Store:
     def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
         links: list[Header] = []
         rows: Iterable[tuple[bytes, bytes | None]] = self._reader.execute(
-            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
-            " WHERE height > ? ORDER BY height LIMIT ?",
+            "SELECT data, finalization FROM finalized WHERE height > ? ORDER BY height LIMIT ?",
             (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
         )
         for data, proof in rows:
@@ -348,10 +377,25 @@ class Store:
     def _head(self, shown: Certificate) -> FinalHeader | None:
         """Our newest finalized header, None when ``shown`` is its finalization."""
         data, proof = self._reader.execute(
-            "SELECT blocks.data, finalization FROM finalized JOIN blocks USING (hash)"
+            "SELECT data, finalization FROM finalized"
             " WHERE finalization IS NOT NULL ORDER BY height DESC LIMIT 1"
         ).fetchone()
         final = wire.decode_certificate(proof)
         if final == shown:
             return None
         return FinalHeader(wire.decode_block(data, self._cluster_id).header, final)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """An entry of the vote log that finality has not superseded, decoded and encoded."""
+
+    epoch: int
+    view: View
+    value: Vote | Block | Certificate
+    entry: Entry
+
+
+def log_identity(cluster_id: bytes, seat: int, genesis: bytes) -> bytes:
+    """32 bytes that bind a vote log to its store."""
+    return keccak256(cluster_id + seat.to_bytes(32, "big") + genesis)

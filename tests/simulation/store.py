@@ -2,8 +2,8 @@
 
 ``commit`` is one transaction: all of it or nothing. What is not committed does not exist. Votes,
 blocks and certificates go through the encodings of ``consensus.wire``, as on a real disk. As the
-interface allows, finalized blocks wait in memory for the next transaction that has anything else,
-and a crash loses them.
+interface allows, finalized blocks wait in memory for a transaction of their own, behind votes that
+came after them, and a crash loses them.
 """
 
 from __future__ import annotations
@@ -67,11 +67,9 @@ class SimStore:
         self.votes_ever: set[Vote] = set()  # for the oracle: never pruned
 
     def commit(self, records: list[Record]) -> None:
-        """Makes the records of one output (or several merged ones) durable, or lets them wait."""
-        self.waiting += records
-        if not all(isinstance(record, FinalizedRecord) for record in self.waiting):
-            batch, self.waiting = self.waiting, []
-            self.transact(batch)
+        """Makes the records of one output durable, but lets finalized blocks wait."""
+        self.waiting += [r for r in records if isinstance(r, FinalizedRecord)]
+        self.transact([r for r in records if not isinstance(r, FinalizedRecord)])
 
     def sync(self) -> None:
         """Makes durable what waits."""

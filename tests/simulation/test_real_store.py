@@ -1,4 +1,4 @@
-"""The daemon's SQLite store beside the simulated disk: after every crash both give the same."""
+"""The daemon's store beside the simulated disk: after every crash both give the same."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PairedWorld(World):
 def world(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PairedWorld]:
-    monkeypatch.setattr(storage, "PRUNE_EVERY", 2)
+    monkeypatch.setattr(storage, "LOG_BYTES_MAX", 4096)
     PairedWorld.directory = tmp_path
     world = PairedWorld(scenario.build(request.param, SETTINGS, tuple(GALLERY)))
     yield world
@@ -108,7 +108,7 @@ def test_the_real_store_gives_back_what_the_simulated_one_does(world: PairedWorl
 def test_a_complaint_below_the_final_view_keeps_the_gate_of_its_term_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PRUNE_EVERY", 1)
+    monkeypatch.setattr(storage, "LOG_BYTES_MAX", 0)
     cluster_id, genesis, zero = bytes(32), bytes(32), bytes(32)
     signature = bytes(65)
     complaints = [Vote(NULLIFY, 0, View(t, 1), 1, zero, 1, signature) for t in (1, 2, 3)]

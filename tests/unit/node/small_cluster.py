@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from consensus.validators import Validator, ValidatorSet
 from node.driver import Driver
 from node.network import MessageFrom, NetworkEvent, PeerDown, PeerUp, Priority
 from node.signing import NodeSigner, RecoveringVerifier
-from node.storage import Store
+from node.storage import Store, log_identity
+from node.votelog import VoteLog
 
 CLUSTER = keccak256(b"a cluster of the tests")
 GENESIS = genesis_hash(CLUSTER, 0, bytes(32))
@@ -56,8 +56,10 @@ class Member:
 
     def votes_on_disk(self) -> set[tuple[int, int, int]]:
         """(term, index, kind) of the votes that another process would find."""
-        with sqlite3.connect(self.directory / "cluster.sqlite3") as db:
-            return set(db.execute("SELECT term, idx, kind FROM votes"))
+        log = VoteLog(self.directory, log_identity(CLUSTER, self.seat, GENESIS), 1)
+        log.close()
+        votes = [wire.decode_vote(data, self.seat) for kind, data in log.entries if kind == 1]
+        return {(*vote.view, int(vote.kind)) for vote in votes}
 
 
 class MemoryMesh:

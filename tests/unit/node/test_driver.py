@@ -11,6 +11,7 @@ import trio.testing
 from consensus import wire
 from consensus.commands import Command, Put
 from consensus.machine import Result
+from node import votelog
 from node.driver import SafetyStop
 from node.facade import OutcomeUnknown
 from tests.unit.node.small_cluster import decoded, small_cluster
@@ -107,7 +108,7 @@ async def test_a_superseded_copy_stops_for_good(tmp_path: Path) -> None:
     with pytest.RaisesGroup(SafetyStop, flatten_subgroups=True, allow_unwrapped=True):
         async with small_cluster(tmp_path, FOUR) as cluster:
             older = cluster.members.pop(4)
-            for name in ("cluster.sqlite3", "cluster.sqlite3-wal"):
+            for name in ("cluster.sqlite3", "cluster.sqlite3-wal", *votelog.NAMES):
                 source = older.directory / name
                 if source.exists():
                     target = tmp_path / "copy" / "seat-4"

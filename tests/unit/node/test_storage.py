@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
     BlockRecord,
+    CertificateRecord,
     FinalizedRecord,
     IncarnationRecord,
     Record,
@@ -28,6 +30,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.wire import make_block
+from node import votelog
 from node.storage import StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS
 
@@ -104,10 +107,10 @@ def test_what_was_synced_is_there_again_and_nothing_else(tmp_path: Path) -> None
     assert (restored.incarnation, restored.abstain_until_term) == (4, 9)
 
 
-def test_the_database_refuses_a_second_vote_for_one_view(tmp_path: Path) -> None:
+def test_a_second_vote_for_one_view_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(2, 5))))
-    with pytest.raises(StorageError, match="UNIQUE"):
+    with pytest.raises(StorageError, match="a second NOTARIZE vote"):
         commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(2, 5), b"\2" * 32)))
 
 
@@ -180,6 +183,40 @@ def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
         open_store(tmp_path)
     store.close()
     open_store(tmp_path).close()
+
+
+def test_votes_are_on_disk_before_finalized_blocks_and_are_kept_for_them(tmp_path: Path) -> None:
+    """A crash takes what is final but not synced; what makes it final again must be there."""
+    store, chain = open_store(tmp_path), Chain()
+    commit(store, chain.extend(View(1, 0)))
+    lost = chain.extend(View(1, 1))
+    block = lost.applied.block
+    before = [vote(VoteKind.NOTARIZE, View(1, 1)), vote(VoteKind.FINALIZE, View(1, 1))]
+    after = vote(VoteKind.NOTARIZE, View(1, 2))
+    notarization = replace(finalization(block), kind=VoteKind.NOTARIZE)
+    for records in (
+        [BlockRecord(block), VoteRecord(before[0])],
+        [CertificateRecord(notarization), VoteRecord(before[1])],
+        [lost, VoteRecord(after)],
+    ):
+        store.write(records)
+        store.sync_votes()
+    store.close()
+
+    restored = open_store(tmp_path).restore()
+    assert restored.tip.height == 1
+    assert list(restored.votes) == [*before, after]
+    assert list(restored.certificates) == [notarization]
+    assert [b.hash for b in restored.blocks] == [block.hash]
+
+
+def test_a_vote_log_that_was_taken_away_is_noticed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(2, 5))))
+    store.close()
+    (tmp_path / votelog.NAMES[0]).unlink()
+    with pytest.raises(StorageError, match="missing"):
+        open_store(tmp_path)
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
