@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testnet test test-unit lint types imports contracts bench fuzz clean
+.PHONY: help setup testnet test test-unit lint types imports contracts model bench fuzz clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,13 @@ contracts: setup ## the committed artifact is what the sources give, and the con
 	$(BIN)/python -m contracts.evm.build --check
 	cd contracts/evm && FORGE_SNAPSHOT_CHECK=true node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
 
+model: model/node_modules/.package-lock.json ## the formal model: every rule's story and random searches (SAMPLES=5000 for longer ones)
+	@model/check.sh
+
+model/node_modules/.package-lock.json: model/package-lock.json
+	@cd model && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
 bench: setup ## figures beside etcd, on this machine
 	$(BIN)/python -m bench $(ARGS)
 
@@ -46,5 +53,5 @@ fuzz: setup ## coverage-guided fuzzing of every decoder (FUZZ_SECONDS=60 for eac
 clean: ## stops the testnet and removes what was generated (.venv, .tools, caches)
 	@if [ -f .testnet/testnet.json ]; then $(BIN)/dstack-cluster testnet down; fi
 	rm -rf .venv .tools .testnet .fuzz dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-		.import_linter_cache contracts/evm/node_modules contracts/evm/out contracts/evm/cache
+		.import_linter_cache contracts/evm/node_modules contracts/evm/out contracts/evm/cache model/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
