@@ -2,8 +2,9 @@
 
 Enters: chain clients and their state files; the contract's interface comes from ``contracts``.
 Read membership (the values), rpc (one endpoint), agreement (k of n at finalized blocks), watermark,
-evm (the registry), replay (events proven by the digest), then sender with journal and transactions,
-and registration; abi, eip712, keys and decoding are their alphabet. All errors are ``ChainError``.
+replay (events proven by the digest), evm (the registry), follow (views of who votes), then sender
+with journal and transactions, and registration; abi, eip712, keys and decoding are their alphabet.
+All errors are ``ChainError``.
 """
 
 from chain.abi import ContractAbi
@@ -26,7 +27,18 @@ from chain.errors import (
 )
 from chain.evm import EvmRegistry
 from chain.keys import LocalKey
-from chain.membership import Member, Membership, MemberStatus, Registry
+from chain.membership import (
+    Change,
+    Member,
+    Membership,
+    MemberStatus,
+    PendingRecovery,
+    RecoveryVote,
+    Registry,
+    SetView,
+    Sighting,
+    Voter,
+)
 from chain.registration import NodeRegistrar, purpose_text
 from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
 
@@ -34,6 +46,7 @@ __all__ = [
     "CallReverted",
     "ChainConfigError",
     "ChainError",
+    "Change",
     "ContractAbi",
     "EvmRegistry",
     "FeePolicy",
@@ -47,16 +60,21 @@ __all__ = [
     "NoAgreement",
     "NodeRegistrar",
     "NotDeployed",
+    "PendingRecovery",
     "PinMismatch",
+    "RecoveryVote",
     "Registry",
     "RollbackRefused",
     "RootUnknown",
+    "SetView",
+    "Sighting",
     "TransactionError",
     "TransactionFailed",
     "TransactionReplaced",
     "TransactionSender",
     "TxOutcome",
     "TxState",
+    "Voter",
     "WrongChain",
     "open_reader",
     "purpose_text",

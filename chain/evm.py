@@ -1,4 +1,4 @@
-"""The registry on an EVM chain: snapshots, the founding set, and watching for changes."""
+"""The registry on an EVM chain: snapshots, the founding set, proven events, watching."""
 
 from __future__ import annotations
 
@@ -25,9 +25,17 @@ from chain.errors import (
     RpcFault,
     WrongChain,
 )
+from chain.follow import Follower
 from chain.keys import keccak256
-from chain.membership import Member, Membership, MemberStatus
-from chain.replay import NodeChange, active_members, compressed, node_change, replay
+from chain.membership import (
+    Change,
+    Member,
+    Membership,
+    MemberStatus,
+    PendingRecovery,
+    Sighting,
+)
+from chain.replay import NodeChange, active_members, compressed, node_change, proven
 from chain.rpc import RpcEndpoint
 
 PAGE_SEATS = 100
@@ -109,26 +117,34 @@ class EvmRegistry:
         launch = await self.reader.header_at(block_number)
         if launch is None:
             raise BadChainData(f"the block of the launch, {block_number}, is not there")
-        seats = await self._proven_seats(block_number, version, digest)
-        members = active_members(seats)
+        members = active_members(await self.proven_changes(Change(block_number, version, digest)))
         if sum(member.weight for member in members) != weight:
             raise BadChainData(f"the weights at the launch do not add up to {weight}")
-        self._genesis = self._membership(launch, version, digest, members)
+        self._genesis = Membership(
+            chain_id=self.chain_id,
+            contract=self.contract,
+            block_number=launch.number,
+            block_hash=launch.hash,
+            block_time_s=launch.time_s,
+            prev_randao=launch.prev_randao,
+            version=version,
+            digest=digest,
+            members=members,
+        )
         return self._genesis
 
-    async def watch(self) -> AsyncIterator[Membership]:
-        """Yields a membership at once and then at every change of it, until cancelled.
+    async def watch(self) -> AsyncIterator[Sighting]:
+        """Yields a sighting at once and then at every new finalized block, until cancelled.
 
-        A change is another version or any other field of a member (endpoint, lease); the block
-        advancing alone is none. Endpoints that fail or disagree for a while only delay it.
+        Endpoints that fail or disagree for a while only delay it.
 
         Raises:
             FinalityAlarm, PinMismatch, WrongChain: going on would be wrong.
         """
-        told: Membership | None = None
+        follower = Follower(self)
         while True:
             try:
-                now = await self.snapshot()
+                seen = await follower.look()
                 self.last_error = None
             except (FinalityAlarm, PinMismatch, WrongChain) as error:
                 self.last_error = error
@@ -139,9 +155,8 @@ class EvmRegistry:
                     _log.warning("chain.waiting", reason=str(error))
                 self.last_error = error
             else:
-                if told is None or (now.version, now.members) != (told.version, told.members):
-                    told = now
-                    yield now
+                if seen is not None:
+                    yield seen
             await trio.sleep(self._poll_interval_s)
 
     # ------------------------------------------------------------------ further reads
@@ -196,14 +211,20 @@ class EvmRegistry:
     # ------------------------------------------------------------------ inner parts
 
     async def _snapshot_at(self, header: Header) -> Membership:
-        version_of, digest_of, page = map(self._view, ("version", "digest", "page"))
-        raw_version, raw_digest, raw_page = await self._read(
+        words = [self._view(name) for name in ("version", "digest", "lastChange")]
+        pending_of, root_of, page = map(self._view, ("pendingRecovery", "root", "page"))
+        guessed = [] if self.newest is None else [epoch for epoch, _ in self.newest.roots]
+        *raw, raw_pending, raw_page = await self._read(
             header,
-            [version_of.encode(), digest_of.encode(), page.encode(1, PAGE_SEATS)],
+            [f.encode() for f in words]
+            + [root_of.encode(epoch) for epoch in guessed]
+            + [pending_of.encode(), page.encode(1, PAGE_SEATS)],
             PAGE_BYTES_MAX,
         )
-        (version,) = version_of.decode(raw_version)
-        (digest,) = digest_of.decode(raw_digest)
+        (version,), (digest,), changed = (
+            f.decode(value) for f, value in zip(words, raw, strict=False)
+        )
+        ends = [root_of.decode(value)[1] for value in raw[len(words) :]]
         members: list[Member] = []
         following = self._page(page, raw_page, 1, members)
         pages = 1
@@ -216,10 +237,41 @@ class EvmRegistry:
             )
             following = self._page(page, raw_page, following, members)
             pages += 1
+        roots = await self._roots(header, members, dict(zip(guessed, ends, strict=True)))
         await self.reader.watermark.advance(header.number, header.hash, version=version)
-        membership = self._membership(header, version, digest, tuple(members))
+        pending, recoveries = _pending(pending_of.decode(raw_pending))
+        membership = Membership(
+            chain_id=self.chain_id,
+            contract=self.contract,
+            block_number=header.number,
+            block_hash=header.hash,
+            block_time_s=header.time_s,
+            prev_randao=header.prev_randao,
+            version=version,
+            digest=digest,
+            members=tuple(members),
+            last_change=_last_change(Change(*changed), header, version),
+            roots=roots,
+            recoveries=recoveries,
+            pending_recovery=pending,
+        )
         self.newest = membership
         return membership
+
+    async def _roots(
+        self, header: Header, members: Sequence[Member], known: dict[int, int]
+    ) -> tuple[tuple[int, int], ...]:
+        """The ends of the roots behind the active members; ``known`` were read at this block."""
+        root_of = self._view("root")
+        active = {m.root_epoch for m in members if m.status is MemberStatus.ACTIVE}
+        missing = sorted(active - set(known))
+        if missing:
+            raw = await self._read(
+                header, [root_of.encode(epoch) for epoch in missing], WORDS_BYTES_MAX
+            )
+            for epoch, value in zip(missing, raw, strict=True):
+                known[epoch] = root_of.decode(value)[1]
+        return tuple((epoch, known[epoch]) for epoch in sorted(active))
 
     def _page(self, page: FunctionAbi, raw: bytes, first: int, members: list[Member]) -> int:
         rows, following = page.decode(raw)
@@ -253,42 +305,40 @@ class EvmRegistry:
             owner=bytes.fromhex(owner[2:]),
         )
 
-    def _membership(
-        self, header: Header, version: int, digest: bytes, members: tuple[Member, ...]
-    ) -> Membership:
-        return Membership(
-            chain_id=self.chain_id,
-            contract=self.contract,
-            block_number=header.number,
-            block_hash=header.hash,
-            block_time_s=header.time_s,
-            prev_randao=header.prev_randao,
-            version=version,
-            digest=digest,
-            members=members,
-        )
+    async def proven_changes(self, up_to: Change, since: Change | None = None) -> list[NodeChange]:
+        """All node changes up to a known state of the registry, in order, proven by its digest.
 
-    async def _proven_seats(
-        self, to_block: int, version: int, digest: bytes
-    ) -> dict[int, NodeChange]:
+        Any endpoint's events will do: those that do not give the digest are thrown away and the
+        endpoint is named.
+
+        Args:
+            since: a known state to start after, instead of at the deployment.
+
+        Raises:
+            NoAgreement: no endpoint has them.
+        """
+        first_block = self._deploy_block if since is None else since.block_number
         failures: dict[str, str] = {}
         for endpoint in self.reader.endpoints:
             try:
-                return replay(await self._changes(endpoint, to_block), version, digest)
+                found = await self._changes(endpoint, first_block, up_to.block_number)
+                return proven(found, up_to.version, up_to.digest, since)
             except BadChainData as error:
                 self.reader.accuse(endpoint, f"events: {error}")
                 failures[endpoint.name] = str(error)
             except (EndpointError, RpcFault) as error:
                 failures[endpoint.name] = str(error)
-        raise NoAgreement("events up to the launch", 1, failures)
+        raise NoAgreement(f"events up to version {up_to.version}", 1, failures)
 
-    async def _changes(self, endpoint: RpcEndpoint, to_block: int) -> list[NodeChange]:
+    async def _changes(
+        self, endpoint: RpcEndpoint, first_block: int, last_block: int
+    ) -> list[NodeChange]:
         event = self.abi.event("NodeChanged")
         address, topic = "0x" + self.contract.hex(), "0x" + event.topic.hex()
         found: list[Log] = []
-        start, span = self._deploy_block, LOG_BLOCKS
-        while start <= to_block:
-            end = min(start + span - 1, to_block)
+        start, span = first_block, LOG_BLOCKS
+        while start <= last_block:
+            end = min(start + span - 1, last_block)
             query = {
                 "address": address,
                 "topics": [topic],
@@ -323,6 +373,22 @@ class EvmRegistry:
 
     def _view(self, name: str) -> FunctionAbi:
         return self.abi.function(name)
+
+
+def _last_change(change: Change, header: Header, version: int) -> Change | None:
+    if change.version == 0:
+        return None
+    if change.block_number > header.number or change.version > version:
+        raise BadChainData(f"the last change, version {change.version}, lies in the future")
+    return change
+
+
+def _pending(fields: Sequence[Any]) -> tuple[PendingRecovery | None, int]:
+    """The recovery that waits, and how many were opened."""
+    _round, epoch, height, ready_at_s, block_hash, opened = fields
+    if ready_at_s == 0:
+        return None, opened
+    return PendingRecovery(epoch, height, block_hash, ready_at_s), opened
 
 
 def usable_endpoint(text: bytes) -> str:

@@ -42,8 +42,32 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """The registry right after a change: block, version, rolling digest (32 bytes)."""
+
+    block_number: int
+    version: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRecovery:
+    """A recovery that has its majority and waits until ``ready_at_s`` (Unix) for objections."""
+
+    epoch: int
+    height: int
+    block_hash: bytes
+    ready_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
-    """All seats at one block; ``members`` is sorted by seat."""
+    """All seats at one block; ``members`` is sorted by seat.
+
+    ``last_change`` is the newest change of who votes, by which key or weight; None before the
+    first. ``roots`` holds, per epoch of a KMS root that active members were certified under, the
+    Unix second at which it ends (0: revoked). ``recoveries`` is how many were opened so far.
+    """
 
     chain_id: int
     contract: bytes
@@ -54,6 +78,10 @@ class Membership:
     version: int
     digest: bytes
     members: tuple[Member, ...]
+    last_change: Change | None = None
+    roots: tuple[tuple[int, int], ...] = ()
+    recoveries: int = 0
+    pending_recovery: PendingRecovery | None = None
 
     def member(self, seat: int) -> Member | None:
         """The member with that seat number, or None."""
@@ -62,6 +90,71 @@ class Membership:
     def active(self) -> tuple[Member, ...]:
         """Members that have a live node."""
         return tuple(m for m in self.members if m.status is MemberStatus.ACTIVE)
+
+    def speaks(self, seat: int, node_key: bytes) -> bool:
+        """Whether the node with that key may speak for the seat at this block.
+
+        It is on the seat, its lease runs, and the KMS root behind it is live: what ``sweep`` of the
+        contract asks, before anybody has swept.
+        """
+        row = self.member(seat)
+        if row is None or row.status is not MemberStatus.ACTIVE or row.node_key != node_key:
+            return False
+        root_ends_s = dict(self.roots).get(row.root_epoch, 0)
+        return self.block_time_s < min(row.lease_expires_s, root_ends_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """A seat that votes, with the node that sits on it; the key is compressed (33 bytes)."""
+
+    seat: int
+    weight: int
+    node_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetView:
+    """Who votes since a block, which is the last one so far that changed it.
+
+    The same on every node, whichever later block it looked at. ``version`` and ``digest`` are the
+    registry's right after the change; ``voters`` are sorted by seat.
+    """
+
+    block_number: int
+    block_hash: bytes
+    prev_randao: bytes
+    version: int
+    digest: bytes
+    voters: tuple[Voter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryVote:
+    """What seat owners decided for a cluster without a quorum: ``epoch`` goes on at a block of it.
+
+    ``height`` and ``block_hash`` name the cluster's own block; ``view`` is the registry when the
+    vote was carried out.
+    """
+
+    epoch: int
+    height: int
+    block_hash: bytes
+    view: SetView
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a look at a new finalized block showed.
+
+    ``changed``: the membership differs in more than its block from the last one. ``views`` and
+    ``recoveries`` are new since then, oldest first.
+    """
+
+    membership: Membership
+    changed: bool
+    views: tuple[SetView, ...]
+    recoveries: tuple[RecoveryVote, ...]
 
 
 class Registry(Protocol):
@@ -82,6 +175,6 @@ class Registry(Protocol):
         """
         ...
 
-    def watch(self) -> AsyncIterator[Membership]:
-        """Yields a membership at once and then at every change, until cancelled."""
+    def watch(self) -> AsyncIterator[Sighting]:
+        """Yields a sighting at once and then at every new finalized block, until cancelled."""
         ...

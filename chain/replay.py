@@ -6,14 +6,14 @@ events may come from anybody: one withheld, altered, added or reordered event gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from chain.abi import EventAbi
 from chain.decoding import Log
 from chain.errors import BadChainData
 from chain.keys import keccak256
-from chain.membership import Member, MemberStatus
+from chain.membership import Change, Member, MemberStatus, Voter
 
 ZERO_KEY = bytes(32)
 VERSIONS_MAX = 200_000
@@ -69,42 +69,79 @@ def next_digest(digest: bytes, change: NodeChange) -> bytes:
     )
 
 
-def replay(changes: Iterable[NodeChange], version: int, digest: bytes) -> dict[int, NodeChange]:
-    """The last change of each seat up to ``version``, proven by ``digest``.
+def proven(
+    changes: Iterable[NodeChange], version: int, digest: bytes, since: Change | None = None
+) -> list[NodeChange]:
+    """The changes up to ``version`` in order, proven by ``digest``.
 
     Args:
-        changes: in any order; later versions may be among them.
+        changes: in any order; later and earlier versions may be among them.
+        since: start after this one, instead of at the first change of all.
 
     Raises:
         BadChainData: a version is missing or twice there, or the digest differs.
     """
-    if not 0 <= version <= VERSIONS_MAX:
-        raise BadChainData(f"version {version} of the registry, at most {VERSIONS_MAX} expected")
+    first, rolling = (0, bytes(32)) if since is None else (since.version, since.digest)
+    if not 0 <= version - first <= VERSIONS_MAX:
+        raise BadChainData(
+            f"version {version} of the registry, {first} to {first + VERSIONS_MAX} expected"
+        )
     by_version: dict[int, NodeChange] = {}
     for change in changes:
-        if change.version > version:
+        if not first < change.version <= version:
             continue
         if change.version in by_version:
             raise BadChainData(f"two node changes of version {change.version}")
         by_version[change.version] = change
-    rolling = bytes(32)
-    seats: dict[int, NodeChange] = {}
-    for number in range(1, version + 1):
+    ordered = []
+    for number in range(first + 1, version + 1):
         found = by_version.get(number)
         if found is None:
             raise BadChainData(f"the node change of version {number} is missing")
         rolling = next_digest(rolling, found)
-        seats[found.seat] = found
+        ordered.append(found)
     if rolling != digest:
         raise BadChainData(
             f"events give digest 0x{rolling.hex()} at version {version},"
             f" the registry says 0x{digest.hex()}"
         )
-    return seats
+    return ordered
 
 
-def active_members(seats: dict[int, NodeChange]) -> tuple[Member, ...]:
-    """The active seats as members, sorted; what events do not hold is empty in them."""
+def set_changes(
+    changes: Iterable[NodeChange], since: Change, voters: Mapping[int, Voter]
+) -> list[tuple[Change, tuple[Voter, ...]]]:
+    """Each block that changed who votes: the registry after its last such change, and the voters.
+
+    Args:
+        changes: proven, in order.
+        since, voters: the registry before them, and who voted then.
+    """
+    now = dict(voters)
+    digest = since.digest
+    found: dict[int, tuple[Change, tuple[Voter, ...]]] = {}
+    for change in changes:
+        digest = next_digest(digest, change)
+        voter = None
+        if change.status == MemberStatus.ACTIVE:
+            key = compressed(change.key_x, change.key_odd)
+            voter = Voter(change.seat, change.weight, key)
+        if now.get(change.seat) == voter:
+            continue
+        if voter is None:
+            del now[change.seat]
+        else:
+            now[change.seat] = voter
+        found[change.block_number] = (
+            Change(change.block_number, change.version, digest),
+            tuple(voter for _, voter in sorted(now.items())),
+        )
+    return list(found.values())
+
+
+def active_members(changes: Iterable[NodeChange]) -> tuple[Member, ...]:
+    """The seats that are active after all changes, sorted; what events do not hold is empty."""
+    seats = {change.seat: change for change in changes}
     return tuple(
         Member(
             seat=change.seat,

@@ -6,6 +6,7 @@ measured anchor that ``run`` takes: which chain, which contract, since which blo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,31 @@ class RegistryOwner:
     async def launch(self) -> TxOutcome:
         """Fixes the active seats as the set of epoch 0, once."""
         return await self._call("launch")
+
+    async def revoke_root(self, epoch: int) -> TxOutcome:
+        """As the guardian: nodes whose app key was certified under this root lose their say."""
+        return await self._call("revokeRoot", epoch)
+
+    async def vote_recovery(
+        self, seat: int, epoch: int, height: int, block_hash: bytes
+    ) -> TxOutcome:
+        """As the seat's owner: votes that a cluster without a quorum goes on in ``epoch``.
+
+        Args:
+            height, block_hash: the cluster's own block, what survivors show as their newest final
+                one. What was final above it is lost. Epoch 0 withdraws the vote.
+        """
+        return await self._call("voteRecovery", seat, epoch, height, block_hash)
+
+    async def recover(
+        self, epoch: int, height: int, block_hash: bytes, seats: Sequence[int]
+    ) -> TxOutcome:
+        """Announces a recovery that these seats voted for; after its delay, opens it."""
+        return await self._call("recover", epoch, height, block_hash, sorted(set(seats)))
+
+    async def veto_recovery(self) -> TxOutcome:
+        """As the guardian or owner: voids all votes for a recovery."""
+        return await self._call("vetoRecovery")
 
     async def wait_final(self, poll_interval_s: float = 0.25) -> None:
         """Waits until every transaction that this object sent lies below the finalized block."""

@@ -10,6 +10,7 @@ import gc
 import secrets
 import signal
 from collections.abc import Iterable
+from contextlib import aclosing
 
 import structlog
 import trio
@@ -37,7 +38,8 @@ from contracts import artifact
 from node import api
 from node.config import Config, ConfigError, check_startable
 from node.driver import Driver, SafetyStop
-from node.network import Mesh, NetworkError, PeerAddress
+from node.membership import MembershipFeed
+from node.network import Mesh, NetworkError
 from node.seat import SeatKeeper
 from node.service import URLS_PREFIX, NodeService
 from node.signing import NodeSigner, RecoveringVerifier
@@ -165,16 +167,16 @@ async def _serve(service: NodeService) -> None:
         seat=seat,
         listen=config.node.listen,
     )
-    members = _MeshMembers(service, mesh)
+    service.feed = feed = MembershipFeed(cluster_id, seat, mesh, service.changed)
     service.keeper = keeper = SeatKeeper(
         registry,
         NodeRegistrar(registry, sender),
         identity,
         seat,
         config.node.endpoint,
-        members.follow,
+        feed.saw,
     )
-    async with trio.open_nursery() as nursery:
+    async with aclosing(reader), trio.open_nursery() as nursery:
         await nursery.start(mesh.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.recover)
@@ -182,7 +184,6 @@ async def _serve(service: NodeService) -> None:
         await keeper.wait_registered()
         genesis = await _wait_for_genesis(service, registry)
         service.validators = validators = founding_set(genesis, cluster_id)
-        members.follow_again()
         row = next((v for v in validators.validators if v.seat == seat), None)
         if row is None or row.node_key != identity.node_key:
             service.phase = (
@@ -197,7 +198,7 @@ async def _run_core(
     service: NodeService, validators: ValidatorSet, cluster_id: bytes, genesis: Membership
 ) -> None:
     config, identity, mesh = service.config, service.identity, service.mesh
-    assert identity is not None and mesh is not None
+    assert identity is not None and mesh is not None and service.feed is not None
     parent = genesis_hash(cluster_id, validators.epoch, genesis.digest)
     store = Store(
         config.node.state_dir, cluster_id=cluster_id, seat=config.node.seat, genesis=parent
@@ -230,6 +231,7 @@ async def _run_core(
             on_links=service.changed,
         )
         service.driver = driver
+        service.feed.attach(driver.tell, validators)
         _log.info(
             "core_started",
             height=restored.tip.height,
@@ -248,38 +250,6 @@ async def _run_core(
             raise
     finally:
         store.close()
-
-
-class _MeshMembers:
-    """Gives the mesh whom to link with: members of the set whose row is live, where they are now.
-
-    A seat that the registry no longer shows as live, or shows with another key, is cut off at
-    once; its weight stays in the total until the epoch changes.
-    """
-
-    def __init__(self, service: NodeService, mesh: Mesh) -> None:
-        self._service = service
-        self._mesh = mesh
-        self._newest: Membership | None = None
-
-    def follow(self, membership: Membership) -> None:
-        """A new membership from the registry."""
-        self._newest = membership
-        self.follow_again()
-
-    def follow_again(self) -> None:
-        """The validator set changed."""
-        if self._newest is None:
-            return
-        validators = self._service.validators
-        own = self._service.config.node.seat
-        addresses = []
-        for member in self._newest.active():
-            known = validators is None or validators.keys.get(member.seat) == member.node_key
-            if member.seat != own and known:
-                addresses.append(PeerAddress(member.seat, member.node_key, member.endpoint))
-        self._mesh.set_members(addresses)
-        self._service.changed()
 
 
 async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Membership:
@@ -309,9 +279,7 @@ def founding_set(genesis: Membership, cluster_id: bytes) -> ValidatorSet:
         validators=tuple(
             Validator(member.seat, member.weight, member.node_key) for member in genesis.active()
         ),
-        seed=epoch_seed(
-            chain_seed(cluster_id, genesis.block_hash, genesis.prev_randao), 0
-        ),
+        seed=epoch_seed(chain_seed(cluster_id, genesis.block_hash, genesis.prev_randao), 0),
     )
 
 

@@ -137,6 +137,10 @@ class Driver:
             raise OutcomeUnknown(f"no commit was seen within {timeout_s:g} s")
         return waiter.result
 
+    def tell(self, event: Event) -> None:
+        """Gives the core an event that comes from neither the network nor a client."""
+        self._put(event)
+
     def step_down(self) -> None:
         """Gives up leadership, if this node has it."""
         self._put(StepDown())

@@ -82,7 +82,9 @@ class NodeFacade(Protocol):
         complaints (seat to reason code), mempool, evidence, leader_changes, commits. Network:
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
-        endpoints: [...]}.
+        endpoints: [...]}. Membership: membership {chain_block (of the registry's newest set),
+        pending (None, or its seats that are joining, leaving, changing), revoked, recoveries};
+        alarms (list of what an operator must look at).
         """
         ...
 

@@ -23,6 +23,9 @@ dstack_cluster_incarnation                 gauge    boot number of this seat
 dstack_cluster_uptime_seconds              gauge    age of the process
 dstack_cluster_ready                       gauge    1 while linearizable requests are served
 dstack_cluster_state{state=}               gauge    1 for the present state, 0 for the others
+dstack_cluster_alarms                      gauge    things an operator must look at (status: alarms)
+dstack_cluster_seats_revoked               gauge    members whose votes do not count any more
+dstack_cluster_membership_pending          gauge    1 while the registry shows another set
 dstack_cluster_insecure{mode=}             gauge    1 for each weaker mode switched on
 dstack_cluster_chain_finalized_block       gauge    newest finalized block seen on the chain
 dstack_cluster_chain_finalized_age_seconds gauge    age of that block
@@ -101,6 +104,17 @@ class StatusCollector(Collector):
         for name in STATES:
             state.add_metric([name], float(status.get("state") == name))
         yield state
+        membership = status.get("membership") or {}
+        for name, found, text in (
+            ("alarms", status.get("alarms"), "Things an operator must look at"),
+            ("seats_revoked", membership.get("revoked"), "Members whose votes do not count"),
+        ):
+            value = float(len(found or ()))
+            yield GaugeMetricFamily(PREFIX + name, text, value=value)
+        pending = float(membership.get("pending") is not None)
+        yield GaugeMetricFamily(
+            PREFIX + "membership_pending", "1 while another set waits to vote", value=pending
+        )
         insecure = GaugeMetricFamily(
             PREFIX + "insecure", "1 for each weaker mode switched on", labels=["mode"]
         )

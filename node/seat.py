@@ -18,6 +18,7 @@ from chain import (
     MemberStatus,
     NodeRegistrar,
     PinMismatch,
+    Sighting,
     WrongChain,
 )
 
@@ -34,7 +35,7 @@ class SeatKeeper:
         registry, registrar: reading and writing.
         identity: the key that the row must show.
         seat, endpoint: what the row must say.
-        on_membership: called with every new membership.
+        on_sighting: called with what every new finalized block shows.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class SeatKeeper:
         identity: NodeIdentity,
         seat: int,
         endpoint: str,
-        on_membership: Callable[[Membership], None],
+        on_sighting: Callable[[Sighting], None],
     ) -> None:
         self.membership: Membership | None = None
         self.alarm = ""  # the chain must not be followed any further
@@ -55,7 +56,7 @@ class SeatKeeper:
         self._identity = identity
         self._seat = seat
         self._endpoint = endpoint
-        self._on_membership = on_membership
+        self._on_sighting = on_sighting
         self._changed = trio.Event()
         self._registered = trio.Event()
         self._log = structlog.get_logger("node.seat")
@@ -65,11 +66,13 @@ class SeatKeeper:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep)
             try:
-                async for membership in self._registry.watch():
-                    self.membership = membership
-                    self._on_membership(membership)
-                    self._changed.set()
-                    self._changed = trio.Event()
+                async for seen in self._registry.watch():
+                    # Also when nothing changed: the lease runs by the time of the newest block.
+                    self.membership = seen.membership
+                    self._on_sighting(seen)
+                    if seen.changed:
+                        self._changed.set()
+                        self._changed = trio.Event()
             except (FinalityAlarm, PinMismatch, WrongChain) as error:
                 # Membership changes end here; the cluster goes on with the set it has.
                 self.alarm = str(error)
@@ -82,9 +85,9 @@ class SeatKeeper:
     async def _keep(self) -> None:
         pause_s = RETRY_S_MIN
         while True:
-            membership = self.membership
+            membership, changed = self.membership, self._changed
             if membership is None:
-                await self._changed.wait()
+                await changed.wait()
                 continue
             try:
                 todo = await self._todo(membership)
@@ -99,8 +102,7 @@ class SeatKeeper:
                     self.transactions += 1
                     pause_s = RETRY_S_MIN
                     # Judged again when the registry shows it, not from the row of before.
-                    while self.membership is membership:
-                        await self._changed.wait()
+                    await changed.wait()
                     continue
             except InsufficientFunds as error:
                 self._complain(f"cannot pay for the registration: {error}")
@@ -109,7 +111,7 @@ class SeatKeeper:
                 self._complain(str(error))
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             with trio.move_on_after(pause_s):
-                await self._changed.wait()
+                await changed.wait()
 
     def _complain(self, text: str) -> None:
         if text != self.trouble:

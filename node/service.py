@@ -29,6 +29,7 @@ from node.facade import (
     Unavailable,
     Write,
 )
+from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
 
@@ -48,6 +49,7 @@ class NodeService:
         self.registry: EvmRegistry | None = None
         self.keeper: SeatKeeper | None = None
         self.mesh: Mesh | None = None
+        self.feed: MembershipFeed | None = None
         self.validators: ValidatorSet | None = None
         self.driver: Driver | None = None
         self.halted = ""
@@ -93,6 +95,8 @@ class NodeService:
             "instance_id": self.identity.instance_id.hex() if self.identity else None,
             "node_key": self.identity.node_key.hex() if self.identity else None,
             "chain": self._chain(),
+            "membership": self.feed.status() if self.feed else None,
+            "alarms": self.alarms(),
             "uptime_s": int(time.monotonic() - self._started),
             "refused": dict(self.mesh.refused) if self.mesh else {},
             "refused_handshakes": sum(self.mesh.refused.values()) if self.mesh else 0,
@@ -131,6 +135,13 @@ class NodeService:
             "bad_messages": driver.bad_messages,
             "commits": self.commits,
         }
+
+    def alarms(self) -> list[str]:
+        """What an operator must look at now, one line each."""
+        found = [f"halted: {self.halted}"] if self.halted else []
+        if self.keeper is not None and self.keeper.alarm:
+            found.append(f"the chain must not be followed any further: {self.keeper.alarm}")
+        return found + (self.feed.alarms() if self.feed is not None else [])
 
     def _waiting_for(self) -> str:
         if self.keeper is not None and self.keeper.trouble:

@@ -33,6 +33,8 @@ from chain import (
     PinMismatch,
     RollbackRefused,
     RootUnknown,
+    SetView,
+    Sighting,
     TransactionFailed,
     TransactionReplaced,
     TransactionSender,
@@ -40,6 +42,7 @@ from chain import (
     open_reader,
     purpose_text,
 )
+from chain.follow import Follower
 from chain.keys import keccak256
 from chain.registration import owner_authorization
 from chain.rpc import RpcEndpoint
@@ -47,6 +50,7 @@ from chain.transactions import Transaction, sign
 from contracts import artifact
 from deploy.contract import (
     PUBLIC_SIMULATOR_ROOTS,
+    RECOVERY_DELAY_S,
     Deployment,
     RegistryOwner,
     deploy_registry,
@@ -373,14 +377,124 @@ async def test_a_watcher_hears_of_a_change_once_it_is_final(chain: Chain) -> Non
     found = await cluster(chain, seats=1)
     await found.owner.wait_final()
     watcher = found.registry.watch()
-    first = await anext(watcher)
+    first = (await anext(watcher)).membership
     assert [m.weight for m in first.members] == [1]
     await found.owner.set_weight(1, 5)
-    second = await anext(watcher)
-    assert [m.weight for m in second.members] == [5]
-    assert second.block_number > first.block_number
+    second = await changed(watcher)
+    assert [m.weight for m in second.membership.members] == [5]
+    assert second.membership.block_number > first.block_number
+    assert second.views == (), "nobody sits on the seat"
     assert found.registry.status()["endpoints"][0]["ok"] is True
     await watcher.aclose()
+
+
+async def changed(watcher: AsyncIterator[Sighting]) -> Sighting:
+    """The next sighting that is more than a new block."""
+    async for seen in watcher:
+        if seen.changed:
+            return seen
+    raise AssertionError("the watcher ended")
+
+
+async def register(
+    found: Cluster,
+    seat: int,
+    name: str,
+    incarnation: int = 1,
+    until: TxState = TxState.INCLUDED,
+) -> TestIdentity:
+    await bind(found, seat, name)
+    node = identity(found.deployment, seat, name)
+    await found.registrar.register(node, seat, endpoint(seat), incarnation, until=until)
+    return node
+
+
+async def test_every_node_sees_the_same_sets_however_often_it_looks(chain: Chain) -> None:
+    found = await cluster(chain, seats=2)
+    await found.owner.wait_final()
+    often, seldom = (chain.registry(found.deployment) for _ in range(2))
+    views: list[SetView] = []
+
+    async def follow(registry: EvmRegistry, until_version: int) -> list[SetView]:
+        told = []
+        async for seen in registry.watch():
+            told += seen.views
+            if seen.membership.version >= until_version:
+                return told
+        return told
+
+    lazy = Follower(seldom)
+    await lazy.look()
+
+    async def keep() -> None:
+        views.extend(await follow(often, 9))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        one = await register(found, 1, "node1")
+        await found.owner.grant_seat(LocalKey(keccak256(b"w3")).address, 3)
+        two = await register(found, 2, "node2")
+        await found.owner.set_weight(2, 7)
+        await register(found, 1, "node1", incarnation=2)  # the same key: no change of the set
+        other = await register(found, 1, "a new machine", incarnation=3)
+        await found.owner.deactivate(2)
+    seen = await lazy.look()
+    assert list(seen.views) == views
+    assert [[(v.seat, v.weight, v.node_key) for v in view.voters] for view in views] == [
+        [(1, 1, one.node_key)],
+        [(1, 1, one.node_key), (2, 2, two.node_key)],
+        [(1, 1, one.node_key), (2, 7, two.node_key)],
+        [(1, 1, other.node_key), (2, 7, two.node_key)],
+        [(1, 1, other.node_key)],
+    ]
+    (newest,) = (await Follower(chain.registry(found.deployment)).look()).views
+    assert newest == views[-1]
+
+
+async def test_nodes_of_a_revoked_root_lose_their_say_before_anybody_sweeps(chain: Chain) -> None:
+    found = await cluster(chain, seats=1)
+    node = await register(found, 1, "node1", until=TxState.FINAL)
+    watcher = found.registry.watch()
+    before = (await anext(watcher)).membership
+    assert before.speaks(1, node.node_key)
+    await found.owner.revoke_root(1)
+    after = await changed(watcher)
+    assert after.membership.version == before.version and after.views == ()
+    assert not after.membership.speaks(1, node.node_key)
+    await watcher.aclose()
+
+
+async def test_a_recovery_is_voted_announced_and_opened(chain: Chain) -> None:
+    found = await cluster(chain, seats=2)
+    for seat in (1, 2):
+        await register(found, seat, f"node{seat}")
+    await found.owner.launch()
+    # Seat 2 alone has the majority: weights are 1 and 2.
+    voter = RegistryOwner(chain.sender(LocalKey(keccak256(b"w2"))), found.deployment.contract)
+    await found.owner.deactivate(1)
+    with pytest.raises(CallReverted, match=r"NoMajority\(0, 3\)"):
+        await voter.recover(1, 77, b"h" * 32, [2])
+    await voter.vote_recovery(2, 1, 77, b"h" * 32)
+    await voter.recover(1, 77, b"h" * 32, [2])
+    await voter.wait_final()
+    watcher = found.registry.watch()
+    seen = await anext(watcher)
+    pending = seen.membership.pending_recovery
+    assert pending is not None and seen.recoveries == ()
+    assert (pending.epoch, pending.height, pending.block_hash) == (1, 77, b"h" * 32)
+    with pytest.raises(CallReverted, match="TooEarly"):
+        await voter.recover(1, 77, b"h" * 32, [2])
+    await chain.rpc.call("evm_increaseTime", [RECOVERY_DELAY_S])
+    await voter.recover(1, 77, b"h" * 32, [2])
+    (vote,) = (await changed(watcher)).recoveries
+    assert (vote.epoch, vote.height, vote.block_hash) == (1, 77, b"h" * 32)
+    assert [v.seat for v in vote.view.voters] == [2]
+    await watcher.aclose()
+
+    # Its set stands, whatever comes later and whoever asks then.
+    await register(found, 1, "node1", incarnation=9, until=TxState.FINAL)
+    (again,) = (await Follower(chain.registry(found.deployment)).look()).recoveries
+    assert again == vote
 
 
 async def test_many_seats_come_in_pages(chain: Chain) -> None:

@@ -20,7 +20,8 @@ from chain.abi import ContractAbi
 from chain.errors import BadChainData, ChainConfigError
 from chain.evm import usable_endpoint
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
-from chain.replay import NodeChange, active_members, next_digest, replay
+from chain.membership import Change
+from chain.replay import NodeChange, active_members, next_digest, proven
 from chain.transactions import Transaction, contract_address, rlp, sign
 
 SECRET = keccak256(b"a key of this test")
@@ -270,13 +271,24 @@ def digest_of(listed: list[NodeChange]) -> bytes:
     return rolling
 
 
-def test_a_whole_replay_gives_the_last_change_of_each_seat() -> None:
+def test_a_proven_history_is_in_order_and_its_last_rows_are_the_members() -> None:
     listed = changes(7)
-    seats = replay(reversed(listed), 6, digest_of(listed[:6]))
-    assert {seat: change.version for seat, change in seats.items()} == {1: 6, 2: 4, 3: 5}
-    assert [member.seat for member in active_members(seats)] == [1, 2]
-    assert replay([], 0, bytes(32)) == {}
+    ordered = proven(reversed(listed), 6, digest_of(listed[:6]))
+    assert ordered == listed[:6]
+    assert [member.seat for member in active_members(ordered)] == [1, 2]
+    assert proven([], 0, bytes(32)) == []
     assert next_digest(bytes(32), listed[0]) == digest_of(listed[:1])
+
+
+def test_a_history_is_proven_from_a_known_state_on() -> None:
+    listed = changes(7)
+    since = Change(1, 2, digest_of(listed[:2]))
+    assert proven(listed, 5, digest_of(listed[:5]), since) == listed[2:5]
+    assert proven([], 2, since.digest, since) == []
+    wrong = Change(1, 2, digest_of(listed[:3]))
+    for start, version in ((wrong, 5), (since, 1)):
+        with pytest.raises(BadChainData):
+            proven(listed, version, digest_of(listed[:5]), start)
 
 
 def test_any_tampering_with_events_shows() -> None:
@@ -298,9 +310,9 @@ def test_any_tampering_with_events_shows() -> None:
     swapped = [replace(listed[0], version=2), replace(listed[1], version=1), *listed[2:]]
     for attempt in [*attempts, swapped]:
         with pytest.raises(BadChainData):
-            replay(attempt, 6, digest)
+            proven(attempt, 6, digest)
     with pytest.raises(BadChainData):
-        replay(listed, 2**63, digest)
+        proven(listed, 2**63, digest)
 
 
 # ---------------------------------------------------------------------- endpoints, imports

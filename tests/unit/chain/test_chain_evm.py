@@ -42,11 +42,25 @@ def page(rows: list[tuple], following: int = 0) -> str:
     return words([ROW + "[]", "uint256"], [rows, following])
 
 
-def with_members(chain: FakeChain, rows: list[tuple], version: int = 3) -> None:
+def with_members(
+    chain: FakeChain,
+    rows: list[tuple],
+    version: int = 3,
+    *,
+    digest: bytes = b"\x0d" * 32,
+    changed: tuple[int, int, bytes] = (9, 3, b"\x0d" * 32),
+    root_ends_s: int = 2**40 - 1,
+    pending: tuple[int, int, int, int, bytes, int] = (0, 0, 0, 0, bytes(32), 0),
+) -> None:
     answers(
         chain,
         version=words(["uint64"], [version]),
-        digest=words(["bytes32"], [b"\x0d" * 32]),
+        digest=words(["bytes32"], [digest]),
+        lastChange=words(["uint64", "uint64", "bytes32"], list(changed)),
+        root=words(["address", "uint40"], [OWNER, root_ends_s]),
+        pendingRecovery=words(
+            ["uint64", "uint64", "uint64", "uint64", "bytes32", "uint256"], list(pending)
+        ),
         page=page(rows),
     )
 
@@ -117,7 +131,9 @@ async def test_a_refused_read_is_decoded(serve, reader_of) -> None:
     assert refused.value.name == "NoSuchSeat"
 
 
-async def test_a_watcher_outlives_a_disagreement_and_tells_changes_only(serve, reader_of) -> None:
+async def test_a_watcher_outlives_a_disagreement_and_tells_of_each_new_block(
+    serve, reader_of
+) -> None:
     servers, registry = await start(serve, reader_of, n=2, k=2)
     for server in servers:
         with_members(server.chain, [row(1)])
@@ -126,24 +142,32 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_changes_only(serve, r
         first = await anext(watcher)
         for server in servers:
             server.chain.finalized = 11
-        with_members(servers[0].chain, [row(1), row(2)], version=4)
+        with_members(servers[0].chain, [row(1), row(2)], version=4, changed=(11, 4, b"4" * 32))
 
         async def mend() -> None:
             while registry.last_error is None:
                 await trio.sleep(0.005)
-            with_members(servers[1].chain, [row(1), row(2)], version=4)
+            server = servers[1].chain
+            with_members(server, [row(1), row(2)], version=4, changed=(11, 4, b"4" * 32))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mend)
             second = await anext(watcher)
-        assert (first.version, second.version) == (3, 4)
+        assert (first.membership.version, second.membership.version) == (3, 4)
+        assert first.changed and second.changed
         assert registry.last_error is None and registry.status()["alarm"] is None
-        # The same version with another endpoint is a change too.
+        # The same version with another endpoint is a change too; a block alone is none.
         for server in servers:
             server.chain.finalized = 12
-            with_members(server.chain, [row(1), row(2, b"/ip4/9.9.9.9/tcp/1")], version=4)
+            moved = row(2, b"/ip4/9.9.9.9/tcp/1")
+            with_members(server.chain, [row(1), moved], version=4, changed=(11, 4, b"4" * 32))
         third = await anext(watcher)
-        assert third.members[1].endpoint == "/ip4/9.9.9.9/tcp/1"
+        assert third.membership.members[1].endpoint == "/ip4/9.9.9.9/tcp/1" and third.changed
+        for server in servers:
+            server.chain.finalized = 13
+        fourth = await anext(watcher)
+        assert fourth.membership.block_number == 13 and not fourth.changed
+        assert third.views == fourth.views == ()
     await watcher.aclose()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus
+from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus, Sighting
 from node.seat import SeatKeeper
 
 ENDPOINT = "/ip4/127.0.0.1/tcp/1000"
@@ -36,15 +36,18 @@ class Chain:
 
     def __init__(self) -> None:
         self.tell, self._views = trio.open_memory_channel[Membership | Exception](10)
+        self._told: Membership | None = None
         self.written: list[tuple[str, int]] = []
         self.refusal: ChainError | None = None
         self.wrote = trio.Event()
 
-    async def watch(self) -> AsyncIterator[Membership]:
+    async def watch(self) -> AsyncIterator[Sighting]:
         async for view in self._views:
             if isinstance(view, Exception):
                 raise view
-            yield view
+            changed = self._told is None or self._told.members != view.members
+            self._told = view
+            yield Sighting(view, changed, (), ())
 
     async def call(self, name: str) -> tuple[int]:
         assert name == "leaseDuration"
@@ -63,7 +66,7 @@ class Chain:
             raise self.refusal
 
 
-def keeper(chain: Chain, seen: list[Membership]) -> SeatKeeper:
+def keeper(chain: Chain, seen: list[Sighting]) -> SeatKeeper:
     return SeatKeeper(
         chain,  # type: ignore[arg-type]
         chain,  # type: ignore[arg-type]
@@ -116,6 +119,21 @@ async def test_a_moved_endpoint_and_a_half_spent_lease_are_announced(autojump_cl
             await chain.wrote.wait()
             nursery.cancel_scope.cancel()
         assert chain.written[0] == ("announce", 5)
+
+
+async def test_the_lease_is_renewed_though_nothing_in_the_registry_changes(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper(chain, []).run)
+        for time_s in range(0, LEASE_S, 100):
+            await chain.tell.send(membership(member(), time_s))
+            await trio.sleep(100)
+            if chain.written:
+                break
+        nursery.cancel_scope.cancel()
+    assert chain.written == [("announce", 5)] and LEASE_S // 2 < time_s < LEASE_S
 
 
 async def test_a_refusal_is_told_and_tried_again_less_and_less_often(autojump_clock: Any) -> None:

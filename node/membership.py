@@ -1,0 +1,232 @@
+"""What the finalized registry shows, handed on: to the core as views, to the mesh as addresses.
+
+The core compares views with other members', so it gets them as ``chain`` made them: the same on
+every node. Only three things here are this node's own and decide nothing by themselves: whom to
+keep links with, whose single votes not to count any more, and what to tell the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import structlog
+
+from chain import Membership, RecoveryVote, SetView, Sighting
+from consensus import limits
+from consensus.interface import ChainHead, Event, MembershipSeen, RecoverySeen
+from consensus.order import chain_seed
+from consensus.types import ChainView, Recovery
+from consensus.validators import Validator, ValidatorSet
+from node.network import PeerAddress
+
+
+class Links(Protocol):
+    """What is needed of the mesh."""
+
+    def set_members(self, members: Iterable[PeerAddress]) -> None: ...
+
+
+class MembershipFeed:
+    """Between the registry and the core.
+
+    Args:
+        cluster_id: 32 bytes.
+        seat: our own.
+        links: gets everybody to link with: whoever the registry shows as active, and the members
+            of the current and the previous set, who may have to serve what others miss.
+        on_change: called after each change of what the operator sees.
+    """
+
+    def __init__(
+        self,
+        cluster_id: bytes,
+        seat: int,
+        links: Links,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.newest: Membership | None = None
+        self.view: ChainView | None = None
+        self.revoked: frozenset[int] = frozenset()
+        self._cluster_id = cluster_id
+        self._seat = seat
+        self._links = links
+        self._on_change = on_change
+        self._recoveries: list[Recovery] = []
+        self._current: ValidatorSet | None = None
+        self._previous: ValidatorSet | None = None
+        self._tell: Callable[[Event], None] | None = None
+        self._alarms: tuple[str, ...] = ()
+        self._log = structlog.get_logger("node.membership")
+
+    # --- in ---
+
+    def saw(self, seen: Sighting) -> None:
+        """A new finalized block of the chain."""
+        self.newest = seen.membership
+        for found in seen.views:
+            view = chain_view(found, self._cluster_id)
+            if view is None:
+                self._log.error("unusable_view", block=found.block_number, voters=len(found.voters))
+                continue
+            self.view = view
+            self._log.info(
+                "membership_changed",
+                block=view.block_number,
+                seats=[v.seat for v in view.validators],
+                weight=sum(v.weight for v in view.validators),
+            )
+            if self._tell is not None:
+                self._tell(MembershipSeen(view, self.revoked))
+        for vote in seen.recoveries:
+            self._recovery(vote)
+        if seen.changed:
+            self._apply()
+        if self._tell is not None:
+            self._tell(_head(seen.membership))
+
+    def attach(self, tell: Callable[[Event], None], current: ValidatorSet) -> None:
+        """The core runs: ``tell`` gives it an event. It gets at once what is known by now."""
+        self._tell = tell
+        self._current = current
+        for recovery in self._recoveries:
+            tell(RecoverySeen(recovery))
+        if self.view is not None:
+            tell(MembershipSeen(self.view, self.revoked))
+        self._apply()
+        if self.newest is not None:
+            tell(_head(self.newest))
+
+    def opened(self, current: ValidatorSet) -> None:
+        """Another epoch began with this set."""
+        self._previous, self._current = self._current, current
+        self._apply()
+
+    # --- out ---
+
+    def _recovery(self, vote: RecoveryVote) -> None:
+        view = chain_view(vote.view, self._cluster_id)
+        self._log.critical(
+            "recovery_opened",
+            epoch=vote.epoch,
+            height=vote.height,
+            block_hash=vote.block_hash.hex(),
+            usable=view is not None,
+        )
+        if view is None:
+            return
+        recovery = Recovery(vote.epoch, vote.height, vote.block_hash, view.validators, view.seed)
+        self._recoveries.append(recovery)
+        if self._tell is not None:
+            self._tell(RecoverySeen(recovery))
+
+    def _apply(self) -> None:
+        """Whatever follows from the newest membership and the set that votes."""
+        revoked = self._find_revoked()
+        if revoked != self.revoked:
+            self._log.warning("revoked", seats=sorted(revoked))
+            self.revoked = revoked
+            if self._tell is not None and self.view is not None:
+                self._tell(MembershipSeen(self.view, revoked))
+        self._links.set_members(self._addresses())
+        self._note_alarms()
+        self._on_change()
+
+    def _find_revoked(self) -> frozenset[int]:
+        """Members of the set whose node the newest membership does not speak for any more."""
+        if self._current is None or self.newest is None:
+            return frozenset()
+        speaks = self.newest.speaks
+        return frozenset(v.seat for v in self._current.validators if not speaks(v.seat, v.node_key))
+
+    def _addresses(self) -> list[PeerAddress]:
+        """One per seat: the node that the registry shows, else the one that had a vote last.
+
+        A node whose key was replaced is cut off at once. One that merely left still serves, until
+        it is in neither set.
+        """
+        if self.newest is None:
+            return []
+        found: dict[int, PeerAddress] = {}
+        for member in self.newest.active():
+            found[member.seat] = PeerAddress(member.seat, member.node_key, member.endpoint)
+        for validators in (self._current, self._previous):
+            for v in validators.validators if validators is not None else ():
+                row = self.newest.member(v.seat)
+                endpoint = row.endpoint if row is not None and row.node_key == v.node_key else ""
+                found.setdefault(v.seat, PeerAddress(v.seat, v.node_key, endpoint))
+        found.pop(self._seat, None)
+        return [address for _, address in sorted(found.items())]
+
+    # --- for the operator ---
+
+    def pending(self) -> dict[str, list[int]] | None:
+        """Seats that the registry's newest view changes against the set that votes, or None."""
+        if self.view is None or self._current is None:
+            return None
+        want = {v.seat: v for v in self.view.validators}
+        have = {v.seat: v for v in self._current.validators}
+        if want == have:
+            return None
+        both = want.keys() & have.keys()
+        return {
+            "joining": sorted(want.keys() - have.keys()),
+            "leaving": sorted(have.keys() - want.keys()),
+            "changing": sorted(seat for seat in both if want[seat] != have[seat]),
+        }
+
+    def alarms(self) -> list[str]:
+        """What an operator must look at now, one line each; empty when all is well."""
+        found = []
+        current = self._current
+        if current is not None and self.revoked:
+            left = current.total - sum(current.weights[seat] for seat in self.revoked)
+            if not current.is_quorum(left):
+                seats = ", ".join(map(str, sorted(self.revoked)))
+                found.append(
+                    f"revoked but needed for the quorum: seats {seats} (without them weight {left}"
+                    f" of {current.total}, a quorum is {current.quorum_weight})"
+                )
+        waiting = self.newest.pending_recovery if self.newest is not None else None
+        if waiting is not None:
+            found.append(
+                f"a recovery is announced on the chain: epoch {waiting.epoch} on height"
+                f" {waiting.height}, block {waiting.block_hash.hex()}, from {waiting.ready_at_s}"
+                " (Unix seconds) on; guardian and contract owner may veto it"
+            )
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """JSON-ready: what changes, who is revoked, at which block of the chain we are."""
+        return {
+            "chain_block": None if self.view is None else self.view.block_number,
+            "pending": self.pending(),
+            "revoked": sorted(self.revoked),
+            "recoveries": len(self._recoveries),
+        }
+
+    def _note_alarms(self) -> None:
+        now = tuple(self.alarms())
+        for text in now:
+            if text not in self._alarms:
+                self._log.critical("alarm", reason=text)
+        self._alarms = now
+
+
+def chain_view(view: SetView, cluster_id: bytes) -> ChainView | None:
+    """A view as the core takes it; None when no set can be made of it (nobody, or too many)."""
+    if not 1 <= len(view.voters) <= limits.MEMBERS_MAX:
+        return None
+    if any(not 1 <= voter.weight <= limits.WEIGHT_MAX for voter in view.voters):
+        return None
+    return ChainView(
+        block_number=view.block_number,
+        block_hash=view.block_hash,
+        digest=view.digest,
+        seed=chain_seed(cluster_id, view.block_hash, view.prev_randao),
+        validators=tuple(Validator(v.seat, v.weight, v.node_key) for v in view.voters),
+    )
+
+
+def _head(membership: Membership) -> ChainHead:
+    return ChainHead(membership.block_number, membership.block_time_s * 1000)

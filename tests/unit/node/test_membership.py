@@ -1,0 +1,211 @@
+"""What the daemon makes of a changing registry: events for the core, links, alarms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chain import (
+    Change,
+    Member,
+    Membership,
+    MemberStatus,
+    PendingRecovery,
+    RecoveryVote,
+    SetView,
+    Sighting,
+    Voter,
+)
+from consensus.interface import ChainHead, MembershipSeen, RecoverySeen
+from consensus.order import chain_seed
+from consensus.validators import Validator, ValidatorSet
+from node.membership import MembershipFeed, chain_view
+
+CLUSTER = b"c" * 32
+OWN = 1
+
+
+def key(name: int | str) -> bytes:
+    return b"\x02" + str(name).encode().rjust(32, b"k")
+
+
+def member(seat: int, weight: int = 1, **other: Any) -> Member:
+    row = Member(
+        seat, weight, MemberStatus.ACTIVE, key(seat), b"i" * 20, 1, f"/ip4/10.0.0.{seat}/tcp/1",
+        2**40, 1, 0, bytes(20),
+    )  # fmt: skip
+    return replace(row, **other)
+
+
+def view(block: int, voters: tuple[Voter, ...]) -> SetView:
+    return SetView(block, b"%032d" % block, b"r" * 32, block, b"d%031d" % block, voters)
+
+
+def sighting(block: int, *rows: Member, changed: bool = True, **other: Any) -> Sighting:
+    """A look at a block in which these rows are new."""
+    membership = Membership(
+        1, bytes(20), block, b"%032d" % block, 1000 + block, b"r" * 32, block, bytes(32), rows,
+        last_change=Change(block, block, bytes(32)), roots=((1, 2**40),),
+    )  # fmt: skip
+    voters = tuple(Voter(m.seat, m.weight, m.node_key) for m in membership.active())
+    views = (view(block, voters),) if changed else ()
+    return Sighting(replace(membership, **other), changed, views, ())
+
+
+def validators(*rows: Member, epoch: int = 0) -> ValidatorSet:
+    return ValidatorSet(epoch, tuple(Validator(m.seat, m.weight, m.node_key) for m in rows), b"s")
+
+
+class Links:
+    def __init__(self) -> None:
+        self.members: dict[int, tuple[bytes, str]] = {}
+
+    def set_members(self, members: Any) -> None:
+        self.members = {m.seat: (m.node_key, m.endpoint) for m in members}
+
+
+class Node:
+    def __init__(self) -> None:
+        self.links = Links()
+        self.events: list[Any] = []
+        self.feed = MembershipFeed(CLUSTER, OWN, self.links)
+
+    def run(self, *rows: Member) -> None:
+        self.feed.attach(self.events.append, validators(*rows))
+
+    def take(self, kind: type) -> list[Any]:
+        found = [event for event in self.events if isinstance(event, kind)]
+        self.events.clear()
+        return found
+
+
+FOUR = tuple(member(seat) for seat in (1, 2, 3, 4))
+
+
+def test_the_core_hears_the_newest_view_at_its_start_and_every_one_after_it() -> None:
+    node = Node()
+    node.feed.saw(sighting(5, member(1)))
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    (first,) = node.take(MembershipSeen)
+    assert first.view.block_number == 6 and first.revoked == frozenset()
+    assert first.view.seed == chain_seed(CLUSTER, b"%032d" % 6, b"r" * 32)
+    assert [v.seat for v in first.view.validators] == [1, 2, 3, 4]
+    seen = sighting(9, *FOUR, member(5))
+    between = view(8, (Voter(7, 1, key(7)),))
+    node.feed.saw(replace(seen, views=(between, *seen.views)))
+    assert [e.view.block_number for e in node.take(MembershipSeen)] == [8, 9]
+
+
+def test_the_core_hears_of_each_block_of_the_chain() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    assert node.take(ChainHead) == [ChainHead(6, 1_006_000)]
+    node.feed.saw(sighting(7, *FOUR, changed=False))
+    assert node.events == [ChainHead(7, 1_007_000)]
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        {"status": MemberStatus.INACTIVE},
+        {"node_key": key("new")},
+        {"lease_expires_s": 1007},
+        {"root_epoch": 9},
+    ],
+)
+def test_a_member_that_may_not_speak_any_more_is_revoked_at_once(gone: dict[str, Any]) -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    node.take(MembershipSeen)
+    rows = (*FOUR[:3], member(4, **gone))
+    node.feed.saw(replace(sighting(7, *rows), views=()))
+    (told,) = node.take(MembershipSeen)
+    assert told.revoked == {4} and told.view.block_number == 6
+    node.feed.saw(sighting(8, *FOUR))
+    assert node.take(MembershipSeen)[-1].revoked == frozenset()
+
+
+def test_a_burnt_seat_is_revoked_and_a_newcomer_never() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    node.feed.saw(sighting(7, *FOUR[:3], member(9, status=MemberStatus.INACTIVE)))
+    assert node.take(MembershipSeen)[-1].revoked == {4}
+    assert node.feed.status()["pending"] == {"joining": [], "leaving": [4], "changing": []}
+
+
+def test_links_go_to_the_registrys_members_and_to_both_sets() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    assert node.links.members == {m.seat: (m.node_key, m.endpoint) for m in FOUR[1:]}
+    left = member(4, status=MemberStatus.INACTIVE)
+    node.feed.saw(sighting(7, *FOUR[:3], left, member(5)))
+    assert node.links.members.keys() == {2, 3, 4, 5}
+    assert node.links.members[4] == (key(4), left.endpoint), "it may be needed for the boundary"
+    now = (*FOUR[:3], member(5))
+    node.feed.opened(validators(*now, epoch=1))
+    assert node.links.members.keys() == {2, 3, 4, 5}, "it still serves the epoch before"
+    node.feed.opened(validators(*now, epoch=2))
+    assert node.links.members.keys() == {2, 3, 5}
+
+
+def test_a_replaced_node_is_cut_off_for_the_one_that_the_registry_shows() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    moved = member(4, node_key=key("new"), endpoint="/ip4/10.9.9.9/tcp/1")
+    node.feed.saw(sighting(7, *FOUR[:3], moved))
+    assert node.links.members[4] == (key("new"), "/ip4/10.9.9.9/tcp/1")
+    assert node.feed.status()["pending"] == {"joining": [], "leaving": [], "changing": [4]}
+
+
+def test_alarms_say_what_is_wrong_and_go_away() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    assert node.feed.alarms() == []
+    one_gone = (*FOUR[:3], member(4, status=MemberStatus.INACTIVE))
+    node.feed.saw(sighting(7, *one_gone))
+    assert node.feed.alarms() == [], "three of four are a quorum"
+    two_gone = tuple(replace(m, status=MemberStatus.INACTIVE) if m.seat > 2 else m for m in FOUR)
+    node.feed.saw(sighting(8, *two_gone))
+    (alarm,) = node.feed.alarms()
+    assert "needed for the quorum: seats 3, 4" in alarm and "weight 2 of 4, a quorum is 3" in alarm
+    waiting = PendingRecovery(3, 77, b"h" * 32, 5000)
+    node.feed.saw(sighting(9, *FOUR, pending_recovery=waiting))
+    (alarm,) = node.feed.alarms()
+    assert "recovery" in alarm and "epoch 3 on height 77" in alarm and (b"h" * 32).hex() in alarm
+    node.feed.saw(sighting(10, *FOUR))
+    assert node.feed.alarms() == []
+
+
+def test_recoveries_reach_the_core_whenever_they_were_seen() -> None:
+    node = Node()
+    vote = RecoveryVote(3, 77, b"h" * 32, view(7, (Voter(1, 1, key(1)),)))
+    node.feed.saw(replace(sighting(7, *FOUR), recoveries=(vote,)))
+    node.run(*FOUR)
+    (first,) = node.take(RecoverySeen)
+    assert (first.recovery.epoch, first.recovery.height) == (3, 77)
+    assert first.recovery.validators == (Validator(1, 1, key(1)),)
+    later = replace(vote, epoch=4)
+    node.feed.saw(replace(sighting(8, *FOUR), recoveries=(later,)))
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [4]
+
+
+def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:
+    crowd = tuple(Voter(seat, 1, key(seat)) for seat in range(1, 300))
+    for voters in ((), crowd):
+        assert chain_view(view(7, voters), CLUSTER) is None
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    node.events.clear()
+    nobody = tuple(replace(m, status=MemberStatus.INACTIVE) for m in FOUR)
+    node.feed.saw(sighting(7, *nobody))
+    assert all(e.view.block_number == 6 for e in node.take(MembershipSeen))
