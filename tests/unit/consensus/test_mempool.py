@@ -53,7 +53,7 @@ def test_a_client_whose_command_is_on_its_way_has_had_its_turn() -> None:
             pool.add(command(client, sequence), OWN, 0)
     on_the_way = {raw_command_id(command(1, 1)), raw_command_id(command(2, 1))}
     assert pool.batch(on_the_way)[0] == command(3, 1)
-    for command_id in on_the_way:
+    for command_id in sorted(on_the_way):
         pool.remove(command_id, 0)
     assert [raw[15] for raw in pool.batch(())][:3] == [3, 1, 2]
 
