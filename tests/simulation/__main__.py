@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from . import campaign
+from . import campaign, sweep
 from .adversaries import GALLERY
 from .scenario import FAULTS, Settings
 
@@ -26,6 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", metavar="W,W,...", help="else the seed's choice")
     parser.add_argument("--chaos-ms", type=int, default=Settings().chaos_ms)
     parser.add_argument("--above-third", action="store_true", help="forks must convict")
+    parser.add_argument(
+        "--twins", action="store_true", help="small scenarios of doubled seats, many a second"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes (with --twins)")
+    parser.add_argument("--chunk", type=int, default=sweep.CHUNK, help="seeds a process takes")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="a line for each chunk; resumes from it"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trace", action="store_true", help="one line per event")
     return parser
@@ -41,6 +50,8 @@ def _list(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 def main() -> int:
     options = _parser().parse_args()
+    if options.twins:
+        return _twins(options)
     faults = {"all": FAULTS, "none": ()}.get(options.faults)
     settings = Settings(
         nodes=options.nodes,
@@ -79,6 +90,21 @@ def main() -> int:
         for name, value in summary.items():
             print(f"{name}: {len(value) if isinstance(value, list) else value}")
     return 1 if report.failures else 0
+
+
+def _twins(options: argparse.Namespace) -> int:
+    seeds = options.seeds
+    tally = sweep.run(
+        seeds[0], seeds[-1], jobs=options.jobs, chunk=options.chunk, results=options.results
+    )
+    if options.json:
+        print(json.dumps(tally.summary()))
+    else:
+        for seed, failure in tally.failures:
+            print(f"FAILED seed {seed}: {failure}")
+        for name, value in tally.summary().items():
+            print(f"{name}: {len(value) if isinstance(value, list) else value}")
+    return 1 if tally.failures else 0
 
 
 def _replay(arguments: list[str], seed: int) -> str:

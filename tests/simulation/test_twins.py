@@ -1,0 +1,60 @@
+"""Twins: the space of schedules, and a modest part of it."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from consensus.engine import Engine
+from tests.simulation import planted, rounds, sweep, twins
+from tests.simulation.twins import Space
+
+
+def test_each_scenario_is_there_once_up_to_the_exchange_of_a_twins_halves() -> None:
+    space = Space(nodes=2, twins=1, length=2)
+    orbits = {
+        (places, frozenset(tuple(p.exchanged(image) for p in two) for image in group))
+        for places in space.places
+        for group in [space._exchanges(places)]
+        for two in product(twins.phases(3), repeat=2)
+    }
+    found = {space.unrank(number) for number in range(space.size)}
+    assert len(found) == space.size == len(orbits)
+
+
+def test_different_seeds_have_different_scenarios() -> None:
+    space = Space(nodes=2, twins=1, length=1)
+    assert len({space.sample(seed) for seed in range(space.size)}) == space.size
+
+
+def test_a_doubled_seat_neither_splits_nor_stops_the_cluster() -> None:
+    tally = sweep.run(1, 300)
+    assert not tally.failures
+    assert tally.forks > 0, "no fork above a third: the schedules are too tame"
+
+
+def test_the_digest_depends_on_nothing_but_the_seeds(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    whole = sweep.run(1, 40)
+    assert sweep.run(1, 40, jobs=2, chunk=7).digest == whole.digest
+    assert sweep.run(1, 40, chunk=10, results=results).digest == whole.digest
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(lines[:2]))  # stopped in the middle
+    resumed = sweep.run(1, 40, chunk=10, results=results)
+    assert (resumed.digest, resumed.scenarios) == (whole.digest, 40)
+    assert len(results.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("bug", "scenarios"),
+    [
+        (planted.GateRemoved, 20),
+        (planted.GateOpensWithTheNextView, 40),
+        (planted.NotarizesTwice, 40),
+    ],
+)
+def test_a_planted_bug_is_found(bug: type[Engine], scenarios: int) -> None:
+    found = any(rounds.run_seed(seed, bug).failure for seed in range(1, scenarios + 1))
+    assert found, f"{bug.__doc__} was not noticed in {scenarios} scenarios"
