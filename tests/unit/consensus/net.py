@@ -22,7 +22,6 @@ from consensus.interface import (
 from consensus.types import Block, Vote
 from consensus.wire import Message, decode, encode
 from tests.simulation.store import SimStore
-
 from tests.unit.consensus.clusters import CLUSTER_ID, GENESIS, Cluster
 
 Filter = Callable[[int, int, Message], bool]

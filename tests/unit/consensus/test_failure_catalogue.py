@@ -19,7 +19,6 @@ import pytest
 from consensus.interface import Durations, Received, Timer
 from consensus.types import Reason, View, Vote, VoteKind
 from consensus.wire import Certificates, Commands, Message, ProposalMessage, VoteMessage
-
 from tests.unit.consensus.clusters import block, command, proposal
 from tests.unit.consensus.net import Net
 
@@ -134,7 +133,9 @@ def test_04_one_bad_proposal_does_not_keep_the_next_leader_from_working() -> Non
     made = proposal(net.cluster, bad, net.engines[liar].ledger.tip.finalization)
     for seat in net.seats:
         if seat != liar:
-            net.step(seat, Received(liar, ProposalMessage(net.engines[liar].boot.incarnation, made)))
+            net.step(
+                seat, Received(liar, ProposalMessage(net.engines[liar].boot.incarnation, made))
+            )
     net.deliver()
     assert not any(v.block == bad.hash for s in net.seats if s != liar for v in net.votes(s))
     depose(net)
@@ -213,10 +214,12 @@ def test_08_half_with_a_notarization_and_half_with_a_nullification_agree_again()
     # The block is notarized, but only the leader and one other see it ...
     net.submit(leader, command(1, 1))
     net.deliver(
-        lambda sender, to, message: not (
-            isinstance(message, VoteMessage)
-            and message.vote.kind is not VoteKind.NULLIFY
-            and to in others[1:]
+        lambda sender, to, message: (
+            not (
+                isinstance(message, VoteMessage)
+                and message.vote.kind is not VoteKind.NULLIFY
+                and to in others[1:]
+            )
         )
     )
     # ... and the rest complain about the view that those two have left.
