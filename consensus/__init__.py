@@ -6,6 +6,7 @@ of this house.
 Read in this order: ``limits``, ``validators``, ``types``, ``digests``, ``standing``, ``order``,
 ``signatures``, ``commands``, ``codec``, ``wire``, ``certificates``, ``leadership``, ``evidence``,
 ``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``, ``health``, ``interface`` (events and
-effects), ``proposals``, ``catchup``, ``boot``, ``state``, ``voting`` (the rules), ``syncing``,
-``booting``, ``engine``. The numbered rules that the code cites are in ``docs/protocol.md``.
+effects), ``proposals``, ``catchup``, ``boot``, ``state``, ``convicting``, ``voting`` (the rules),
+``syncing``, ``booting``, ``watching``, ``engine``. The numbered rules that the code cites are in
+``docs/protocol.md``.
 """

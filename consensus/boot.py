@@ -47,7 +47,7 @@ class Boot:
         self._seat = seat
         self._signer = signer
         self._verifier = verifier
-        self._boot_id = boot_id
+        self.boot_id = boot_id
         self.known: dict[int, BootRequest] = {}  # the newest acknowledged request of each seat
         self._certified: dict[int, int] = {}  # incarnations learnt from certificates
         self.certificate: BootCertificate | None = None
@@ -66,8 +66,8 @@ class Boot:
 
     def renumber(self, incarnation: int) -> BootRequest:
         """A new request under a higher number; the caller persists it before sending."""
-        digest = boot_digest(self._cluster_id, self._seat, incarnation, self._boot_id)
-        request = BootRequest(self._seat, incarnation, self._boot_id, self._signer.sign(digest))
+        digest = boot_digest(self._cluster_id, self._seat, incarnation, self.boot_id)
+        request = BootRequest(self._seat, incarnation, self.boot_id, self._signer.sign(digest))
         self.progress = Progress(request)
         return request
 

@@ -33,6 +33,8 @@ class Booting(Syncing):
                 self._send(sender, BootRefused(known))
             return
         if request != known:
+            if not self._boots.take(sender, self._now_ms):
+                return  # each number costs us a write; it asks again
             self._out.persist.append(AcknowledgedRecord(request))
         tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
         self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
@@ -73,7 +75,7 @@ class Booting(Syncing):
             self._out.persist.append(AbstainRecord(self._abstain_until_term))
         self._send(None, self.boot.certificate)
         self._set_timer(Timer.BOOT, None)
-        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self._arm_stall()
         self._arm()
 
     def _on_boot_refused(self, request: BootRequest) -> None:

@@ -9,9 +9,10 @@ from collections import OrderedDict
 
 from . import limits
 from .boot import Boot
-from .booting import Booting
 from .interface import (
+    ChainHead,
     Checkpoints,
+    Complain,
     Durations,
     Event,
     Output,
@@ -41,13 +42,17 @@ from .types import (
     raw_command_id,
 )
 from .validators import ValidatorSet
+from .watching import Watching
 from .wire import (
     BlockReply,
     BlockRequest,
     BootRefused,
     Certificates,
     Commands,
+    EvidenceMessage,
     Message,
+    Probe,
+    ProbeReply,
     ProposalMessage,
     SyncReply,
     SyncRequest,
@@ -58,7 +63,7 @@ _RECENT_MAX = 4 * limits.MEMPOOL_COMMANDS_MAX
 _COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
 
 
-class Engine(Booting):
+class Engine(Watching):
     """One member's protocol state; a pure function of the events given to ``step``."""
 
     def __init__(
@@ -125,6 +130,8 @@ class Engine(Booting):
             self.view = max(self.view, voted)
         for request in restored.acknowledged:
             self.boot.known[request.seat] = request
+        for evidence in restored.evidence:
+            self.evidence.add(evidence)
 
     # --- reading ---
 
@@ -169,6 +176,8 @@ class Engine(Booting):
             complaints=self.book.complaints(self.view.term),
             mempool=len(self.mempool),
             evidence=len(self.evidence),
+            patience=self.patience.level,
+            peers={s: p for s, p in self.prober.peers.items() if s in self.connected},
         )
 
     def leadership(self) -> Leadership | None:
@@ -205,6 +214,10 @@ class Engine(Booting):
             case StepDown():
                 if self.leader(self.view.term) == self.seat:
                     self._nullify(Reason.STEP_DOWN)
+            case Complain():
+                self._nullify(Reason.OPERATOR)
+            case ChainHead(number, time_ms):
+                self.chain.saw(number, time_ms, self.tick)
         self._settle()
         return self._out
 
@@ -239,12 +252,19 @@ class Engine(Booting):
                 self._on_boot_refused(request)
             case BootCertificate():
                 self.boot.learn(message)
+            case Probe():
+                self._on_probe(sender, message)
+            case ProbeReply():
+                self._on_probe_reply(sender, message)
+            case EvidenceMessage(pairs):
+                self._on_evidence(sender, pairs)
 
     # --- timers and links ---
 
     def _on_started(self) -> None:
         self._set_timer(Timer.RETRY, self.durations.retry_ms)
-        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self._set_timer(Timer.HEALTH, self.durations.health_ms)
+        self._arm_stall()
         self._arm()
         self._ask_to_boot()
 
@@ -253,13 +273,17 @@ class Engine(Booting):
             case Timer.LEADER:
                 leader = self.leader(self.view.term)
                 there = leader == self.seat or leader in self.connected
-                self._nullify(Reason.NO_PROPOSAL if there else Reason.UNRESPONSIVE)
+                if not self._slept():
+                    self._nullify(Reason.NO_PROPOSAL if there else Reason.UNRESPONSIVE)
                 self._arm()
             case Timer.HEARTBEAT:
                 self._heartbeat_due = True
             case Timer.STALL:
-                self._nullify(Reason.STALL)
-                self._set_timer(Timer.STALL, self.durations.stall_ms)
+                if not self._slept():
+                    self._nullify(Reason.STALL)
+                self._arm_stall()
+            case Timer.HEALTH:
+                self._watch()
             case Timer.BOOT:
                 if not self.boot.done:
                     self._send(None, self.boot.progress.request)
@@ -326,12 +350,15 @@ class Engine(Booting):
             self._send(seat, self.boot.certificate)
         else:
             self._send(seat, self.boot.progress.request)
+        self.prober.connected(seat)
+        self._tell_evidence(seat)
         self._resend(seat)
         self._send_commands(seat, list(self._own_commands.values()))
 
     def _on_peer_lost(self, seat: int) -> None:
         self.connected.discard(seat)
         self.catchup.lost(seat)
+        self.prober.lost(seat)
         if self.leader(self.view.term) == seat:
             self._arm()
 
@@ -384,6 +411,12 @@ class Engine(Booting):
         command_id = raw_command_id(raw)
         if command_id not in self._recent and not self.machine.done(command_id):
             self.mempool.add(raw, sender, self.tick)
+
+    def _forget_stale(self, command_id: bytes) -> None:
+        super()._forget_stale(command_id)
+        if self._own_commands.pop(command_id, None) is not None:
+            why = "a later command of its client was applied before it"
+            self._out.rejected.append(Rejected(command_id, why))
 
     def _forget_command(self, command_id: bytes) -> None:
         super()._forget_command(command_id)

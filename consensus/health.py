@@ -43,6 +43,7 @@ class PeerHealth:
     chain_time_ms: int = 0
     behind: int = 0  # answers in a row from behind the chain
     superseded: int = 0  # answers in a row under an incarnation that is not its newest
+    nonce: bytes = b""  # the challenge that it answered
 
 
 class Prober:
@@ -82,15 +83,17 @@ class Prober:
             self.peers.setdefault(seat, PeerHealth())
         return nonce
 
-    def expects(self, nonce: bytes) -> bool:
-        """True when the nonce is one of our last few."""
-        return nonce in self._open
+    def expects(self, seat: int, nonce: bytes) -> bool:
+        """True when the nonce is one of our last few, and the member did not answer it yet."""
+        peer = self.peers.get(seat)
+        return nonce in self._open and peer is not None and peer.nonce != nonce
 
     def answered(self, seat: int, reply: ProbeReply, now_ms: int) -> PeerHealth:
         """Takes an answer whose nonce and signature are right."""
         peer = self.peers.setdefault(seat, PeerHealth())
-        self._awaited.discard(seat)
-        peer.missed = 0
+        if next(reversed(self._open)) == reply.nonce:
+            self._awaited.discard(seat)
+        peer.missed, peer.nonce = 0, reply.nonce
         peer.answered_ms = now_ms
         peer.rtt_ms = max(0, now_ms - self._open[reply.nonce])
         peer.incarnation, peer.epoch = reply.incarnation, reply.epoch

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from . import limits
+from .health import PeerHealth
 from .ledger import Tip
 from .machine import Applied, Machine
 from .types import (
@@ -37,6 +38,7 @@ class Timer(Enum):
     RETRY = "retry"  # send again what may be lost (R7)
     BOOT = "boot"  # acknowledgements of our boot
     SPREAD = "spread"  # commands that the leader did not get committed at once
+    HEALTH = "health"  # a look at the leader; its ticks are the only clock of R12
 
 
 # --- events ---
@@ -89,6 +91,11 @@ class StepDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Complain:
+    """The operator of this node wants another leader: one complaint, no more (R4)."""
+
+
+@dataclass(frozen=True, slots=True)
 class MembershipSeen:
     """Our finalized view of the registry; seats that it revoked lose their say at once."""
 
@@ -119,6 +126,7 @@ Event = (
     | PeerConnected
     | PeerLost
     | StepDown
+    | Complain
     | MembershipSeen
     | ChainHead
     | RecoverySeen
@@ -293,17 +301,28 @@ class Durations:
     """Timer durations in milliseconds; data, so that tests and simulations choose theirs.
 
     The leader timer is ``leader_ms``, longer by half of it for each term in a row that ended
-    without finality, at most ``growth_max`` times; it never doubles and is reset by finality.
+    without finality and for each step of patience (R13), at most ``growth_max`` times; it never
+    doubles. Finality resets the first part. What R12 allows a leader grows in the same way.
     """
 
     leader_ms: int = 1000
     heartbeat_ms: int = 300
-    stall_ms: int = 3000
+    stall_ms: int = 2500
     retry_ms: int = 500
     boot_ms: int = 300
     spread_ms: int = 100
     link_grace_ms: int = 100  # how long a leader's lost link may take to come back
     growth_max: int = 8
+    health_ms: int = 250  # a tick; what follows is counted in ticks
+    probe_ms: int = 1000  # a challenge to each member
+    censor_ms: int = 2000  # how long a leader may leave a command out that is next
+    slow_ms: int = 1500  # how long it may let commands wait, and make few blocks
+    behind_chain_ms: int = 60_000  # how much later than we a leader may see a chain block
+    patience_ms: int = 60_000  # time with finality until a step of patience is given back
+
+    def ticks(self, duration_ms: int) -> int:
+        """A duration in ticks of the health timer, rounded up, at least one."""
+        return max(1, -(-duration_ms // self.health_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +351,7 @@ class Restored:
     incarnation: int = 0
     acknowledged: Sequence[BootRequest] = ()
     abstain_until_term: int = 0
+    evidence: Sequence[Evidence] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,3 +372,5 @@ class Status:
     complaints: dict[int, int]
     mempool: int
     evidence: int
+    patience: int  # steps by which our timers are longer (R13)
+    peers: dict[int, PeerHealth]  # what members answered to our challenges

@@ -35,6 +35,11 @@ class Standing:
         demerits.update(dict.fromkeys(convicted, CONVICTED))
         return Standing(tuple(sorted(demerits.items())), self.opening)
 
+    @property
+    def convicted(self) -> tuple[int, ...]:
+        """Seats that evidence convicted."""
+        return tuple(seat for seat, demerits in self.now if demerits == CONVICTED)
+
     def next_epoch(self, seats: Iterable[int]) -> Standing:
         """The standing at the opening of an epoch of ``seats``: others are forgotten."""
         members = frozenset(seats)

@@ -8,15 +8,21 @@ from . import limits
 from .boot import Boot
 from .catchup import CatchUp
 from .certificates import VoteBook
+from .digests import keccak256
+from .evidence import EvidenceBook
+from .health import ChainWatch, Fairness, Pace, Patience, Prober, TokenBuckets
 from .interface import Checkpoints, Durations, Halt, Misbehaved, Output, Send, Timer
 from .ledger import Ledger
 from .machine import Machine
 from .mempool import Mempool
 from .order import leader_order
 from .signatures import Signer, Verifier
-from .types import GENESIS, Certificate, Evidence, Proposal, View, Vote, VoteKind
+from .types import GENESIS, Certificate, Proposal, Reason, View, Vote, VoteKind
 from .validators import ValidatorSet
 from .wire import Certificates, Message
+
+# Under our own key, told to nobody: without it nobody can foresee our challenges.
+PROBE_TAG = b"dstack-cluster/probe-secret/v1"
 
 
 class State:
@@ -51,10 +57,16 @@ class State:
         self.durations = durations
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
-        self.evidence: list[Evidence] = []
+        self.evidence = EvidenceBook()
         self.halted: Halt | None = None
         self.view = View(1, 0)
-        self.tick = 0  # of the health timer: the only clock that complaints rest on
+        self.tick = 0  # of the health timer
+        self.prober = Prober(keccak256(signer.sign(keccak256(PROBE_TAG + boot.boot_id))))
+        self.fairness = Fairness()
+        self.pace = Pace()
+        self.chain = ChainWatch()
+        d = durations
+        self.patience = Patience(most=2 * (d.growth_max - 1), decay=d.ticks(d.patience_ms))
         self._signer = signer
         self._verifier = verifier
         self._now_ms = 0
@@ -70,6 +82,12 @@ class State:
         self._asked_for_boot: set[int] = set()  # since the last retry
         self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
         self._failed_terms = 0
+        self._tick_ms = 0  # when the last tick was, by the caller's clock
+        self._tick_height = ledger.tip.height
+        # Our last complaint by our own timers: epoch, view and reason.
+        self._complaint: tuple[int, View, Reason] | None = None
+        self._answers = TokenBuckets(burst=8, refill_ms=max(1, durations.probe_ms // 4))
+        self._boots = TokenBuckets(burst=8, refill_ms=1000)
         self._heartbeat_due = False
         self._work: deque[tuple[VoteKind, View]] = deque()
 
@@ -120,13 +138,29 @@ class State:
         self.halted = Halt(reason)
         self._out.halt = self.halted
 
+    def _longer(self, duration: int) -> int:
+        """A duration as it is after failed terms and false complaints of ours (R13).
+
+        Half of its base for each, so that it grows linearly, and at most ``growth_max`` times.
+        """
+        steps = self._failed_terms + self.patience.level
+        return duration * (2 + min(steps, 2 * (self.durations.growth_max - 1))) // 2
+
     def _arm(self) -> None:
-        """R1: the leader timer of this view. Linear growth, capped, reset by finality."""
+        """R1: the leader timer of this view."""
         d = self.durations
         leader = self.leader(self.view.term)
-        if leader == self.seat or leader in self.connected:
-            growth = min(d.leader_ms * self._failed_terms // 2, d.leader_ms * (d.growth_max - 1))
-            self._set_timer(Timer.LEADER, d.heartbeat_ms + d.leader_ms + growth)
-        else:
-            self._set_timer(Timer.LEADER, d.link_grace_ms)
+        delay_ms = d.heartbeat_ms + self._longer(d.leader_ms)
+        if leader != self.seat and leader not in self.connected:
+            grace_ms = d.link_grace_ms + d.leader_ms * self.patience.level // 2
+            delay_ms = min(delay_ms, grace_ms)
+        self._set_timer(Timer.LEADER, delay_ms)
         self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
+
+    def _arm_stall(self) -> None:
+        """R9: the time in which something must become final."""
+        self._set_timer(Timer.STALL, self._longer(self.durations.stall_ms))
+
+    def _slept(self) -> bool:
+        """True when our own health timer is late: what we missed meanwhile is nobody's fault."""
+        return self._tick_ms > 0 and self._now_ms - self._tick_ms > 3 * self.durations.health_ms

@@ -30,25 +30,22 @@ from dataclasses import replace
 
 from . import limits
 from .certificates import verify_certificate
+from .convicting import Convicting
 from .digests import digest_of
 from .interface import (
     BlockRecord,
     CertificateRecord,
-    EvidenceRecord,
     FinalizedRecord,
     LeaderChanged,
     Send,
-    Timer,
     VoteRecord,
 )
 from .ledger import Tip
 from .proposals import Verdict, judge, state_height, unfinalized
-from .state import State
 from .types import (
     ZERO_HASH,
     Block,
     Certificate,
-    Evidence,
     Proposal,
     Reason,
     View,
@@ -57,10 +54,12 @@ from .types import (
 )
 from .wire import BootRefused, ProposalMessage, VoteMessage, make_block
 
+# Complaints that rest on our own timers only; if the leader was well, they were too short (R13).
+_BY_OWN_TIMERS = (Reason.NO_PROPOSAL, Reason.UNRESPONSIVE, Reason.STALL, Reason.SLOW)
 _TERMS_KEPT = 8  # votes of older terms are forgotten even when nothing is finalized
 
 
-class Voting(State):
+class Voting(Convicting):
     """The rules."""
 
     def _settle(self) -> None:
@@ -177,10 +176,22 @@ class Voting(State):
         """R4: complain about the current view, once; from here the gate of the term is closed."""
         if not self.can_vote or (self.view, VoteKind.NULLIFY) in self._mine:
             return
+        if not self._gate_is_closed(self.view.term) and reason in _BY_OWN_TIMERS:
+            self._complaint = (self.validators.epoch, self.view, reason)
         vote = self._sign(VoteKind.NULLIFY, self.view, ZERO_HASH, reason)
         # What brought us here goes along: members in an earlier view can then join us in this one.
         self._send_justification(None)
         self._broadcast_vote(vote)
+
+    def _is_well(self, view: View, *, final: bool = False) -> None:
+        """R13: a view was proposed, notarized or final after all; had we complained about it?"""
+        if self._complaint is None:
+            return
+        epoch, complained, reason = self._complaint
+        if epoch != self.validators.epoch or view.term != complained.term or view < complained:
+            return
+        if final or reason is not Reason.STALL:
+            self.patience.was_wrong(epoch, view.term)
 
     def _join(self) -> None:
         """R4: weight J complained, so at least one correct member did; or the leader resigned."""
@@ -197,17 +208,6 @@ class Voting(State):
         if (view, VoteKind.FINALIZE) in self._mine:
             return
         self._broadcast_vote(self._sign(VoteKind.FINALIZE, view, block, 0))
-
-    def _convict(self, evidence: Evidence) -> None:
-        pair = {evidence.first, evidence.second}
-        known = [e for e in self.evidence if e.first.seat == evidence.first.seat]
-        if len(known) < limits.EVIDENCE_PER_SEAT_MAX and all(
-            {e.first, e.second} != pair for e in known
-        ):
-            self.evidence.append(evidence)
-            self._out.persist.append(EvidenceRecord(evidence))
-            what = f"{evidence.first.kind.name}/{evidence.second.kind.name}"
-            self._accuse(evidence.first.seat, f"conflicting votes {what} in {evidence.first.view}")
 
     # --- certificates (R3, R5, R6, R8) ---
 
@@ -240,6 +240,7 @@ class Voting(State):
         if known is not None and known.block != c.block:
             self._stop(f"two blocks are certified in view {c.view}: more than a third is faulty")
             return
+        self._is_well(c.view, final=c.kind is VoteKind.FINALIZE)
         if self.ledger.add_notarization(c):
             self._unsaved.append(c)
         if c.view >= self.view:
@@ -284,7 +285,7 @@ class Voting(State):
             self._out.notices.append(
                 LeaderChanged(self.validators.epoch, view.term, self.leader(view.term), reasons)
             )
-            self._set_timer(Timer.STALL, self.durations.stall_ms)
+            self._arm_stall()
             self.book.prune(View(max(self.ledger.tip.view.term, view.term - _TERMS_KEPT), 0))
         self._arm()
         self._work += [(VoteKind.NOTARIZE, view), (VoteKind.NULLIFY, view)]
@@ -313,6 +314,9 @@ class Voting(State):
             final = target if block.hash == target.block else None
             self._out.persist.append(FinalizedRecord(applied, final))
             self._out.applied.append(applied)
+            self._is_well(header.view, final=True)
+            for evidence in block.evidence:
+                self._keep_evidence(evidence)
             for command, _ in applied.results:
                 self._forget_command(command.id)
         last = branch[-1].header
@@ -329,7 +333,7 @@ class Voting(State):
         )
         self.catchup.reached(target, last.height)
         self._failed_terms = 0
-        self._set_timer(Timer.STALL, self.durations.stall_ms)
+        self._arm_stall()
         self.book.prune(last.view.next())
         for key in [k for k in self._mine if k[0] < last.view]:
             del self._mine[key]
@@ -375,6 +379,7 @@ class Voting(State):
                 self._take_certificate(certificate, checked=True)
         if view <= self.ledger.tip.view:
             return
+        self._is_well(view)
         self._count(vote)
         if self.ledger.notarized_block(view) == proposal.block.hash:
             self._take_block(proposal.block, sender)  # its votes overtook it
@@ -410,13 +415,18 @@ class Voting(State):
                     block.header.parent, self.connected, leader
                 )
             return
-        if isinstance(verdict, str):
-            self._accuse(leader, f"invalid proposal for {self.view}: {verdict}")
+        wrong = verdict if isinstance(verdict, str) else self._judge_evidence(block)
+        if wrong is not None:
+            self._accuse(leader, f"invalid proposal for {self.view}: {wrong}")
             del self._proposals[self.view]
             return
+        self._saw_proposal(block)
         self.ledger.blocks[block.hash] = block
         self._out.persist.append(BlockRecord(block))
         self._broadcast_vote(self._sign(VoteKind.NOTARIZE, self.view, block.hash, 0))
+
+    def _saw_proposal(self, block: Block) -> None:
+        """The leader proposed a valid block, which we are about to vote for."""
 
     def _propose(self) -> None:
         """R1: as the leader, extend the chain when there is a reason to."""
@@ -480,5 +490,6 @@ class Voting(State):
             state_hash=state_hash,
             commands=commands,
             nullifications=nullifications[-limits.NULLIFICATIONS_PER_BLOCK_MAX :],
+            evidence=self._evidence_for(branch),
         )
         return Proposal(block, ledger.proof_of(parent), b"")

@@ -36,7 +36,17 @@ from consensus.interface import (
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Applied, Machine
-from consensus.types import GENESIS, Block, Certificate, FinalHeader, Header, View, Vote, VoteKind
+from consensus.types import (
+    GENESIS,
+    Block,
+    Certificate,
+    Evidence,
+    FinalHeader,
+    Header,
+    View,
+    Vote,
+    VoteKind,
+)
 from node import state_tables
 from node.votelog import Entry, VoteLog, VoteLogError
 
@@ -298,6 +308,10 @@ class Store:
             incarnation=int(meta.get("incarnation", 0)),
             acknowledged=[wire.decode_boot_request(data) for (data,) in acknowledged],
             abstain_until_term=int(meta.get("abstain_until_term", 0)),
+            evidence=[
+                Evidence(wire.decode_vote(first, seat), wire.decode_vote(second, seat))
+                for seat, first, second in db.execute("SELECT seat, first, second FROM evidence")
+            ],
         )
 
     def _restore_state(self, revision: int) -> tuple[Tip, Machine]:

@@ -162,6 +162,7 @@ class SimStore:
             incarnation=self.incarnation,
             acknowledged=[decode_boot_request(raw) for raw in self.acknowledged.values()],
             abstain_until_term=self.abstain_until_term,
+            evidence=self.evidence,
         )
 
     def serve(self, from_height: int, count: int) -> SyncReply | None:

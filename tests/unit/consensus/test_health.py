@@ -37,16 +37,21 @@ def test_a_member_that_answers_no_challenge_is_counted_and_one_that_answers_late
     prober.answered(3, _reply(nonces[1]), 3100)
     prober.challenge({2, 3}, 4000)
     assert prober.peers[2].missed == 3
-    assert prober.peers[3].missed == 0
-    assert prober.peers[3].rtt_ms == 1100
+    assert prober.peers[3].missed == 1 and prober.peers[3].rtt_ms == 1100
+    for n in range(5, 9):
+        nonces.append(prober.challenge({2, 3}, 1000 * n))
+        prober.answered(3, _reply(nonces[-2]), 1000 * n + 100)
+    assert prober.peers[3].missed == 0, "always a second late, but there"
 
 
 def test_nonces_are_not_known_before_they_are_sent_and_old_ones_count_no_more() -> None:
     prober, other = Prober(bytes(32)), Prober(b"1" * 32)
     nonces = [prober.challenge({2}, n) for n in range(10)]
     assert len(set(nonces)) == 10
-    assert not prober.expects(nonces[0]) and prober.expects(nonces[9])
-    assert not prober.expects(other.challenge({2}, 0))
+    assert not prober.expects(2, nonces[0]) and prober.expects(2, nonces[9])
+    assert not prober.expects(2, other.challenge({2}, 0)) and not prober.expects(3, nonces[9])
+    prober.answered(2, _reply(nonces[9]), 100)
+    assert not prober.expects(2, nonces[9]), "one answer is enough"
 
 
 def test_what_was_missed_without_a_link_does_not_count() -> None:

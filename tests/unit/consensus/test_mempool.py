@@ -51,7 +51,7 @@ def test_a_client_whose_command_is_on_its_way_has_had_its_turn() -> None:
     for client in range(1, 4):
         for sequence in (1, 2):
             pool.add(command(client, sequence), OWN, 0)
-    on_the_way = {raw_command_id(command(1, 1)), raw_command_id(command(2, 1))}
+    on_the_way = [raw_command_id(command(1, 1)), raw_command_id(command(2, 1))]
     assert pool.batch(on_the_way)[0] == command(3, 1)
     for command_id in sorted(on_the_way):
         pool.remove(command_id, 0)

@@ -1,0 +1,177 @@
+"""R12-R14 among members: challenges, complaints about a bad leader, evidence passed on.
+
+``health`` keeps the books; here they are filled, and turned into ``Nullify`` votes. Nothing in
+this file touches safety: a complaint closes our own gate and is one vote among many (R4).
+"""
+
+from __future__ import annotations
+
+from . import limits
+from .booting import Booting
+from .digests import probe_answer_digest
+from .evidence import is_genuine
+from .interface import Timer
+from .proposals import unfinalized
+from .types import Block, Evidence, Reason, View, VoteKind
+from .wire import Commands, EvidenceMessage, Probe, ProbeReply
+
+MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
+BEHIND_MAX = 2  # answers in a row from behind the chain, or under an old incarnation
+SKIPS_MAX = 3  # blocks in a row that leave out a command whose turn it is
+BLOCKS_MIN = 3  # that a leader makes in the time in which a command may wait
+
+
+class Watching(Booting):
+    """Watches the members, the leader above all."""
+
+    def _watch(self) -> None:
+        """One tick of the health timer."""
+        d = self.durations
+        self._set_timer(Timer.HEALTH, d.health_ms)
+        self.tick += 1
+        self._tick_ms = self._now_ms
+        height = self.ledger.tip.height
+        self.patience.tick(progress=height > self._tick_height)
+        self._tick_height = height
+        if self.tick % d.ticks(d.probe_ms) == 0:
+            self._send(None, Probe(self.prober.challenge(self.connected, self._now_ms)))
+        leader = self.leader(self.view.term)
+        if leader != self.seat:
+            cause = self._cause(leader)
+            if cause is not None:
+                self._nullify(cause)
+
+    def _cause(self, leader: int) -> Reason | None:
+        """R12: why this leader should go, None when nothing is wrong with it."""
+        if leader not in self.connected:
+            return None  # the leader timer takes care
+        d = self.durations
+        answers = self.prober.peers.get(leader)
+        if answers is not None:
+            if answers.missed >= self._longer(MISSED_MAX):
+                return Reason.UNRESPONSIVE
+            if answers.superseded >= BEHIND_MAX:
+                return Reason.SUPERSEDED
+            if answers.behind >= BEHIND_MAX:
+                return Reason.BEHIND_CHAIN
+        if self.catchup.target is not None:
+            # What it does now we see only later.
+            self.fairness.forget()
+            self.pace.forget()
+            return None
+        self._mind_commands(leader)
+        suspicion = self.fairness.suspicion
+        if suspicion is not None and suspicion.skips >= SKIPS_MAX:
+            waits = self.tick - suspicion.front.since
+            if waits >= d.ticks(self._longer(d.censor_ms)):
+                return Reason.CENSORSHIP
+        if self.pace.is_slow(d.ticks(self._longer(d.slow_ms)), BLOCKS_MIN):
+            return Reason.SLOW
+        return None
+
+    def _mind_commands(self, leader: int) -> None:
+        """Reminds the leader of a command that waits too long, and notes whether it is due."""
+        d = self.durations
+        waiting = False
+        for front in self.mempool.fronts():
+            if self.machine.done(front.command_id):
+                # A later command of its client came first: it can change nothing any more.
+                self._forget_stale(front.command_id)
+            elif front.since < self.tick and not self._is_proposed(front.command_id):
+                waiting = True
+        reminder = self.fairness.remind(self.mempool, self.tick, d.ticks(d.censor_ms // 4))
+        if reminder is not None:
+            self._send(leader, Commands((reminder,)))
+        proposed = self.view in self._proposals or (self.view, VoteKind.NOTARIZE) in self._mine
+        ahead = unfinalized(self.view, self.ledger.tip.view)
+        may_propose = ahead < limits.UNFINALIZED_BLOCKS_MAX // 2
+        self.pace.sample(self.view.index, waiting and may_propose and not proposed)
+
+    def _forget_stale(self, command_id: bytes) -> None:
+        """A command that can change nothing any more."""
+        self.mempool.remove(command_id, self.tick)
+
+    def _is_proposed(self, command_id: bytes) -> bool:
+        return any(command_id in block.command_ids for block in self.ledger.blocks.values())
+
+    def _saw_proposal(self, block: Block) -> None:
+        """We vote for a block of the leader; does it leave somebody out?"""
+        suspicion = self.fairness.suspicion
+        if suspicion is None:
+            return
+        if self._is_proposed(suspicion.front.command_id):
+            self.fairness.forget()
+            return
+        settle = self.durations.ticks(self.durations.censor_ms // 4)
+        self.fairness.saw_block(block, self.mempool, self.tick, settle)
+
+    def _enter(self, view: View) -> None:
+        if view.term != self.view.term:
+            self.fairness.forget()
+            self.pace.forget()
+        super()._enter(view)
+
+    # --- challenges ---
+
+    def _on_probe(self, sender: int, probe: Probe) -> None:
+        """Answers a challenge: this process, with this key, is here and so far."""
+        if not self._answers.take(sender, self._now_ms):
+            return
+        incarnation, epoch = self.boot.incarnation, self.validators.epoch
+        height, chain = self.ledger.tip.height, self.chain
+        digest = probe_answer_digest(
+            self.cluster_id,
+            self.seat,
+            probe.nonce,
+            incarnation=incarnation,
+            epoch=epoch,
+            view=self.view,
+            height=height,
+            chain_block=chain.block,
+            chain_time_ms=chain.time_ms,
+        )
+        signature = self._signer.sign(digest)
+        where = (incarnation, epoch, self.view, height, chain.block, chain.time_ms)
+        self._send(sender, ProbeReply(probe.nonce, *where, signature))
+
+    def _on_probe_reply(self, sender: int, reply: ProbeReply) -> None:
+        key = self.validators.keys.get(sender)
+        if key is None or not self.prober.expects(sender, reply.nonce):
+            return  # too late, or told twice
+        digest = probe_answer_digest(
+            self.cluster_id,
+            sender,
+            reply.nonce,
+            incarnation=reply.incarnation,
+            epoch=reply.epoch,
+            view=reply.view,
+            height=reply.height,
+            chain_block=reply.chain_block,
+            chain_time_ms=reply.chain_time_ms,
+        )
+        if not self._verifier.verify(key, digest, reply.signature):
+            self._accuse(sender, "an answer to a challenge that it did not sign")
+            return
+        peer = self.prober.answered(sender, reply, self._now_ms)
+        d = self.durations
+        due = self.chain.known_since(self.tick, d.ticks(d.behind_chain_ms))
+        peer.behind = peer.behind + 1 if reply.chain_block < due else 0
+        superseded = reply.incarnation < self.boot.current(sender)
+        peer.superseded = peer.superseded + 1 if superseded else 0
+
+    # --- evidence (R14) ---
+
+    def _on_evidence(self, sender: int, pairs: tuple[Evidence, ...]) -> None:
+        for evidence in pairs:
+            if not self.evidence.wants(evidence):
+                continue
+            if not is_genuine(evidence, self._sets(), self.cluster_id, self._verifier):
+                self._accuse(sender, f"evidence that does not convict {evidence.first.seat}")
+                return
+            self._keep_evidence(evidence)
+
+    def _tell_evidence(self, seat: int) -> None:
+        """To a member that connects: what is not committed yet."""
+        pairs = self.evidence.one_of_each(without=self.machine.standing.convicted)
+        if pairs:
+            self._send(seat, EvidenceMessage(pairs))
