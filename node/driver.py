@@ -7,11 +7,9 @@ finalized blocks may wait, and share a transaction with those of the next moment
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 import trio
@@ -38,6 +36,7 @@ from consensus.interface import (
 )
 from consensus.machine import Applied, Result
 from consensus.types import Reason
+from node.deadlines import Deadlines
 from node.facade import Busy, OutcomeUnknown
 from node.network import (
     Mesh,
@@ -51,7 +50,6 @@ from node.network import (
 from node.storage import Store
 
 EVENTS_PER_BATCH = 512
-INBOX_MAX = 4096
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.05  # how long records of finalized blocks wait for others to share a transaction
 SYNC_INLINE_S = 0.002  # a disk that is slower, on average, is waited for in a thread
@@ -96,13 +94,14 @@ class Driver:
         self._cluster_id = cluster_id
         self._on_applied = on_applied
         self._on_links = on_links
-        self._inbox: deque[Event] = deque()
-        self._wake = trio.Event()
-        self._room = trio.Event()
-        self._deadlines: dict[Timer, float] = {}
+        self._inbox: deque[Event] = deque()  # of this node
+        self._fired: deque[Timer] = deque()
+        self._woken = trio.Event()
+        self._deadlines: Deadlines[Timer | None] = Deadlines()  # None: the sync of what is final
         self._waiting: dict[bytes, list[_Waiter]] = {}
         self._serving: set[int] = set()
-        self._sync_at = math.inf  # when records that wait must be on disk
+        self._unsynced = False  # finalized blocks wait for a sync
+        self._sync_due = False
         self._sync_s = 0.0  # what a sync takes, smoothed
         self._log = structlog.get_logger("node.consensus")
 
@@ -149,100 +148,93 @@ class Driver:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drives the engine until cancelled. Raises SafetyStop, StorageError."""
+        self._mesh.events.on_arrival = self._wake
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._deadlines.run, self._due)
             self._put(Started())
-            nursery.start_soon(self._pump)
             task_status.started()
             while True:
-                events = await self._next_events()
+                await self._wait()
                 output = Output()
                 now_ms = time.time_ns() // 1_000_000
-                for event in events:
+                for event in self._next_events():
                     output.merge(self.engine.step(event, now_ms))
+                # What came in may have moved a timer that ran out meanwhile: then it did not.
+                while self._fired:
+                    timer = self._fired.popleft()
+                    if timer not in output.timers:
+                        output.merge(self.engine.step(TimerFired(timer), now_ms))
                 await self._carry_out(output)
 
     def _put(self, event: Event) -> None:
         self._inbox.append(event)
-        self._wake.set()
+        self._wake()
 
-    async def _pump(self) -> None:
-        """Network events to the inbox, decoded; stops taking when the core is behind."""
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _due(self, timer: Timer | None) -> None:
+        if timer is None:
+            self._sync_due = True
+        else:
+            self._fired.append(timer)
+        self._wake()
+
+    async def _wait(self) -> None:
+        """Until there is something to do; other tasks have their turn in any case."""
+        if self._inbox or self._mesh.events or self._fired or self._sync_due:
+            await trio.lowlevel.checkpoint()
+            return
+        self._woken = trio.Event()
+        await self._woken.wait()
+
+    def _next_events(self) -> Iterator[Event]:
+        """What waits: first of the network, at most a batch, then everything of this node."""
         events = self._mesh.events
-        while True:
-            self._take(await events.receive())
-            # What else is there comes along without a turn of the scheduler for each.
-            with contextlib.suppress(trio.WouldBlock):
-                while len(self._inbox) < INBOX_MAX:
-                    self._take(events.receive_nowait())
-            while len(self._inbox) >= INBOX_MAX:
-                self._room = trio.Event()
-                await self._room.wait()
-
-    def _take(self, event: NetworkEvent) -> None:
-        match event:
-            case MessageFrom(seat, payload):
-                try:
-                    message = wire.decode(payload, seat, self._cluster_id)
-                except wire.WireError as error:
-                    self.bad_messages += 1
-                    self._log.warning("bad_message", peer=seat, error=str(error))
-                    return
-                self._put(Received(seat, message))
-            case PeerUp(seat):
-                self._put(PeerConnected(seat))
-                self._on_links()
-            case PeerDown(seat):
-                self._put(PeerLost(seat))
-                self._on_links()
-
-    async def _next_events(self) -> list[Event]:
-        """Waits for an event or a timer; returns what is there, timers first."""
-        while True:
-            now = trio.current_time()
-            due = [timer for timer, at in self._deadlines.items() if at <= now]
-            if due or self._inbox or now >= self._sync_at:
+        for _ in range(EVENTS_PER_BATCH):
+            if not events:
                 break
-            self._wake = trio.Event()
-            deadline = min(self._sync_at, *self._deadlines.values(), now + 3600)
-            with trio.move_on_at(deadline):
-                await self._wake.wait()
-        for timer in due:
-            del self._deadlines[timer]
-        events: list[Event] = [TimerFired(timer) for timer in due]
+            event = self._decoded(events.receive_nowait())
+            if event is not None:
+                yield event
         commands: list[bytes] = []
-        while self._inbox and len(events) < EVENTS_PER_BATCH:
+        while self._inbox:
             event = self._inbox.popleft()
             if isinstance(event, Submitted):
                 commands += event.commands
             else:
-                events.append(event)
+                yield event
         if commands:
-            events.append(Submitted(tuple(commands)))
-        self._room.set()
-        return events
+            yield Submitted(tuple(commands))
+
+    def _decoded(self, event: NetworkEvent) -> Event | None:
+        match event:
+            case MessageFrom(seat, payload):
+                try:
+                    return Received(seat, wire.decode(payload, seat, self._cluster_id))
+                except wire.WireError as error:
+                    self.bad_messages += 1
+                    self._log.warning("bad_message", peer=seat, error=str(error))
+                    return None
+            case PeerUp(seat):
+                self._on_links()
+                return PeerConnected(seat)
+            case PeerDown(seat):
+                self._on_links()
+                return PeerLost(seat)
 
     async def _carry_out(self, output: Output) -> None:
         """The duties of ``consensus.interface.Output``, in its order."""
-        if output.persist:
-            self._store.write(output.persist)
-            final = sum(isinstance(record, FinalizedRecord) for record in output.persist)
-            if final < len(output.persist):
-                await self._sync(self._store.sync_votes)
-            if final:
-                self._sync_at = min(self._sync_at, trio.current_time() + SYNC_DELAY_S)
-        # Blocks are served from the database: what another member waits for must be there.
-        if trio.current_time() >= self._sync_at or (output.serve and self._sync_at < math.inf):
-            self._sync_at = math.inf
-            await self._sync(self._store.sync)
-        await trio.lowlevel.checkpoint()
-        self._send_all(output.send)
-        now = trio.current_time()
-        for timer, delay_ms in output.timers.items():
-            if delay_ms is None:
-                self._deadlines.pop(timer, None)
-            else:
-                self._deadlines[timer] = now + delay_ms / 1000
+        urgent = [r for r in output.persist if not isinstance(r, FinalizedRecord)]
+        if urgent:
+            self._store.write(urgent)
+            await self._sync(self._store.sync_votes)
+        if output.send:
+            with self._mesh.burst():
+                self._send_all(output.send)
+        if output.timers:
+            self._set_timers(output.timers)
         for applied in output.applied:
             self._answer(applied)
             self._on_applied(applied)
@@ -250,20 +242,23 @@ class Driver:
             for waiter in self._waiting.get(rejected.command_id, ()):
                 waiter.rejected = rejected.reason
                 waiter.done.set()
+        # What is final may wait: others need not wait for it.
+        if len(urgent) < len(output.persist):
+            self._store.write([r for r in output.persist if isinstance(r, FinalizedRecord)])
+            if not self._unsynced:
+                self._unsynced = True
+                self._deadlines.set(None, trio.current_time() + SYNC_DELAY_S)
+        # Blocks are served from the database: what another member waits for must be there.
+        if self._sync_due or (output.serve and self._unsynced):
+            self._unsynced = self._sync_due = False
+            self._deadlines.cancel(None)
+            await self._sync(self._store.sync)
         for request in output.serve:
             if request.to not in self._serving:
                 self._serving.add(request.to)
                 self._nursery.start_soon(self._serve, request)
         for notice in output.notices:
-            match notice:
-                case LeaderChanged(epoch, term, leader, reasons):
-                    self.leader_changes += 1
-                    why = {str(seat): Reason(code).name.lower() for seat, code in reasons.items()}
-                    self._log.info(
-                        "leader_changed", epoch=epoch, term=term, leader=leader, complaints=why
-                    )
-                case Misbehaved(seat, what):
-                    self._log.warning("misbehaved", peer=seat, what=what)
+            self._note(notice)
         if output.halt is not None:
             raise SafetyStop(output.halt.reason)
 
@@ -275,6 +270,25 @@ class Driver:
         else:
             await trio.to_thread.run_sync(sync)
         self._sync_s += (time.perf_counter() - started - self._sync_s) / 8
+
+    def _set_timers(self, timers: dict[Timer, int | None]) -> None:
+        now = trio.current_time()
+        for timer, delay_ms in timers.items():
+            if delay_ms is None:
+                self._deadlines.cancel(timer)
+            else:
+                self._deadlines.set(timer, now + delay_ms / 1000)
+
+    def _note(self, notice: LeaderChanged | Misbehaved) -> None:
+        match notice:
+            case LeaderChanged(epoch, term, leader, reasons):
+                self.leader_changes += 1
+                why = {str(seat): Reason(code).name.lower() for seat, code in reasons.items()}
+                self._log.info(
+                    "leader_changed", epoch=epoch, term=term, leader=leader, complaints=why
+                )
+            case Misbehaved(seat, what):
+                self._log.warning("misbehaved", peer=seat, what=what)
 
     def _send_all(self, sends: Iterable[Send]) -> None:
         for send in sends:

@@ -1,13 +1,14 @@
-"""Inbound events of one peer on their way to the shared channel.
+"""Inbound events on their way to the one consumer: a bounded queue per peer, served in turn.
 
-Normally an event goes straight in. While the shared channel is full it waits here, in order; when
-this is full too, the peer's link stops reading its socket. So a slow consumer slows every peer by
-itself and no peer blocks another.
+A peer's events keep their order. Peers are served one event each in turn, so that a flood of one
+delays no other by more than its own share. When a peer's queue is full its link stops reading the
+socket: a slow consumer slows every peer by itself.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -15,21 +16,59 @@ from node.network.events import MessageFrom, NetworkEvent
 from node.network.limits import NetworkLimits
 
 
-class Inbox:
-    """Bounded by messages and bytes; up and down notices are always taken (the mesh refuses new
-    links while this is full, which bounds them as well)."""
+class EventQueue:
+    """What the mesh tells. One consumer, which either awaits ``receive`` or sets ``on_arrival``.
 
-    def __init__(
-        self, limits: NetworkLimits, channel: trio.MemorySendChannel[NetworkEvent]
-    ) -> None:
+    ``on_arrival`` is called when an event comes, within the task of its link, and must not block.
+    """
+
+    def __init__(self) -> None:
+        self.on_arrival: Callable[[], None] = self._wake
+        self._ready: deque[Inbox] = deque()  # those with events, each once
+        self._arrived = trio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def receive_nowait(self) -> NetworkEvent:
+        """The next event; raises trio.WouldBlock when there is none."""
+        if not self._ready:
+            raise trio.WouldBlock
+        inbox = self._ready.popleft()
+        event = inbox.take()
+        if inbox:
+            self._ready.append(inbox)
+        return event
+
+    async def receive(self) -> NetworkEvent:
+        """Waits for the next event."""
+        while not self._ready:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        return self.receive_nowait()
+
+    def _wake(self) -> None:
+        self._arrived.set()
+
+    def add(self, inbox: Inbox) -> None:
+        """An inbox has its first event."""
+        self._ready.append(inbox)
+        self.on_arrival()
+
+
+class Inbox:
+    """One peer's events, bounded by messages and bytes; up and down notices are always taken (the
+    mesh refuses new links while this is full, which bounds them as well)."""
+
+    def __init__(self, limits: NetworkLimits, queue: EventQueue) -> None:
         self._limits = limits
-        self._channel = channel
+        self._queue = queue
         self._waiting: deque[NetworkEvent] = deque()
         self._waiting_bytes = 0
-        self._filled = trio.Event()
         self._drained = trio.Event()
-        self._emptied = trio.Event()
-        self.closed = False  # the consumer has gone
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
 
     @property
     def full(self) -> bool:
@@ -40,54 +79,23 @@ class Inbox:
         )
 
     def put(self, event: NetworkEvent) -> None:
-        """Deliver or keep, in order."""
-        if not self._waiting:
-            try:
-                self._channel.send_nowait(event)
-                return
-            except trio.WouldBlock:
-                self._filled.set()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.closed = True
-                return
+        """Keep an event until the consumer takes it."""
         self._waiting.append(event)
         if isinstance(event, MessageFrom):
             self._waiting_bytes += len(event.payload)
+        if len(self._waiting) == 1:
+            self._queue.add(self)
+
+    def take(self) -> NetworkEvent:
+        """The oldest event, for the queue only."""
+        event = self._waiting.popleft()
+        if isinstance(event, MessageFrom):
+            self._waiting_bytes -= len(event.payload)
+        self._drained.set()
+        return event
 
     async def wait_for_room(self) -> None:
         """Return when the inbox is no longer full."""
-        while self.full and not self.closed:
+        while self.full:
+            self._drained = trio.Event()
             await self._drained.wait()
-
-    async def wait_until_empty(self) -> None:
-        """Return when nothing waits here."""
-        while self._waiting:
-            await self._emptied.wait()
-
-    async def deliver(self) -> None:
-        """Move waiting events into the channel until cancelled."""
-        while True:
-            if not self._waiting:
-                await self._filled.wait()
-            self._filled = trio.Event()
-            while self._waiting:
-                # Sent before it is removed, so that ``put`` cannot overtake it meanwhile.
-                try:
-                    await self._channel.send(self._waiting[0])
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.closed = True
-                    self._waiting.clear()
-                    self._waiting_bytes = 0
-                    self._wake()
-                    break
-                event = self._waiting.popleft()
-                if isinstance(event, MessageFrom):
-                    self._waiting_bytes -= len(event.payload)
-                if not self.full:
-                    self._wake()
-            self._emptied.set()
-            self._emptied = trio.Event()
-
-    def _wake(self) -> None:
-        self._drained.set()
-        self._drained = trio.Event()

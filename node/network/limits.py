@@ -31,8 +31,7 @@ class NetworkLimits:
     queue_bulk_bytes: int = 4 * MIB
 
     # inbound
-    events_max: int = 1024  # shared channel
-    inbox_messages_max: int = 1024  # per peer, used while the shared channel is full
+    inbox_messages_max: int = 1024  # per peer
     inbox_bytes_max: int = 4 * MIB
     messages_per_s: float = 50_000.0  # per peer; beyond it reading slows down to this rate
     message_burst: float = 100_000.0

@@ -1,5 +1,8 @@
 """An established link: one reading task, one writing task, no task or timer per message.
 
+Whoever sends also writes, as long as the socket takes it; the writing task waits for the socket
+or the window when they are full.
+
 ``kill`` is the only way a link ends and never waits: it closes the socket and cancels both tasks.
 That is safe here because a cancelled or half-done write is always followed by the closed socket.
 """
@@ -81,6 +84,7 @@ class Link:
         self._last_strike = self.opened_at
         self._reading_paused = False
         self._writing_since = 0.0  # 0: the writer waits for nothing
+        self._progress = False  # the write under way has data, not only control frames
         self._ping_value = 0
         self._ping_sent_at = 0.0
         self._ping_due = self.opened_at
@@ -88,17 +92,27 @@ class Link:
     @property
     def queued_bytes(self) -> int:
         """Outbound bytes not yet given to the socket."""
-        return self._queues.queued_bytes + len(self._pending)
+        return self._queues.queued_bytes + len(self._pending) + len(self._channel.unsent)
 
     def send(self, frame: bytes, priority: Priority) -> bool:
-        """Queue an encoded frame; never blocks."""
+        """Queue an encoded frame; never blocks. It leaves with the next ``flush``."""
         if self.end_reason:
             return False
         dropped_before = self._queues.dropped
         taken = self._queues.put(frame, priority)
         self._counters.dropped_messages += self._queues.dropped - dropped_before
-        self._wake.set()
         return taken
+
+    def flush(self) -> None:
+        """Write a batch of what is queued at once, without a turn of the writing task, as far as
+        the socket takes it; that task goes on with the rest."""
+        if self.end_reason:
+            return
+        try:
+            if self._write_batch():
+                self._wake.set()
+        except LinkBroken as error:
+            self.kill(error.reason, penalty=error.penalty)
 
     def kill(self, reason: str, *, penalty: bool = False) -> None:
         """End the link now; the first reason given stays."""
@@ -195,37 +209,52 @@ class Link:
             raise LinkBroken("flooding", penalty=True)
 
     async def _write(self) -> None:
-        yamux, queues, counters = self._yamux, self._queues, self._counters
-        batch_bytes = self._limits.write_batch_bytes
         while True:
-            if not self._pending and queues.queued_bytes:
-                self._pending, messages = queues.take(batch_bytes)
-                counters.sent_messages += messages
-                counters.sent_bytes += len(self._pending)
-            wire = yamux.take_control() if yamux.control else b""
-            progress = 0
-            if self._pending:
-                progress = size = min(len(self._pending), yamux.sendable())
-                if size == len(self._pending):
-                    wire += yamux.wrap(self._pending)
-                    self._pending = b""
-                elif size:
-                    wire += yamux.wrap(self._pending[:size])
-                    self._pending = self._pending[size:]
-            if wire:
-                # A write counts as stalled from its start; control frames that pass while the
-                # window is shut do not reset the clock of the data behind them.
-                if not self._writing_since or not self._pending:
-                    self._writing_since = trio.current_time()
-                await self._channel.send(wire)
-                if progress or not self._pending:
-                    self._writing_since = 0.0
-                continue
+            if self._channel.unsent:
+                await self._channel.drain()
+                self._written()
+            elif self._write_batch():
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._wake.wait()
+                self._wake = trio.Event()
+
+    def _write_batch(self) -> bool:
+        """One write at most; True when there is more to do now."""
+        yamux, queues, channel = self._yamux, self._queues, self._channel
+        if channel.unsent:
+            return True
+        if not self._pending and queues.queued_bytes:
+            self._pending, messages = queues.take(self._limits.write_batch_bytes)
+            self._counters.sent_messages += messages
+            self._counters.sent_bytes += len(self._pending)
+        wire = yamux.take_control() if yamux.control else b""
+        size = 0
+        if self._pending:
+            size = min(len(self._pending), yamux.sendable())
+            if size:
+                wire += yamux.wrap(self._pending[:size])
+                self._pending = self._pending[size:]
+        if not wire:
             # The window is shut: the clock of the stall runs.
             if self._pending and not self._writing_since:
                 self._writing_since = trio.current_time()
-            await self._wake.wait()
-            self._wake = trio.Event()
+            return False
+        # A write counts as stalled from its start; control frames that pass while the window is
+        # shut do not reset the clock of the data behind them.
+        if not self._writing_since or not self._pending:
+            self._writing_since = trio.current_time()
+        self._progress = size > 0
+        channel.send_now(wire)
+        if channel.unsent:
+            return True
+        self._written()
+        return bool(self._pending or queues.queued_bytes)
+
+    def _written(self) -> None:
+        """The socket took a whole write."""
+        if self._progress or not self._pending:
+            self._writing_since = 0.0
 
     def excuse(self, now: float) -> None:
         """Start the clocks of silence and stall afresh: the pause was on our side."""

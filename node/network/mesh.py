@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,10 +30,11 @@ from node.network.admission import Admission
 from node.network.channel import close_now
 from node.network.dialler import Dialler
 from node.network.errors import NetworkError, PayloadTooLarge, Refused
-from node.network.events import LinkStatus, NetworkEvent, PeerDown, PeerUp, Priority
+from node.network.events import LinkStatus, PeerDown, PeerUp, Priority
 from node.network.frames import BOOT_NONCE_BYTES, Hello, encode_frame
 from node.network.handshake import Established, Handshaker
 from node.network.identity import key_pair, peer_id_from_key
+from node.network.inbox import EventQueue
 from node.network.limits import PROTOCOL_VERSION, NetworkLimits
 from node.network.link import Link
 from node.network.peer import Peer
@@ -76,9 +78,8 @@ class Mesh:
         self.peer_id: str = peer_id_from_key(self._node_key).to_base58()
         hello = Hello(PROTOCOL_VERSION, cluster_id, seat, os.urandom(BOOT_NONCE_BYTES))
         self._handshaker = Handshaker(keys, hello, self.limits, self._find_member)
-        self._events_in: trio.MemorySendChannel[NetworkEvent]
-        self.events: trio.MemoryReceiveChannel[NetworkEvent]
-        self._events_in, self.events = trio.open_memory_channel(self.limits.events_max)
+        self.events = EventQueue()
+        self._burst: dict[Link, None] | None = None  # links with frames to be written together
         self._peers: dict[int, Peer] = {}
         self._seat_of: dict[Any, int] = {}
         self._admission: Admission | None = None
@@ -112,7 +113,7 @@ class Mesh:
 
     def _add(self, address: PeerAddress) -> None:
         try:
-            peer = Peer(address, self.limits, self._events_in)
+            peer = Peer(address, self.limits, self.events)
         except NetworkError as error:
             self._log.error("member_unusable", seat=address.seat, detail=str(error))
             return
@@ -165,7 +166,7 @@ class Mesh:
         peer = self._peers.get(seat)
         if peer is None or peer.link is None:
             return False
-        return peer.link.send(encode_frame(payload), priority)
+        return self._queue(peer.link, encode_frame(payload), priority)
 
     def broadcast(self, payload: bytes, priority: Priority = Priority.CONSENSUS) -> int:
         """Queue a payload for every linked member.
@@ -180,8 +181,27 @@ class Mesh:
         frame = encode_frame(payload)
         taken = 0
         for peer in self._peers.values():
-            if peer.link is not None and peer.link.send(frame, priority):
+            if peer.link is not None and self._queue(peer.link, frame, priority):
                 taken += 1
+        return taken
+
+    @contextmanager
+    def burst(self) -> Iterator[None]:
+        """What is sent within is written at its end, in one piece for each member."""
+        self._burst = touched = {}
+        try:
+            yield
+        finally:
+            self._burst = None
+            for link in touched:
+                link.flush()
+
+    def _queue(self, link: Link, frame: bytes, priority: Priority) -> bool:
+        taken = link.send(frame, priority)
+        if self._burst is None:
+            link.flush()
+        else:
+            self._burst[link] = None
         return taken
 
     async def drain(self, timeout_s: float) -> None:
@@ -381,13 +401,6 @@ class Mesh:
 
     async def _serve_peer(self, peer: Peer) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._restarting, "deliver", peer.inbox.deliver)
-            with trio.CancelScope() as dialling:
-                async with trio.open_nursery() as dial_nursery:
-                    dial_nursery.start_soon(
-                        self._restarting, "dial", partial(self._dialler.dial_forever, peer)
-                    )
-                    await peer.removed.wait()
-                    dialling.cancel()
-            await peer.inbox.wait_until_empty()
+            nursery.start_soon(self._restarting, "dial", partial(self._dialler.dial_forever, peer))
+            await peer.removed.wait()
             nursery.cancel_scope.cancel()

@@ -7,9 +7,9 @@ from typing import Any
 import trio
 
 from node.network.addresses import BadEndpoint, PeerAddress, TcpAddress, parse_endpoint
-from node.network.events import LinkStatus, NetworkEvent
+from node.network.events import LinkStatus
 from node.network.identity import peer_id_from_key
-from node.network.inbox import Inbox
+from node.network.inbox import EventQueue, Inbox
 from node.network.limits import NetworkLimits
 from node.network.link import Counters, Link
 
@@ -25,7 +25,7 @@ class Peer:
         self,
         address: PeerAddress,
         limits: NetworkLimits,
-        events: trio.MemorySendChannel[NetworkEvent],
+        events: EventQueue,
     ) -> None:
         self.address = address
         self.seat = address.seat

@@ -200,7 +200,6 @@ async def test_a_flood_that_nobody_reads_is_held_in_bounds_and_blocks_no_other_p
     a = await network.start(
         1,
         members=[address(2), address(3)],
-        events_max=16,
         inbox_bytes_max=1 << 20,
         dead_after_s=20.0,
         write_stall_s=20.0,
@@ -231,7 +230,6 @@ async def test_a_peer_over_its_rate_is_slowed_down_and_cut_if_it_goes_on(
         messages_per_s=2000.0,
         message_burst=500.0,
         strikes_max=1,
-        events_max=1_000_000,
     )
     peer = await linked(a.mesh, 2)
     await a.up(2)

@@ -319,9 +319,10 @@ async def test_consensus_overtakes_waiting_bulk(network: Network) -> None:
     a = await network.start(1, members=[address(2)], dead_after_s=PATIENCE_S)
     b = await network.start(2, members=[address(1, a.mesh.listen_address)])
     await a.up(2)
-    for _ in range(200):
-        assert a.mesh.send(2, b"bulk" * 2000, Priority.BULK)
-    assert a.mesh.send(2, b"vote", Priority.CONSENSUS)
+    with a.mesh.burst():
+        for _ in range(200):
+            assert a.mesh.send(2, b"bulk" * 2000, Priority.BULK)
+        assert a.mesh.send(2, b"vote", Priority.CONSENSUS)
     order = [await b.message(1) for _ in range(201)]
     assert order.index(b"vote") == 0
 

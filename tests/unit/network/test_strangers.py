@@ -277,7 +277,7 @@ async def test_a_flood_of_refusals_is_counted_in_full_and_logged_in_part(
 
 
 async def test_connecting_and_leaving_many_times_leaks_nothing(network: Network) -> None:
-    a = await network.start(1, members=[address(2)], events_max=100_000)
+    a = await network.start(1, members=[address(2)])
     first = await linked(a.mesh, 2)
     await a.up(2)
     first.channel.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,15 @@ from consensus.engine import Engine
 from consensus.interface import Durations
 from consensus.validators import Validator, ValidatorSet
 from node.driver import Driver
-from node.network import MessageFrom, NetworkEvent, PeerDown, PeerUp, Priority
+from node.network import (
+    MessageFrom,
+    NetworkEvent,
+    NetworkLimits,
+    PeerDown,
+    PeerUp,
+    Priority,
+)
+from node.network.inbox import EventQueue, Inbox
 from node.signing import NodeSigner, RecoveringVerifier
 from node.storage import Store, log_identity
 from node.votelog import VoteLog
@@ -53,6 +61,7 @@ class Member:
     store: Store
     driver: Driver
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
 
     def votes_on_disk(self) -> set[tuple[int, int, int]]:
         """(term, index, kind) of the votes that another process would find."""
@@ -69,10 +78,14 @@ class MemoryMesh:
         self._cluster = cluster
         self.seat = seat
         self.watch_send: Callable[[bytes], None] = lambda payload: None
-        self._events_in, self.events = trio.open_memory_channel[NetworkEvent](100_000)
+        self.events = EventQueue()
+        self._inbox = Inbox(NetworkLimits(), self.events)
 
     def deliver(self, event: NetworkEvent) -> None:
-        self._events_in.send_nowait(event)
+        self._inbox.put(event)
+
+    def burst(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def send(self, seat: int, payload: bytes, priority: Priority = Priority.CONSENSUS) -> bool:
         self.watch_send(payload)
@@ -126,6 +139,7 @@ class Cluster:
                 await member.driver.run()
         finally:
             member.store.close()
+            member.ended.set()
 
     async def kill(self, seat: int) -> None:
         """The member ends between two instructions; what it had not synced is gone."""
@@ -133,7 +147,7 @@ class Cluster:
         member.scope.cancel()
         for other in self.members.values():
             other.mesh.deliver(PeerDown(seat, "killed"))
-        await trio.testing.wait_all_tasks_blocked(0.001)
+        await member.ended.wait()
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(30):
