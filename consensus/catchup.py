@@ -161,6 +161,10 @@ class CatchUp:
         turn = self._retries % len(free) if free else 0
         return free[turn:] + free[:turn]
 
+    def turn(self, connected: Iterable[int]) -> int | None:
+        """The member whose turn it is to be asked, another one at each retry."""
+        return next(iter(self._order(connected, None)), None)
+
     # --- answers ---
 
     def useful(self, sender: int, first: int, last: int) -> bool:

@@ -105,6 +105,7 @@ class Engine(Watching):
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
         self._retry_view = self.view
+        self._retry_height = self.ledger.tip.height
         self._restore(restored)
 
     def _restore(self, restored: Restored) -> None:
@@ -307,7 +308,9 @@ class Engine(Watching):
         self._resend_commands()
         if self.view == self._retry_view:
             self._resend(None)
-        self._retry_view = self.view
+        elif self.ledger.tip.height == self._retry_height:
+            self._ask_what_is_final()
+        self._retry_view, self._retry_height = self.view, self.ledger.tip.height
 
     def _resend_commands(self) -> None:
         """Our clients' oldest commands, when they have waited since the last retry.

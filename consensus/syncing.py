@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from . import limits
 from .catchup import is_consistent, is_final
 from .interface import ServeBlocks
-from .types import FinalHeader
+from .types import FinalHeader, VoteKind
 from .voting import Voting
 from .wire import BlockReply, Certificates, SyncReply, SyncRequest
 
@@ -27,10 +28,22 @@ class Syncing(Voting):
         elif tip.finalization is not None:
             self._send(sender, SyncReply((), (), tip.finalization, None))
 
+    def _ask_what_is_final(self) -> None:
+        """R7: views pass and nothing becomes final here: ask a member, another one each time.
+
+        A liar can withhold its vote from us alone, or sign a pair of which we keep the other
+        one. The others are final then and have no reason to repeat anything.
+        """
+        peer = self.catchup.turn(self.connected)
+        if peer is not None:
+            self._send(peer, SyncRequest(limits.U64_MAX, 1))
+
     def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:
         """Blocks that prove themselves: checked when they come, applied when it is their turn."""
         if self.catchup.target is None:
-            return  # nothing was asked for, or somebody else was quicker
+            if reply.finalization.kind is VoteKind.FINALIZE:
+                self._take_certificate(reply.finalization, sender=sender)
+            return
         if not reply.blocks or reply.finalization.epoch != self.validators.epoch:
             self.catchup.has_nothing(sender)
         elif self.catchup.useful(sender, *_heights(reply)):

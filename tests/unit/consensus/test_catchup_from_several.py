@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from clusters import Cluster, block
+from clusters import GENESIS, Cluster, block, proposal
 
 from consensus import catchup, limits
 from consensus.engine import Engine
 from consensus.interface import Misbehaved, Output, Received, Timer, TimerFired
 from consensus.types import Block, Certificate, FinalHeader, View, VoteKind
-from consensus.wire import Certificates, SyncReply, SyncRequest
+from consensus.wire import Certificates, ProposalMessage, SyncReply, SyncRequest
 
 LENGTH = 40
 SPAN = 4
@@ -181,3 +181,29 @@ def test_blocks_of_one_stretch_are_as_many_as_a_message_holds() -> None:
     waiting.prove(HEAD)
     (send,) = waiting.ask([2])
     assert send.message == SyncRequest(2, 1)
+
+
+def test_a_member_from_whom_one_vote_is_withheld_asks_what_is_final() -> None:
+    """The views go on by the others' notarizations, so nobody ever repeats anything to it."""
+    cluster = Cluster()
+    liar = cluster.leader(1)
+    seat = next(s for s in cluster.validators.seats if s != liar)
+    engine, _ = cluster.booted(seat)
+    parent, final, asked = None, None, []
+    made: Block | bytes = GENESIS
+    for index in range(6):
+        view = View(1, index)
+        made = block(view, made)
+        shown = ProposalMessage(1, proposal(cluster, made, parent))
+        engine.step(Received(liar, shown), 1_000)
+        parent = cluster.certificate(VoteKind.NOTARIZE, view, made.hash)
+        engine.step(Received(liar, Certificates((parent,))), 1_000)
+        assert engine.view == view.next()
+        output = engine.step(TimerFired(Timer.RETRY), 1_000)
+        asked += [s.to for s in output.send if isinstance(s.message, SyncRequest)]
+        final = cluster.certificate(VoteKind.FINALIZE, view, made.hash)
+    assert engine.ledger.tip.height == 0
+    assert len(set(asked)) == 3, "it asks the same member again and again"
+    assert final is not None
+    engine.step(Received(asked[-1], SyncReply((), (), final)), 1_000)
+    assert engine.ledger.tip.height == 6
