@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import trio
 
 from attest import (
@@ -45,35 +47,54 @@ def start(testnet: Testnet) -> ProcessRecord:
     )
 
 
+def start_one(testnet: Testnet, socket: Path, instance_seed: str) -> ProcessRecord:
+    """Start the guest agent of one more machine, under the same root and app."""
+    argv = processes.python(
+        "deploy.simulator",
+        "--kms-secret-file", str(testnet.kms_root_file),
+        "--app-id", testnet.app_id,
+        "--node", f"{socket}:{instance_seed}",
+    )  # fmt: skip
+    return processes.spawn(
+        argv, log=testnet.log("agents"), mark=testnet.mark, cwd=testnet.directory
+    )
+
+
 async def wait_ready(testnet: Testnet) -> None:
     """Wait until every socket answers; the caller bounds the time. Raises TestnetError."""
     for node in testnet.nodes:
-        agent = GuestAgent(str(testnet.socket(node.seat)), deadline_s=5)
-        while True:
-            if not processes.is_alive(testnet.agents):
-                log = testnet.log("agents")
-                raise TestnetError(f"the agents ended; end of {log}:\n{processes.tail(log)}")
-            try:
-                await agent.info()
-                break
-            except AttestError:
-                await trio.sleep(POLL_S)
+        await wait_one_ready(testnet, node.seat)
+
+
+async def wait_one_ready(testnet: Testnet, seat: int) -> None:
+    """Wait until the seat's socket answers. Raises TestnetError when its process ended."""
+    agent = GuestAgent(str(testnet.socket(seat)), deadline_s=5)
+    while True:
+        if not processes.is_alive(testnet.node(seat).agent or testnet.agents):
+            log = testnet.log("agents")
+            raise TestnetError(f"the agents ended; end of {log}:\n{processes.tail(log)}")
+        try:
+            await agent.info()
+            return
+        except AttestError:
+            await trio.sleep(POLL_S)
 
 
 async def identities(testnet: Testnet, contract: bytes) -> dict[int, NodeIdentity]:
     """The identity that each seat's daemon will obtain, asked and verified the same way."""
-    roots = (TrustedRoot(kms_root(testnet), FIRST_ROOT_EPOCH),)
-    found = {}
-    for node in testnet.nodes:
-        try:
-            found[node.seat] = await obtain_identity(
-                GuestAgent(str(testnet.socket(node.seat))),
-                chain_id=CHAIN_ID,
-                contract=contract,
-                seat=node.seat,
-                roots=roots,
-                app_id=bytes.fromhex(testnet.app_id),
-            )
-        except AttestError as error:
-            raise TestnetError(f"the agent of seat {node.seat}: {error}") from None
-    return found
+    return {node.seat: await identity(testnet, contract, node.seat) for node in testnet.nodes}
+
+
+async def identity(testnet: Testnet, contract: bytes, seat: int) -> NodeIdentity:
+    """The identity of one seat's daemon. Raises TestnetError."""
+    try:
+        return await obtain_identity(
+            GuestAgent(str(testnet.socket(seat))),
+            chain_id=CHAIN_ID,
+            contract=contract,
+            seat=seat,
+            roots=(TrustedRoot(kms_root(testnet), FIRST_ROOT_EPOCH),),
+            app_id=bytes.fromhex(testnet.app_id),
+        )
+    except AttestError as error:
+        raise TestnetError(f"the agent of seat {seat}: {error}") from None

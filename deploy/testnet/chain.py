@@ -179,6 +179,63 @@ class RegistryDesk:
         """Fix the founding set."""
         await self._send([Call(self._owner, "launch", ())])
 
+    async def grant(self, testnet: Testnet, weight: int) -> int:
+        """Grant one more seat, to a new wallet; the seat's number."""
+        secret = _new_secret()
+        wallet = LocalKey(secret)
+        await fund(self._rpc, [wallet.address])
+        await self._send([Call(self._owner, "grantSeat", (wallet.address, weight))])
+        answer = await _ask(self._rpc, "eth_call", [self._call_of("seatCount"), "latest"])
+        (seat,) = self._abi.function("seatCount").decode(_hex(answer))
+        _save_wallets(testnet, _load_wallets(testnet) | {f"seat_{seat}": secret})
+        return int(seat)
+
+    async def bind(self, testnet: Testnet, seat: int, identity: NodeIdentity) -> None:
+        """As the seat's owner: let this machine register, and give it money for that."""
+        await fund(self._rpc, [address_of(identity.node_key)])
+        await self._send(
+            [Call(_seat_owner(testnet, seat), "bindInstance", (seat, identity.instance_id))]
+        )
+
+    async def deactivate(self, seat: int) -> None:
+        """As the contract's owner: take the node off the seat."""
+        await self._send([Call(self._owner, "deactivate", (seat,))])
+
+    async def set_weight(self, seat: int, weight: int) -> None:
+        """As the contract's owner."""
+        await self._send([Call(self._owner, "setWeight", (seat, weight))])
+
+    async def vote_recovery(
+        self, testnet: Testnet, seats: Sequence[int], epoch: int, height: int, block_hash: bytes
+    ) -> None:
+        """As the owners of these seats: vote that the cluster goes on at a block, in an epoch."""
+        await self._send(
+            [
+                Call(_seat_owner(testnet, s), "voteRecovery", (s, epoch, height, block_hash))
+                for s in seats
+            ]
+        )
+
+    async def recover(
+        self, seats: Sequence[int], epoch: int, height: int, block_hash: bytes
+    ) -> None:
+        """Announce the recovery that these seats voted for, or open it after its delay."""
+        arguments = (epoch, height, block_hash, sorted(seats))
+        await self._send([Call(self._owner, "recover", arguments)])
+
+    async def wait_time(self, seconds: float) -> None:
+        """Let the chain's clock go on by this much."""
+        start_s = await self._time_s()
+        while await self._time_s() < start_s + seconds:
+            await trio.sleep(POLL_S)
+
+    async def _time_s(self) -> int:
+        block = await _ask(self._rpc, "eth_getBlockByNumber", ["latest", False])
+        return int(block["timestamp"], 16)
+
+    def _call_of(self, name: str) -> dict[str, str]:
+        return {"to": self.address, "data": "0x" + self._abi.function(name).encode().hex()}
+
     async def aclose(self) -> None:
         await self._rpc.aclose()
 
@@ -254,6 +311,31 @@ async def fund(rpc: RpcEndpoint, addresses: Sequence[bytes]) -> None:
     """Give anvil's play money to 20-byte addresses."""
     for address in addresses:
         await _ask(rpc, "anvil_setBalance", ["0x" + address.hex(), hex(BALANCE_WEI)])
+
+
+def open_desk(testnet: Testnet) -> RegistryDesk:
+    """The desk of a running testnet; close it. Raises TestnetError before there is a contract."""
+    if not testnet.contract:
+        raise TestnetError("this testnet has no contract yet")
+    return RegistryDesk(
+        RpcEndpoint(testnet.rpc_url),
+        _load_wallets(testnet)["contract_owner"],
+        _hex(testnet.contract),
+        ContractAbi(artifact("Registry").abi),
+        0,
+    )
+
+
+def _seat_owner(testnet: Testnet, seat: int) -> LocalKey:
+    try:
+        return LocalKey(_load_wallets(testnet)[f"seat_{seat}"])
+    except KeyError:
+        raise TestnetError(f"no wallet of seat {seat}") from None
+
+
+def _load_wallets(testnet: Testnet) -> dict[str, bytes]:
+    values = json.loads((testnet.directory / "wallets.json").read_bytes())
+    return {name: bytes.fromhex(secret) for name, secret in values.items()}
 
 
 def _save_wallets(testnet: Testnet, secret_of: Mapping[str, bytes]) -> None:

@@ -19,13 +19,14 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from . import launch, layout, nodes, processes, requests, survey, table
+from . import changes, launch, layout, nodes, processes, requests, survey, table
 from .layout import Testnet, TestnetError
 
 REFRESH_S = 0.5
 PLAIN_REFRESH_S = 30.0
 SIGNAL_DEADLINE_S = 15.0
 LOCK_WAIT_S = 10.0
+CHANGE_DEADLINE_S = 60.0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 ENDING_SIGNALS = ("KILL", "TERM", "INT", "QUIT", "HUP", "ABRT", "SEGV")
@@ -85,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     logs = verb("logs", _logs, "a daemon's log", seat=True)
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("-n", "--lines", type=int, default=1000)
+
+    add = verb("add", _add, "grant a seat and start a node that joins with the next epoch")
+    add.add_argument("--weight", type=int, default=1, metavar="W")
+    verb("leave", _leave, "deactivate a seat; its node stays as an observer", seat=True)
+    verb("rejoin", _rejoin, "let a deactivated seat's node register again", seat=True)
+    weigh = verb("weigh", _weigh, "change the weight of a seat", seat=True)
+    weigh.add_argument("weight", type=int, metavar="W")
+    verb("replace", _replace, "another machine (disk, instance, key) on a dead seat", seat=True)
 
     put = verb("put", _put, "write a key; returns when the write is committed")
     put.add_argument("key")
@@ -327,6 +336,40 @@ async def start(directory: Path, seat: int, deadline_s: float) -> Testnet:
         testnet.save()
     await nodes.wait_answers(testnet, seat, deadline_s)
     return testnet
+
+
+# --- who belongs ------------------------------------------------------------------------------
+
+
+async def _add(arguments: argparse.Namespace) -> int:
+    seat = await changes.add(_directory(arguments), arguments.weight, CHANGE_DEADLINE_S)
+    print(f"seat {seat}: granted, its node answers; it joins with the next epoch")
+    return 0
+
+
+async def _leave(arguments: argparse.Namespace) -> int:
+    await changes.leave(_directory(arguments), arguments.seat, CHANGE_DEADLINE_S)
+    print(f"seat {arguments.seat}: deactivated")
+    return 0
+
+
+async def _rejoin(arguments: argparse.Namespace) -> int:
+    await changes.rejoin(_directory(arguments), arguments.seat, CHANGE_DEADLINE_S)
+    print(f"seat {arguments.seat}: its instance is bound again, its node may register")
+    return 0
+
+
+async def _weigh(arguments: argparse.Namespace) -> int:
+    directory = _directory(arguments)
+    await changes.weigh(directory, arguments.seat, arguments.weight, CHANGE_DEADLINE_S)
+    print(f"seat {arguments.seat}: weight {arguments.weight}")
+    return 0
+
+
+async def _replace(arguments: argparse.Namespace) -> int:
+    await changes.replace_machine(_directory(arguments), arguments.seat, CHANGE_DEADLINE_S)
+    print(f"seat {arguments.seat}: another machine answers; it votes with the next epoch")
+    return 0
 
 
 async def _down(arguments: argparse.Namespace) -> int:

@@ -59,6 +59,7 @@ class NodeRecord:
     weight: int
     instance_seed: str  # hex, 20 bytes
     process: ProcessRecord | None = None
+    agent: ProcessRecord | None = None  # a guest agent of its own, for a machine that came later
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,10 @@ class Testnet:
         return ports
 
     def socket(self, seat: int) -> Path:
-        return self.socket_dir / f"{seat}.sock"
+        """Of the seat's guest agent; a later machine's has a name of its own."""
+        later = next((n for n in self.nodes if n.seat == seat and n.agent is not None), None)
+        name = f"{seat}-{later.instance_seed[:8]}" if later else str(seat)
+        return self.socket_dir / f"{name}.sock"
 
     def log(self, name: str) -> Path:
         return self.directory / "log" / f"{name}.log"
@@ -133,16 +137,20 @@ class Testnet:
         seats = ", ".join(str(node.seat) for node in self.nodes)
         raise TestnetError(f"no seat {seat} in this testnet (seats: {seats})")
 
+    def with_node(self, record: NodeRecord) -> Testnet:
+        """A copy with this record, in place of the seat's former one or added."""
+        others = [node for node in self.nodes if node.seat != record.seat]
+        nodes = sorted([*others, record], key=lambda node: node.seat)
+        return replace(self, nodes=tuple(nodes))
+
     def with_node_process(self, seat: int, process: ProcessRecord) -> Testnet:
         """A copy in which that seat's daemon is ``process``."""
-        nodes = tuple(
-            replace(node, process=process) if node.seat == seat else node for node in self.nodes
-        )
-        return replace(self, nodes=nodes)
+        return self.with_node(replace(self.node(seat), process=process))
 
     def processes(self) -> dict[str, ProcessRecord]:
         """Recorded processes by name, daemons first: the order in which they are stopped."""
         found = {f"node {n.seat}": n.process for n in self.nodes if n.process is not None}
+        found |= {f"agent {n.seat}": n.agent for n in self.nodes if n.agent is not None}
         if self.agents is not None:
             found["agents"] = self.agents
         if self.chain is not None:
@@ -238,6 +246,7 @@ def load(directory: Path) -> Testnet:
                     int(n["weight"]),
                     str(n["instance_seed"]),
                     _process(n["process"]),
+                    _process(n.get("agent")),
                 )
                 for n in values["nodes"]
             ),
@@ -352,7 +361,7 @@ def _process(values: dict[str, Any] | None) -> ProcessRecord | None:
 
 def _make_socket_dir(directory: Path) -> Path:
     inside = directory / "sockets"
-    if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES_MAX - len("/99.sock"):
+    if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES_MAX - len("/99-01234567.sock"):
         inside.mkdir(mode=0o700)
         return inside
     return Path(tempfile.mkdtemp(prefix="dstack-testnet-"))

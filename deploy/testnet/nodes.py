@@ -12,10 +12,12 @@ from node.config import (
     ApiConfig,
     ChainConfig,
     Config,
+    ConfigError,
     InsecureConfig,
     LogConfig,
     NodeConfig,
     TimingConfig,
+    load_config,
 )
 
 from . import processes
@@ -64,6 +66,22 @@ def write_config(testnet: Testnet, node: NodeRecord, trust: TrustAnchors) -> Non
         insecure=InsecureConfig(simulator=True, single_rpc=True, no_attestation=True),
     )
     write_private(testnet.node_config(node.seat), config.to_toml().encode())
+
+
+def anchors_of(testnet: Testnet, seat: int) -> TrustAnchors:
+    """What that seat's daemon was told. Raises TestnetError."""
+    try:
+        chain = load_config(testnet.node_config(seat), env={}).chain
+    except ConfigError as error:
+        raise TestnetError(f"the configuration of seat {seat}: {error}") from None
+    assert chain.app_id is not None, "write_config wrote it"
+    return TrustAnchors(
+        chain_id=chain.chain_id,
+        contract=chain.contract,
+        deploy_block=chain.deploy_block,
+        app_id=chain.app_id,
+        kms_root=chain.kms_roots[0],
+    )
 
 
 def start(testnet: Testnet, seat: int) -> ProcessRecord:

@@ -38,12 +38,14 @@ class SeatView:
     view: str | None = None
     leader: int | None = None
     peers: int | None = None
+    set_weight: int | None = None  # of all members, as the node counts them
     incarnation: int | None = None
     state_hash: str | None = None
     lag: int | None = None
     revision: int | None = None
     reason: str = ""
     insecure: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
 
     @property
     def answers(self) -> bool:
@@ -61,6 +63,11 @@ class Survey:
 
     @property
     def weight_total(self) -> int:
+        """Of the set that votes, as the nodes of the newest epoch count it."""
+        newest = max((node.epoch or 0 for node in self.nodes), default=0)
+        for node in self.nodes:
+            if node.set_weight is not None and (node.epoch or 0) == newest:
+                return node.set_weight
         return sum(node.weight for node in self.nodes)
 
     @property
@@ -127,7 +134,7 @@ async def take(testnet: Testnet) -> Survey:
 
 def summarise(nodes: tuple[SeatView, ...]) -> Survey:
     """Find the (epoch, term, leader) that members of more than 2/3 of the weight report."""
-    total = sum(node.weight for node in nodes)
+    total = Survey(nodes, None, None, None).weight_total
     claims: dict[tuple[int, int, int], int] = {}
     for node in nodes:
         if node.answers and None not in (node.epoch, node.term, node.leader):
@@ -197,7 +204,6 @@ def read_answer(node: NodeRecord, pid: int, answer: dict[str, Any]) -> SeatView:
 
     peers = answer.get("peers")
     weight = number("weight")
-    insecure = answer.get("insecure")
     return SeatView(
         seat=node.seat,
         pid=pid,
@@ -209,15 +215,20 @@ def read_answer(node: NodeRecord, pid: int, answer: dict[str, Any]) -> SeatView:
         view=text("view") or None,
         leader=number("leader"),
         peers=len(peers) if isinstance(peers, list) else number("peers"),
+        set_weight=number("weight_total"),
         incarnation=number("incarnation"),
         state_hash=text("state_hash") or None,
         lag=number("lag"),
         revision=number("revision"),
         reason=text("reason"),
-        insecure=tuple(_printable(str(f))[:40] for f in insecure[:10])
-        if isinstance(insecure, list)
-        else (),
+        insecure=tuple(text[:40] for text in _texts(answer.get("insecure"))),
+        alarms=_texts(answer.get("alarms")),
     )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The first ten texts of a list."""
+    return tuple(_printable(str(text)) for text in value[:10]) if isinstance(value, list) else ()
 
 
 def _printable(text: str) -> str:
@@ -227,5 +238,5 @@ def _printable(text: str) -> str:
 
 def _row(node: SeatView) -> dict[str, Any]:
     row = {field.name: getattr(node, field.name) for field in fields(node)}
-    row["insecure"] = list(node.insecure)
+    row["insecure"], row["alarms"] = list(node.insecure), list(node.alarms)
     return row

@@ -39,6 +39,13 @@ def render(survey: Survey, title: str = "") -> RenderableType:
     for node in survey.nodes:
         if survey.leader is not None and node.answers and node.state != "active" and node.reason:
             parts.append(Text(f"seat {node.seat}: {node.reason}", style="yellow"))
+    alarms: dict[str, list[int]] = {}
+    for node in survey.nodes:
+        for alarm in node.alarms:
+            alarms.setdefault(alarm, []).append(node.seat)
+    for alarm, seats in alarms.items():
+        who = ", ".join(map(str, seats))
+        parts.append(Text(f"ALARM (seat {who}): {alarm}", style="bold red"))
     flags = sorted({flag for node in survey.nodes for flag in node.insecure})
     if flags:
         parts.append(Text(f"insecure modes on (test only): {', '.join(flags)}", style="red"))

@@ -55,6 +55,20 @@ def test_the_state_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert layout.load(testnet.directory) == testnet
 
 
+def test_a_seats_later_machine_has_its_own_agent_and_socket(tmp_path: Path) -> None:
+    testnet = make(tmp_path, (3, 2))
+    first = testnet.socket(2)
+    agent = ProcessRecord(88, 9)
+    seed = "ab" * 20
+    testnet = testnet.with_node(layout.NodeRecord(2, 2, seed, ProcessRecord(77, 1), agent))
+    testnet = testnet.with_node(layout.NodeRecord(3, 5, "cd" * 20))
+    testnet.save()
+    assert layout.load(testnet.directory) == testnet
+    assert testnet.socket(2) != first and testnet.socket(2).parent == first.parent
+    assert testnet.processes() == {"node 2": ProcessRecord(77, 1), "agent 2": agent}
+    assert [node.seat for node in testnet.nodes] == [1, 2, 3]
+
+
 def test_the_state_file_is_for_the_owner_alone(tmp_path: Path) -> None:
     testnet = make(tmp_path)
     mode = (testnet.directory / layout.STATE_FILE).stat().st_mode
