@@ -215,6 +215,10 @@ class RegistryOwner:
         """Fixes the active seats as the set of epoch 0, once."""
         return await self._call("launch")
 
+    async def sweep(self, seats: Sequence[int]) -> TxOutcome:
+        """Takes out those of these seats whose lease ended or whose root or app is gone."""
+        return await self._call("sweep", sorted(set(seats)))
+
     async def revoke_root(self, epoch: int) -> TxOutcome:
         """As the guardian: nodes whose app key was certified under this root lose their say."""
         return await self._call("revokeRoot", epoch)
@@ -247,11 +251,11 @@ class RegistryOwner:
 
     async def _call(self, name: str, *values: Any) -> TxOutcome:
         data = self._abi.function(name).encode(*values)
-        shown = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in values)
+        shown = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in values)[:160]
         self._commands += 1
         outcome = await self._sender.send(
             # Numbered, so that asking for the same thing later is not taken for the same purpose.
-            f"{name}({shown}) #{self._commands}",
+            f"{name}({shown}) {keccak256(data)[:4].hex()} #{self._commands}",
             self._contract,
             data,
             until=TxState.INCLUDED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import subprocess
@@ -48,6 +49,7 @@ from chain.registration import owner_authorization
 from chain.rpc import RpcEndpoint
 from chain.transactions import Transaction, sign
 from contracts import artifact
+from deploy import operator
 from deploy.contract import (
     PUBLIC_SIMULATOR_ROOTS,
     RECOVERY_DELAY_S,
@@ -768,6 +770,60 @@ async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:
         chain.mining = True
     assert "used elsewhere" in str(raised[0])
     assert sender.status()[0]["state"] == "replaced"
+
+
+# ---------------------------------------------------------------------- the operator's command
+
+
+async def test_an_operator_grants_weighs_and_deactivates_by_command(
+    chain: Chain,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key_file, file = tmp_path / "key", tmp_path / "deployment.json"
+    monkeypatch.setattr("structlog.is_configured", lambda: True)
+    key_file.write_text("0x" + keccak256(b"operator").hex() + "\n")
+    await chain.funded_key("operator")
+
+    async def command(*words: str | Path, key: bool = True, fails: str = "") -> Any:
+        words += ("--rpc", chain.url, "--single-rpc-insecure", "--json", "--deployment", file)
+        if key:
+            words += ("--key-file", key_file, "--final")
+        code = await trio.to_thread.run_sync(operator.main, [str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert code == (1 if fails else 0), err
+        if fails:
+            assert fails in err and err.count("\n") == 1
+            return None
+        return json.loads(out.splitlines()[-1])
+
+    key_file.chmod(0o644)
+    kms = ("--kms-root", address(KMS).hex())
+    await command("deploy", "--chain-id", str(CHAIN_ID), *kms, fails="open to others")
+    key_file.chmod(0o600)
+    await command("deploy", "--chain-id", str(CHAIN_ID), *kms)
+    deployment = read_deployment(file)
+    await command("allow-app", APP_ID.hex())
+    wallet = LocalKey(keccak256(b"operator"))
+    assert await command("grant", wallet.address.hex(), "3") == {"seat": 1}
+    await command("bind", "1", "0x" + instance("node1").hex())
+    registrar = NodeRegistrar(chain.registry(deployment), chain.sender(OWNER))
+    await registrar.register(identity(deployment, 1, "node1"), 1, endpoint(1), 1)
+    await command("launch")
+    await command("weigh", "1", "5")
+    (row,) = (await command("members", key=False))["members"]
+    assert (row["weight"], row["status"], row["speaks"]) == (5, "active", True)
+    await command("deactivate", "1")
+    (row,) = (await command("members", key=False))["members"]
+    assert (row["status"], row["speaks"]) == ("inactive", False)
+    await command("deactivate", "1", fails="NoNode()")
+    await command("recovery-vote", "1", "1", "77", "ab" * 32)
+    await command("recovery-advance", "1", "77", "ab" * 32, "1")
+    (waiting,) = [await chain.registry(deployment).snapshot()]
+    assert waiting.pending_recovery is not None
+    await command("recovery-veto")
+    assert (await chain.registry(deployment).snapshot()).pending_recovery is None
 
 
 # ---------------------------------------------------------------------- finality
