@@ -198,6 +198,7 @@ class Engine(Watching):
         self._out = Output()
         if self.halted is not None:
             return self._out
+        self._clock_ms = now_ms  # it may be put back, and block time must follow
         self._now_ms = max(self._now_ms, now_ms)
         match event:
             case Received(sender, message):

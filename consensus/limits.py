@@ -20,7 +20,10 @@ NULLIFICATIONS_MAX = 1024  # certificates in one message
 # each, and full of commands, a proposal still fits a message.
 NULLIFICATIONS_PER_BLOCK_MAX = 32
 
-CLOCK_SKEW_MS_MAX = 10_000  # how far a block's time may lie ahead of a voter's clock
+# How far a block's time may lie from a voter's clock: leases run on it (R2). Beyond the first a
+# voter waits, beyond the second it refuses.
+CLOCK_AHEAD_MS_MAX = 2_000
+CLOCK_BEHIND_MS_MAX = 30_000
 
 STATE_BYTES_MAX = 512 * 1024 * 1024  # keys and values that the state holds; all of it is in memory
 TXN_COMPARES_MAX = 128

@@ -80,7 +80,7 @@ def judge(
 ) -> Verdict | str:
     """``VALID``, ``WAIT``, or what is wrong with a proposal of ``leader`` for the current view.
 
-    ``every`` is the distance of checkpoints in heights.
+    ``now_ms`` is the voter's clock; ``every`` is the distance of checkpoints in heights.
     """
     block, proof = proposal.block, proposal.parent
     header = block.header
@@ -117,8 +117,10 @@ def judge(
         height, time_ms, known = above.height, above.time_ms, above.state_height
     if header.height != height + 1:
         return f"height {header.height} on a parent of height {height}"
-    if not time_ms <= header.time_ms <= now_ms + limits.CLOCK_SKEW_MS_MAX:
+    if not max(time_ms, now_ms - limits.CLOCK_BEHIND_MS_MAX) <= header.time_ms:
         return f"time {header.time_ms}, the parent's is {time_ms} and ours {now_ms}"
+    if header.time_ms > max(time_ms, now_ms + limits.CLOCK_AHEAD_MS_MAX):
+        return Verdict.WAIT  # the parent's own time is always good: clocks put back stop nobody
     if not known <= header.state_height < header.height:
         return f"state height {header.state_height}, the parent's is {known}"
     if unfinalized(view, ledger.tip.view) > limits.UNFINALIZED_BLOCKS_MAX:

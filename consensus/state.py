@@ -69,7 +69,8 @@ class State:
         self.patience = Patience(most=2 * (d.growth_max - 1), decay=d.ticks(d.patience_ms))
         self._signer = signer
         self._verifier = verifier
-        self._now_ms = 0
+        self._now_ms = 0  # never goes back, for delays
+        self._clock_ms = 0
         self._out = Output()
         self._mine: dict[tuple[View, VoteKind], Vote] = {}
         self._last_position: tuple[View, int] = (GENESIS, 0)

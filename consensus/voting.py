@@ -407,7 +407,7 @@ class Voting(Convicting):
             del self._proposals[self.view]  # not signed by the leader, or one of two
             return
         verdict = judge(
-            proposal, leader, self.ledger, self.machine, self._now_ms, self.checkpoints.every
+            proposal, leader, self.ledger, self.machine, self._clock_ms, self.checkpoints.every
         )
         if verdict is Verdict.WAIT:
             if self.ledger.header(block.header.parent) is None:
@@ -485,7 +485,7 @@ class Voting(Convicting):
             proposer=self.seat,
             height=height + 1,
             parent=parent_hash,
-            time_ms=max(time_ms, self._now_ms),
+            time_ms=max(time_ms, self._clock_ms),
             state_height=checked,
             state_hash=state_hash,
             commands=commands,

@@ -239,7 +239,7 @@ class World:
         seats = sorted(self.members)
         for seat in seats:
             if "skew" in settings.faults:
-                self.members[seat].offset_ms = self.rng.uniform(-2000.0, 2000.0) + 10_000
+                self.members[seat].offset_ms = self.rng.uniform(-1000.0, 1000.0) + 10_000
             self.after(self.rng.uniform(0.0, 100.0), self._boot, seat)
         for i, a in enumerate(seats):
             for b in seats[i + 1 :]:

@@ -48,13 +48,15 @@ class Disk:
         )
 
 
-def play(machine: Machine, *batches: tuple[bytes, ...]) -> list[Applied]:
+def play(
+    machine: Machine, *batches: tuple[bytes, ...], times: list[int] | None = None
+) -> list[Applied]:
     """Applies one block for each batch of commands."""
     done = []
-    for commands in batches:
+    for commands, time_ms in zip(batches, times or [0] * len(batches), strict=True):
         height = machine.height + 1
         parent: Block | bytes = done[-1].block if done else bytes(32)
-        made = block(View(1, height), parent, commands=commands)
+        made = block(View(1, height), parent, commands=commands, time_ms=time_ms)
         if made.header.height != height:
             made = Block(
                 made.header.__class__(**{**vars(made.header), "height": height}),
