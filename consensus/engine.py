@@ -136,6 +136,16 @@ class Engine(Watching):
 
     # --- reading ---
 
+    @property
+    def serves(self) -> bool:
+        """True unless ``status`` would say waiting, booting or halted: commands may come."""
+        members = [*self.connected, self.seat]
+        return (
+            self.halted is None
+            and self.boot.done
+            and self.validators.is_quorum(self.validators.weight(members))
+        )
+
     def status(self) -> Status:
         """A picture for the operator; says why the cluster waits when it does."""
         weight = self.validators.weight([*self.connected, self.seat])

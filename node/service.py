@@ -258,8 +258,8 @@ class NodeService:
             raise Unavailable(f"halted: {self.halted}")
         if self.driver is None:
             raise Unavailable(self._waiting_for())
-        status = self.driver.engine.status()
-        if status.state in ("waiting", "booting", "halted"):
+        if not self.driver.engine.serves:
+            status = self.driver.engine.status()
             raise Unavailable(f"{status.state}: {status.reason}")
         return self.driver
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import structlog
 import trio
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.api.answers import Refused, error_answer
@@ -61,17 +63,23 @@ class Gate:
         try:
             self._admit(scope)
             await self._routes(scope, exchange.receive, exchange.send)
-        except NodeError as error:
-            headers = {"retry-after": "1"} if error.http_status in (429, 503) else {}
-            if error.http_status == 401:
-                headers["www-authenticate"] = "Bearer"
-            await exchange.fail(error.http_status, error.code, str(error), headers)
-        except HTTPException as error:
-            code, text = _HTTP_CODES.get(error.status_code, ("refused", error.detail))
-            await exchange.fail(error.status_code, code, text, dict(error.headers or {}))
-        except Exception:
-            log.exception("api_request_failed", method=scope["method"], path=scope["path"][:256])
-            await exchange.fail(500, "internal", "the node could not answer; see its log", {})
+        except Exception as error:
+            await exchange.fail(self.answer_to(error, scope["method"], scope["path"]))
+
+    @staticmethod
+    def answer_to(error: Exception, method: str, path: str) -> Response:
+        """What a client is told of an error; of one that is a defect, only that it was one."""
+        match error:
+            case NodeError():
+                headers = {"retry-after": "1"} if error.http_status in (429, 503) else {}
+                if error.http_status == 401:
+                    headers["www-authenticate"] = "Bearer"
+                return error_answer(error.http_status, error.code, str(error), headers)
+            case HTTPException():
+                code, text = _HTTP_CODES.get(error.status_code, ("refused", error.detail))
+                return error_answer(error.status_code, code, text, dict(error.headers or {}))
+        log.error("api_request_failed", method=method, path=path[:256], exc_info=error)
+        return error_answer(500, "internal", "the node could not answer; see its log", {})
 
     def _admit(self, scope: Scope) -> None:
         host = origin = authorization = None
@@ -82,19 +90,31 @@ class Gate:
                 origin = value
             elif name == b"authorization":
                 authorization = value
+        self.admit(scope["method"], scope["path"], host, origin, authorization)
+
+    def admit(
+        self,
+        method: str,
+        path: str,
+        host: bytes | None,
+        origin: bytes | None,
+        authorization: bytes | None,
+    ) -> None:
+        """Raises Refused when the headers of these names do not let a request in."""
         if self._hosts is not None and _host_name(host) not in self._hosts:
             raise Refused(403, "bad_host", "the Host header does not name this machine's loopback")
-        if origin is not None and scope["method"] not in READING:
+        if origin is not None and method not in READING:
             text = origin.decode("latin-1")
             if host is None or _netloc(text) != host.decode("latin-1").lower():
                 raise Refused(403, "bad_origin", "web pages of other origins may not write")
-        if self._token is not None and scope["path"] not in WITHOUT_TOKEN:
+        if self._token is not None and path not in WITHOUT_TOKEN:
             scheme, _, shown = (authorization or b"").partition(b" ")
             good = hmac.compare_digest(shown.strip(), self._token)
             if scheme.lower() != b"bearer" or not good:
                 raise Refused(401, "unauthorized", "expected Authorization: Bearer <token>")
 
 
+@lru_cache(maxsize=64)  # a client sends the same one each time
 def _host_name(host: bytes | None) -> str | None:
     if host is None:
         return None
@@ -152,15 +172,18 @@ class _Exchange:
                 count += len((await self.receive()).get("body", b""))
         self._cut = not self._body_read
 
-    async def fail(self, status: int, code: str, message: str, headers: dict[str, str]) -> None:
+    async def fail(self, response: Response) -> None:
         """Answer with an error, or cut the connection when an answer is already under way."""
         if self._started:
             if self._abort is not None:
                 self._abort()
                 await trio.lowlevel.checkpoint()
             return
-        response = error_answer(status, code, message, headers)
         await self.send(
-            {"type": "http.response.start", "status": status, "headers": response.raw_headers}
+            {
+                "type": "http.response.start",
+                "status": response.status_code,
+                "headers": response.raw_headers,
+            }
         )
         await self.send({"type": "http.response.body", "body": response.body})

@@ -38,6 +38,7 @@ from node.api.bounds import (
     TOKEN_BYTES_MIN,
 )
 from node.api.changes import ChangeStreams
+from node.api.express import Express
 from node.api.gate import ABORT_KEY, Gate
 from node.api.kv import kv_routes
 from node.api.reads import read_routes
@@ -59,7 +60,7 @@ class ApiError(Exception):
     """The API cannot be served: its address is taken, its token file is unusable."""
 
 
-def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> ASGIApp:
+def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> Gate:
     """The ASGI application: gate and routes.
 
     Raises:
@@ -115,7 +116,7 @@ async def serve(
     app = build_app(facade, config.api, streams)
     listener = _listen(config.api.listen)
     address = _address(config.api.listen, listener)
-    connections = _Connections(app)
+    connections = _Connections(facade, app)
     stopping = trio.Event()
     log.info("api_listening", address=address)
     try:
@@ -136,9 +137,11 @@ async def serve(
 class _Connections:
     """The open connections of one API."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, facade: NodeFacade, app: Gate) -> None:
+        self._facade = facade
         self._app = app
-        self._open: set[_Connection] = set()
+        self._open: set[Express | _Connection] = set()
+        self._stopping = trio.Event()
         self._context = WorkerContext(None)
         self._config = HypercornConfig()
         self._config.accesslog = None
@@ -161,6 +164,7 @@ class _Connections:
                 task_status.started(nursery)
                 await stopping.wait()
                 streams.closing.set()
+                self._stopping.set()
                 await self._context.terminated.set()
                 for connection in self._open:
                     connection.stop_if_idle()
@@ -176,11 +180,19 @@ class _Connections:
                 await stream.send_all(_FULL)
             return
         scope = trio.CancelScope()
-        app = wrap_app(_with_abort(self._app, scope.cancel), 0, "asgi")  # type: ignore[arg-type]
-        connection = _Connection(app, self._config, self._context, stream, scope)
+        connection: Express | _Connection = Express(
+            self._facade, self._app, stream, scope, self._stopping
+        )
         self._open.add(connection)
         try:
             with scope:
+                begun = await connection.serve()
+                if begun is None:
+                    return
+                self._open.discard(connection)
+                app = wrap_app(_with_abort(self._app, scope.cancel), 0, "asgi")  # type: ignore[arg-type]
+                connection = _Connection(app, self._config, self._context, stream, scope, begun)
+                self._open.add(connection)
                 await connection.run()
         except Exception:
             log.exception("api_connection_failed")
@@ -211,8 +223,9 @@ class _Connection(TCPServer):
         context: WorkerContext,
         stream: trio.SocketStream,
         scope: trio.CancelScope,
+        begun: bytes,
     ) -> None:
-        bounded = _BoundedStream(stream, scope.cancel)
+        bounded = _BoundedStream(stream, scope.cancel, begun)
         super().__init__(app, config, context, ConnectionState({}), bounded)  # type: ignore[arg-type]
         self._scope = scope
         self._head = b""
@@ -267,13 +280,19 @@ class _BoundedStream:
     there: its reader waits for a recycling that never comes.
     """
 
-    def __init__(self, stream: trio.SocketStream, abort: Callable[[], None]) -> None:
+    def __init__(self, stream: trio.SocketStream, abort: Callable[[], None], begun: bytes) -> None:
         self._stream = stream
         self._abort = abort
+        self._begun = begun
         self.socket = stream.socket
-        self.receive_some = stream.receive_some
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
+
+    async def receive_some(self, bytes_max: int | None = None) -> bytes | bytearray:
+        if self._begun:
+            begun, self._begun = self._begun, b""
+            return begun
+        return await self._stream.receive_some(bytes_max)
 
     async def send_all(self, data: bytes) -> None:
         try:

@@ -16,6 +16,7 @@ import pytest
 import trio
 from memory_node import MemoryNode, make_config
 
+import node.api.bounds
 import node.api.changes
 import node.api.kv
 import node.api.server
@@ -193,9 +194,9 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     holders: list[Any] = []
     original = node_server._Connections.__init__
 
-    def remember(self: Any, app: Any) -> None:
+    def remember(self: Any, *arguments: Any) -> None:
         holders.append(self)
-        original(self, app)
+        original(self, *arguments)
 
     monkeypatch.setattr(node_server._Connections, "__init__", remember)
     return holders
@@ -266,10 +267,15 @@ async def test_a_client_that_leaves_with_requests_in_flight_leaves_nothing_behin
     await until(lambda: not connections[0]._open)
 
 
+def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (node.api.bounds, node_server):
+        monkeypatch.setattr(module, "IDLE_TIMEOUT_S", 0.05)
+
+
 async def test_a_connection_that_asks_nothing_is_closed_in_time(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_server, "IDLE_TIMEOUT_S", 0.05)
+    short_idle(monkeypatch)
     async with await connect(url) as silent, await connect(url) as dripping:
         await dripping.send_all(b"GET /v1/health HTTP/1.1\r\nhost: loc")
         assert await read_all(silent) == b""
@@ -285,7 +291,7 @@ async def test_a_slow_command_is_not_idleness_but_the_time_after_it_is(
         await until(lambda: node.held == 1)
         (connection,) = connections[0]._open
         assert connection._scope.deadline == math.inf
-        monkeypatch.setattr(node_server, "IDLE_TIMEOUT_S", 0.05)
+        short_idle(monkeypatch)
         node.hold.set()
         assert (await read_all(stream)).startswith(b"HTTP/1.1 200")
 
