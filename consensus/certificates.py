@@ -184,21 +184,20 @@ class VoteBook:
 
     def joins(self, term: int) -> bool:
         """True when members of more than 1/3 of the weight voted to end the term (R4)."""
-        votes = self._lowest_nullify.get(term)
-        return votes is not None and bool(
-            self._choose(list(votes.values()), self._validators.is_join)
-        )
+        lowest = self._lowest_nullify.get(term)
+        if lowest is None or not self._validators.is_join(self._validators.weight(lowest)):
+            return False
+        return bool(self._choose(list(lowest.values()), self._validators.is_join))
 
     def resigned(self, term: int, leader: int) -> bool:
         """True when the term's own leader voted to end it."""
-        vote = self._lowest_nullify.get(term, {}).get(leader)
+        lowest = self._lowest_nullify.get(term)
+        vote = lowest.get(leader) if lowest else None
         return vote is not None and self.is_valid(vote)
 
     def _choose(self, votes: list[Vote], enough: Callable[[int], bool]) -> list[Vote]:
         """The first valid votes whose weight is enough; empty when there are none."""
         weights = self._validators.weights
-        if not enough(sum([weights.get(v.seat, 0) for v in votes])):
-            return []
         # Checked ones first: often they suffice.
         votes.sort(key=lambda v: v not in self._valid)
         chosen, weight = [], 0

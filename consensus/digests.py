@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-from Crypto.Hash import keccak
-
+from .keccak import keccak256 as keccak256  # part of what this module offers
 from .types import Header, Vote, VoteKind
 
 BLOCK_TAG = b"dstack-cluster/block/v2"
@@ -26,12 +25,6 @@ _PROBE_ANSWER = (
     b"ProbeAnswer(uint256 seat,bytes16 nonce,uint64 incarnation,uint64 epoch,uint64 term,"
     b"uint64 index,uint64 height,uint64 chainBlock,uint64 chainTimeMs)"
 )
-
-
-def keccak256(data: bytes) -> bytes:
-    """Keccak-256 as Ethereum uses it (not SHA3-256)."""
-    digest: bytes = keccak.new(digest_bits=256, data=data).digest()
-    return digest
 
 
 _TYPE_HASHES = {
@@ -65,8 +58,8 @@ def vote_digest(
 
 def digest_of(cluster_id: bytes, vote: Vote) -> bytes:
     """``vote_digest`` of a vote."""
-    term, index = vote.view
-    return vote_digest(cluster_id, vote.kind, vote.epoch, term, index, vote.block, vote.reason)
+    kind, epoch, (term, index), _, block, reason, _ = vote
+    return vote_digest(cluster_id, kind, epoch, term, index, block, reason)
 
 
 def boot_digest(cluster_id: bytes, seat: int, incarnation: int, boot_id: bytes) -> bytes:

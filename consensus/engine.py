@@ -209,6 +209,7 @@ class Engine(Watching):
         if self.halted is not None:
             return self._out
         self._clock_ms = now_ms  # it may be put back, and block time must follow
+        self._stirred = True
         self._now_ms = max(self._now_ms, now_ms)
         match event:
             case Received(sender, message):
@@ -230,7 +231,8 @@ class Engine(Watching):
                 self._nullify(Reason.OPERATOR)
             case ChainHead(number, time_ms):
                 self.chain.saw(number, time_ms, self.tick)
-        self._settle()
+        if self._stirred:
+            self._settle()
         return self._out
 
     def _on_message(self, sender: int, message: Message) -> None:
@@ -242,6 +244,7 @@ class Engine(Watching):
             case ProposalMessage(incarnation, proposal):
                 self._on_proposal(sender, incarnation, proposal)
             case Certificates(certificates):
+                self._stirred = False  # mostly they say again what we know
                 for certificate in certificates:
                     self._take_certificate(certificate, sender=sender)
             case Commands(commands):

@@ -72,6 +72,7 @@ class State:
         self._now_ms = 0  # never goes back, for delays
         self._clock_ms = 0
         self._out = Output()
+        self._stirred = True  # False when an event changed nothing that a conclusion rests on
         self._mine: dict[tuple[View, VoteKind], Vote] = {}
         self._last_position: tuple[View, int] = (GENESIS, 0)
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
@@ -100,7 +101,9 @@ class State:
     def can_vote(self) -> bool:
         """True when we have the right to vote: booted, and not abstaining after a rollback."""
         return (
-            self.halted is None and self.boot.done and self.view.term >= self._abstain_until_term
+            self.boot.certificate is not None
+            and self.halted is None
+            and self.view.term >= self._abstain_until_term
         )
 
     def _gate_is_closed(self, term: int) -> bool:

@@ -75,7 +75,7 @@ class Vote(NamedTuple):
 
     def position(self) -> tuple[View, int]:
         """Where this vote stands in the order in which its signer may sign."""
-        return (self.view, int(self.kind))
+        return (self.view, self.kind)
 
 
 class Part(NamedTuple):

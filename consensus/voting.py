@@ -111,6 +111,7 @@ class Voting(Convicting):
         self._out.send.append(Send(None, VoteMessage(self.boot.incarnation, vote)))
 
     def _on_vote(self, sender: int, incarnation: int, vote: Vote) -> None:
+        self._stirred = False  # most votes are neither the first nor the last of a quorum
         if vote.epoch != self.validators.epoch or sender not in self.validators.weights:
             return
         if not self._counts(sender, incarnation):
@@ -149,6 +150,9 @@ class Voting(Convicting):
             self._convict(evidence)
         if self.book.has_quorum(vote):
             self._work.append((vote.kind, vote.view))
+        elif vote.kind is not VoteKind.NULLIFY and evidence is None and not self.book.forged:
+            return
+        self._stirred = True
 
     def _note_seen(self, vote: Vote) -> None:
         """R10: what we tell its signer when it boots; also of views that matter to us no more."""
@@ -214,29 +218,16 @@ class Voting(Convicting):
     def _take_certificate(
         self, c: Certificate, *, checked: bool = False, sender: int | None = None
     ) -> None:
-        tip = self.ledger.tip
-        if c.epoch != self.validators.epoch or self.halted is not None:
+        if c.epoch != self.validators.epoch or self.halted is not None or self._is_old(c):
             return
-        known = self.ledger.notarizations.get(c.view)
-        match c.kind:
-            case VoteKind.NOTARIZE if c.view <= tip.view or (known and known.block == c.block):
-                return
-            case VoteKind.FINALIZE if c.view <= tip.view:
-                return
-            case VoteKind.FINALIZE if self.catchup.target and c.view <= self.catchup.target.view:
-                return
-            case VoteKind.NULLIFY if c.view.term < tip.view.term:
-                return
-            case VoteKind.NULLIFY if (
-                (old := self.ledger.nullifications.get(c.view.term)) and old.view <= c.view
-            ):
-                return
+        self._stirred = True
         if not checked and not self._is_genuine(c):
             self._accuse(sender, f"a {c.kind.name} certificate for {c.view} that proves nothing")
             return
         if c.kind is VoteKind.NULLIFY:
             self._on_nullification(c)
             return
+        known = self.ledger.notarizations.get(c.view)
         if known is not None and known.block != c.block:
             self._stop(f"two blocks are certified in view {c.view}: more than a third is faulty")
             return
@@ -249,6 +240,20 @@ class Voting(Convicting):
         if c.kind is VoteKind.FINALIZE:
             self.catchup.target = c
             self._commit(c, sender)
+
+    def _is_old(self, c: Certificate) -> bool:
+        """True for a certificate that tells us nothing, whether it is genuine or not."""
+        ledger, kind, view = self.ledger, c.kind, c.view
+        if kind is VoteKind.NULLIFY:
+            lowest = ledger.nullifications.get(view.term)
+            return view.term < ledger.tip.view.term or (lowest is not None and lowest.view <= view)
+        if view <= ledger.tip.view:
+            return True
+        if kind is VoteKind.FINALIZE:
+            target = self.catchup.target
+            return target is not None and view <= target.view
+        known = ledger.notarizations.get(view)
+        return known is not None and known.block == c.block
 
     def _is_genuine(self, c: Certificate) -> bool:
         return verify_certificate(c, self.validators, self.cluster_id, self._verifier)
