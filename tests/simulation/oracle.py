@@ -60,14 +60,20 @@ class Replay:
             if number <= last:
                 return revision, existed, number < last, False
         there = key in self.store
-        if op == PUT or there:
+        if op == PUT and any(raw[25:33]):
+            there = False  # refused: nobody here grants leases, but a liar may name one
+        elif op == PUT:
             self.revision += 1
-        if op == PUT:
             entry = self.store.setdefault(key, [self.revision, 0, 0])
             entry[1], entry[2] = self.revision, entry[2] + 1
             self.values[key] = value
-        elif there:
-            del self.store[key], self.values[key]
+        else:
+            upto = value or key + b"\0"  # a liar may make a range of it; one zero: all from there
+            gone = [k for k in self.store if key <= k and (upto == b"\0" or k < upto)]
+            there = bool(gone)
+            self.revision += there
+            for k in gone:
+                del self.store[k], self.values[k]
         self.clients[client] = (number, self.revision, there)
         self.clients.move_to_end(client)
         return self.revision, there, False, True
