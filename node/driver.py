@@ -38,6 +38,7 @@ from consensus.machine import Applied, Result
 from consensus.types import Reason
 from node.deadlines import Deadlines
 from node.facade import Busy, OutcomeUnknown
+from node.history import History
 from node.network import (
     Mesh,
     MessageFrom,
@@ -87,6 +88,7 @@ class Driver:
         on_links: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine = engine
+        self.history = History(engine.machine, store.history.rows())
         self.leader_changes = 0
         self.bad_messages = 0
         self._store = store
@@ -226,6 +228,8 @@ class Driver:
 
     async def _carry_out(self, output: Output) -> None:
         """The duties of ``consensus.interface.Output``, in its order."""
+        for applied in output.applied:
+            self.history.note(self.engine.machine, applied)
         urgent = [r for r in output.persist if not isinstance(r, FinalizedRecord)]
         if urgent:
             self._store.write(urgent)
@@ -236,6 +240,7 @@ class Driver:
         if output.timers:
             self._set_timers(output.timers)
         for applied in output.applied:
+            self.history.publish(applied.revision)
             self._answer(applied)
             self._on_applied(applied)
         for rejected in output.rejected:

@@ -50,6 +50,20 @@ class OutcomeUnknown(NodeError):
     code = "outcome_unknown"
 
 
+class Compacted(NodeError):
+    """The revision is older than this node remembers: read the present and go on from there."""
+
+    http_status = 410
+    code = "compacted"
+
+
+class FutureRevision(NodeError):
+    """The revision does not exist yet."""
+
+    http_status = 400
+    code = "future_revision"
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """Outcome of a committed write."""

@@ -217,7 +217,7 @@ class NodeService:
     def _url(self, seat: int) -> str | None:
         if self.driver is None:
             return None
-        entry = self.driver.engine.machine.entries.get(URLS_PREFIX + str(seat).encode())
+        entry = self.driver.history.get(URLS_PREFIX + str(seat).encode())
         return entry.value.decode("utf-8", "replace") if entry else None
 
     async def watch_peers(self) -> AsyncIterator[list[dict[str, Any]]]:
@@ -297,7 +297,7 @@ class NodeService:
             await self._barriers.pass_one()
         if self.driver is None:
             raise Unavailable(self._waiting_for())
-        entry = self.driver.engine.machine.entries.get(key)
+        entry = self.driver.history.get(key)
         if entry is None:
             return None
         return Entry(entry.value, entry.create_revision, entry.mod_revision, entry.version)

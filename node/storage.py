@@ -47,7 +47,7 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from node import state_tables
+from node import history, state_tables
 from node.votelog import Entry, VoteLog, VoteLogError
 
 SCHEMA_VERSION = 3
@@ -117,7 +117,8 @@ class Store:
         }
         db.execute("BEGIN IMMEDIATE")
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            for statement in filter(str.strip, (_SCHEMA + state_tables.SCHEMA).split(";")):
+            schema = _SCHEMA + state_tables.SCHEMA + history.SCHEMA
+            for statement in filter(str.strip, schema.split(";")):
                 db.execute(statement)
             db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
         found = dict(db.execute("SELECT name, value FROM meta"))
@@ -125,6 +126,7 @@ class Store:
         for name, value in identity.items():
             if found.get(name) != value:
                 raise StorageError(f"the store belongs to another {name}")
+        self.history = history.HistoryTable(db)
         return db
 
     def _open_log(self, directory: Path) -> None:
@@ -279,6 +281,7 @@ class Store:
             (block.header.height, block.hash, data, proof, applied.state_hash),
         )
         state_tables.write_changes(db, applied.changes)
+        self.history.write(applied.changes.events)
         self._put_meta("revision", applied.revision)
         if finalization is not None:
             self._final = (block.header.epoch, block.header.view)
