@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from .certificates import verify_certificate
 from .digests import boot_ack_digest, boot_digest, digest_of
 from .signatures import Signer, Verifier
-from .types import BootAck, BootCertificate, BootRequest, Certificate, Part, Vote
+from .types import BootAck, BootCertificate, BootRequest, Certificate, Part, Vote, VoteKind
 from .validators import ValidatorSet
 
 
@@ -159,11 +159,13 @@ class Boot:
         return True
 
     def told(self) -> tuple[Vote | None, int]:
-        """The highest vote of ours that anyone saw, and the highest term anyone proved."""
+        """The highest vote of ours that anyone saw, and the highest term anyone proved to be in."""
         acks = self.progress.acks.values()
         votes = [a.last_vote for a in acks if a.last_vote is not None]
         highest = max(votes, key=Vote.position, default=None)
-        terms = [a.tip.view.term for a in acks if a.tip is not None]
+        # Who holds the nullification of a term is in the next one, and may have complained there.
+        tips = [a.tip for a in acks if a.tip is not None]
+        terms = [tip.view.term + (tip.kind is VoteKind.NULLIFY) for tip in tips]
         if highest is not None:
             terms.append(highest.view.term)
         return highest, max(terms, default=0)

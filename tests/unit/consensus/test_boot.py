@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
 from consensus.digests import boot_digest
@@ -173,15 +174,24 @@ def test_a_member_that_missed_a_boot_certificate_asks_for_it() -> None:
     assert sum(len(sent(output)) for output in again) <= 1
 
 
-def test_a_rolled_back_log_abstains_until_two_terms_after_the_highest_told() -> None:
+@pytest.mark.parametrize(
+    ("kind", "until"),
+    [
+        (VoteKind.NOTARIZE, 6),
+        (VoteKind.NULLIFY, 7),  # its bearer is in term 5
+    ],
+)
+def test_a_rolled_back_log_abstains_until_two_terms_after_the_highest_told(
+    kind: VoteKind, until: int
+) -> None:
     cluster = Cluster()
     engine = _started(cluster, 1)
     forgotten = cluster.vote(1, VoteKind.NULLIFY, View(3, 2))
-    ahead = cluster.certificate(VoteKind.NULLIFY, View(4, 0))
+    ahead = cluster.certificate(kind, View(4, 0))
     engine.step(Received(2, _ack(cluster, engine, 2, forgotten)), 1)
     output = engine.step(Received(3, _ack(cluster, engine, 3, None, ahead)), 1)
     assert engine.boot.done
-    assert AbstainRecord(6) in output.persist
+    assert AbstainRecord(until) in output.persist
     assert not engine.can_vote
 
 
