@@ -17,7 +17,7 @@ import trio
 
 from deploy.testnet.launch import Say, progress
 
-from . import etcd, failover, load, machine
+from . import core, etcd, failover, load, machine
 from .cluster import BenchError, Cluster, cpu_s, spread
 from .ours import Ours
 from .report import Phase, Report, Side
@@ -37,8 +37,11 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; returns the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["core"]:
+        return core.main(words[1:])
     try:
-        return trio.run(_main, _arguments(argv))
+        return trio.run(_main, _arguments(words))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_FAILED
