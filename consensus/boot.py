@@ -11,13 +11,15 @@ have left, and our own votes are at most one term later: the highest term told p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .certificates import verify_certificate
 from .digests import boot_ack_digest, boot_digest, digest_of
 from .signatures import Signer, Verifier
 from .types import BootAck, BootCertificate, BootRequest, Certificate, Part, Vote, VoteKind
 from .validators import ValidatorSet
+
+NUMBERS_PER_EPOCH = 10**9
 
 
 @dataclass(slots=True)
@@ -51,25 +53,47 @@ class Boot:
         self.known: dict[int, BootRequest] = {}  # the newest acknowledged request of each seat
         self._certified: dict[int, int] = {}  # incarnations learnt from certificates
         self.certificate: BootCertificate | None = None
+        self.done = False  # True when we have the right to vote
+        self.is_current = False  # True when the members of this epoch gave the certificate
         self.progress: Progress
         self.renumber(last_incarnation + 1)
+        # True when the set has our seat with our key; else we only observe.
+        self.is_member = self.genuine(self.progress.request)
 
     @property
     def incarnation(self) -> int:
         """The incarnation that we ask for or have."""
         return self.progress.request.incarnation
 
-    @property
-    def done(self) -> bool:
-        """True when we have the right to vote."""
-        return self.certificate is not None
-
     def renumber(self, incarnation: int) -> BootRequest:
-        """A new request under a higher number; the caller persists it before sending."""
+        """A new request under a higher number; the caller persists it before sending.
+
+        A number belongs to the epoch in which it was taken: only then one set acknowledges it, and
+        two copies of us cannot each find a quorum for it.
+        """
+        incarnation = max(incarnation, self._validators.epoch * NUMBERS_PER_EPOCH + 1)
         digest = boot_digest(self._cluster_id, self._seat, incarnation, self.boot_id)
         request = BootRequest(self._seat, incarnation, self.boot_id, self._signer.sign(digest))
         self.progress = Progress(request)
         return request
+
+    def open_epoch(self, validators: ValidatorSet) -> None:
+        """R20: members keep the right to vote, and have it acknowledged by the new set.
+
+        Of seats that left or changed their key nothing is known any more.
+        """
+        before, self._validators = self._validators, validators
+        for seat in [*self.known, *self._certified]:
+            if before.keys.get(seat) != validators.keys.get(seat):
+                self.known.pop(seat, None)
+                self._certified.pop(seat, None)
+        self.is_current = False
+        self.progress.acks.clear()
+        self.is_member = self.genuine(self.progress.request)
+        self.done = self.done and self.is_member
+        if not self.done:
+            self.certificate = None
+            self.renumber(self.incarnation + 1)
 
     # --- others -------------------------------------------------------------------------------
 
@@ -128,8 +152,10 @@ class Boot:
         if told != (request.seat, request.incarnation, request.boot_id):
             return True  # an answer to an earlier number of ours: of no use, but no offence
         key = self._validators.keys.get(sender)
+        if key is None or not self.is_member:
+            return True  # of another epoch
         digest = boot_ack_digest(self._cluster_id, *told)
-        if key is None or not self._verifier.verify(key, digest, ack.signature):
+        if not self._verifier.verify(key, digest, ack.signature):
             return False
         if ack.last_vote is not None:
             own_key = self._validators.keys[self._seat]
@@ -138,6 +164,11 @@ class Boot:
                 own_key, vote_digest, ack.last_vote.signature
             ):
                 return False
+        epoch = self._validators.epoch
+        if any(seen is not None and seen.epoch > epoch for seen in (ack.last_vote, ack.tip)):
+            return True  # we must be in that epoch first: it may know votes that we forgot
+        if ack.tip is not None and ack.tip.epoch < epoch:
+            ack = replace(ack, tip=None)  # of a set that is not ours to check
         if ack.tip is not None and not verify_certificate(
             ack.tip, self._validators, self._cluster_id, self._verifier
         ):
@@ -148,7 +179,7 @@ class Boot:
     def complete(self) -> bool:
         """Makes the boot certificate when the acknowledgements suffice; True when it is new."""
         request, acks = self.progress.request, self.progress.acks
-        if self.certificate is not None:
+        if self.is_current or not self.is_member:
             return False
         if not self._validators.is_quorum(self._validators.weight(acks)):
             return False
@@ -156,12 +187,14 @@ class Boot:
         self.certificate = BootCertificate(
             request.seat, request.incarnation, request.boot_id, parts
         )
+        self.done = self.is_current = True
         return True
 
     def told(self) -> tuple[Vote | None, int]:
         """The highest vote of ours that anyone saw, and the highest term anyone proved to be in."""
         acks = self.progress.acks.values()
-        votes = [a.last_vote for a in acks if a.last_vote is not None]
+        epoch = self._validators.epoch
+        votes = [a.last_vote for a in acks if a.last_vote and a.last_vote.epoch == epoch]
         highest = max(votes, key=Vote.position, default=None)
         # Who holds the nullification of a term is in the next one, and may have complained there.
         tips = [a.tip for a in acks if a.tip is not None]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .digests import digest_of
 from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Timer
+from .ledger import Tip
+from .state import ABSTAIN_TERMS
 from .syncing import Syncing
-from .types import BootAck, BootRequest, Vote, VoteKind
+from .types import BootAck, BootRequest, Opening, Vote, VoteKind
 from .wire import BootRefused
 
 
@@ -14,19 +16,38 @@ class Booting(Syncing):
 
     def _ask_to_boot(self) -> None:
         """Asks for the incarnation of our progress; on disk before anyone hears of it."""
+        if not self.boot.is_member:
+            return
         request = self.boot.progress.request
         self._out.persist.append(IncarnationRecord(request.incarnation, request.boot_id))
-        own = self.boot.acknowledge(request, None, self.ledger.tip.finalization)
         self._send(None, request)
         self._set_timer(Timer.BOOT, self.durations.boot_ms)
+        own = self.boot.acknowledge(request, None, self.ledger.tip.finalization)
         self._on_boot_ack(self.seat, own)
 
+    def _introduce(self, to: int) -> None:
+        """Shows a member our incarnation: certified by this epoch's set, or still to be."""
+        if self.boot.is_current and self.boot.certificate is not None:
+            self._send(to, self.boot.certificate)
+        else:
+            self._send(to, self.boot.progress.request)
+
+    def _open_epoch(self, opening: Opening, tip: Tip) -> None:
+        """R20: the new set acknowledges who we are, and so learns whose votes to count."""
+        super()._open_epoch(opening, tip)
+        self._set_timer(Timer.BOOT, None)
+        self._ask_to_boot()
+
     def _on_boot_request(self, sender: int, request: BootRequest) -> None:
+        if sender not in self.validators.weights:
+            if self.boot.is_member:  # it may observe, and need to know whom to count
+                self._introduce(sender)
+            return
         known = self.boot.known.get(sender)
         if request.seat != sender or not self.boot.genuine(request):
             self._accuse(sender, "a boot request that is not its own")
             return
-        if self.boot.certificate is not None:
+        if self.boot.is_current and self.boot.certificate is not None:
             self._send(sender, self.boot.certificate)  # it may ask because it missed ours
         if not self.boot.accept(request):
             if known is not None:
@@ -36,6 +57,9 @@ class Booting(Syncing):
             if not self._boots.take(sender, self._now_ms):
                 return  # each number costs us a write; it asks again
             self._out.persist.append(AcknowledgedRecord(request))
+        if not self.boot.is_member:
+            self.boot.known[sender] = request
+            return
         tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
         self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
 
@@ -57,24 +81,28 @@ class Booting(Syncing):
                     shown.append(
                         Vote(c.kind, c.epoch, c.view, seat, c.block, part.reason, part.signature)
                     )
-        return max(shown, key=Vote.position, default=None)
+        return max(shown, key=Vote.moment, default=None)
 
     def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
-        if self.boot.done:
+        if self.boot.is_current or sender not in self.validators.weights:
             return
         if not self.boot.take(sender, ack):
             self._accuse(sender, "a boot acknowledgement that is not valid")
             return
+        had_the_right = self.boot.done
         if not self.boot.complete():
             return
         assert self.boot.certificate is not None
+        self._set_timer(Timer.BOOT, None)
+        self._send(None, self.boot.certificate)
+        if had_the_right:
+            return
         told, term = self.boot.told()
         floor = max(self._last_position, (self.ledger.tip.view, int(VoteKind.FINALIZE)))
-        if told is not None and told.epoch == self.validators.epoch and told.position() > floor:
-            self._abstain_until_term = max(self._abstain_until_term, term + 2)
-            self._out.persist.append(AbstainRecord(self._abstain_until_term))
-        self._send(None, self.boot.certificate)
-        self._set_timer(Timer.BOOT, None)
+        if told is not None and told.position() > floor:
+            until = (self.validators.epoch, term + ABSTAIN_TERMS)
+            self._abstain_until = max(self._abstain_until, until)
+            self._out.persist.append(AbstainRecord(*self._abstain_until))
         self._arm_stall()
         self._arm()
 

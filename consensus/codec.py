@@ -21,13 +21,16 @@ from .types import (
     ZERO_HASH,
     Block,
     BootRequest,
+    Boundary,
     Certificate,
     Evidence,
     FinalHeader,
     Header,
     NextEpoch,
+    Opening,
     Part,
     Reason,
+    Recovery,
     View,
     Vote,
     VoteKind,
@@ -190,30 +193,39 @@ def pack_next_epoch(n: NextEpoch | None) -> Any:
     """The record of a boundary block."""
     if n is None:
         return None
-    validators = [(v.seat, v.weight, v.node_key) for v in n.validators]
-    return (n.epoch, n.chain_block, n.chain_hash, n.digest, n.seed, validators)
+    members = _pack_validators(n.validators)
+    return (n.epoch, n.chain_block, n.chain_hash, n.digest, n.seed, members)
 
 
-def read_next_epoch(value: Any) -> NextEpoch:
-    """Inverse of ``pack_next_epoch``; the set in it is a possible one, sorted by seat."""
-    epoch, chain_block, chain_hash, digest, seed, members = record(value, 6)
+def _pack_validators(validators: tuple[Validator, ...]) -> Any:
+    return [(v.seat, v.weight, v.node_key) for v in validators]
+
+
+def _validators(value: Any) -> tuple[Validator, ...]:
+    """A possible set, sorted by seat."""
     validators = []
-    for item in array(members, limits.MEMBERS_MAX):
+    for item in array(value, limits.MEMBERS_MAX):
         seat, weight, node_key = record(item, 3)
         validators.append(Validator(uint(seat), uint(weight), blob(node_key, 33)))
     if any(a.seat >= b.seat for a, b in itertools.pairwise(validators)):
         raise WireError("the members of an epoch are not sorted by seat")
     try:
-        ValidatorSet(uint(epoch), tuple(validators), blob(seed, 32))
+        ValidatorSet(0, tuple(validators), ZERO_HASH)
     except ValueError as error:
         raise WireError(str(error)) from None
+    return tuple(validators)
+
+
+def read_next_epoch(value: Any) -> NextEpoch:
+    """Inverse of ``pack_next_epoch``; the set in it is a possible one, sorted by seat."""
+    epoch, chain_block, chain_hash, digest, seed, members = record(value, 6)
     return NextEpoch(
-        epoch,
+        uint(epoch),
         uint(chain_block),
         blob(chain_hash, 32),
         blob(digest, 32),
-        seed,
-        tuple(validators),
+        blob(seed, 32),
+        _validators(members),
     )
 
 
@@ -287,6 +299,30 @@ def make_block(
     return Block(header, hash_, body, commands, nullifications, evidence, next_epoch)
 
 
+def pack_opening(opening: Opening) -> Any:
+    """How an epoch was opened: five fields for a recovery, three for a boundary."""
+    if isinstance(opening, Recovery):
+        r = opening
+        return (r.epoch, r.height, r.block_hash, _pack_validators(r.validators), r.seed)
+    b = opening
+    links = [pack_header(h) for h in b.links]
+    return (pack_block(b.block), pack_certificate(b.finalization), links)
+
+
+def read_opening(value: Any, cluster_id: bytes) -> Opening:
+    """Inverse of ``pack_opening``; what it proves is for the caller to check."""
+    if type(value) is tuple and len(value) == 5:
+        epoch, height, hash_, members, seed = value
+        validators = _validators(members)
+        return Recovery(uint(epoch), uint(height), blob(hash_, 32), validators, blob(seed, 32))
+    block_, finalization, links = record(value, 3)
+    block = read_block(block_, cluster_id)
+    if block.next_epoch is None:
+        raise WireError("a boundary without the record of an epoch")
+    headers = tuple(map(read_header, array(links, limits.SYNC_LINKS_MAX)))
+    return Boundary(block, read_certificate(finalization), headers)
+
+
 def pack_boot_request(r: BootRequest) -> tuple[Any, ...]:
     return (r.seat, r.incarnation, r.boot_id, r.signature)
 
@@ -356,15 +392,15 @@ def encode_boot_request(request: BootRequest) -> bytes:
     return packed
 
 
-def encode_next_epoch(record_: NextEpoch) -> bytes:
-    """A record for the store."""
-    packed: bytes = msgpack.packb(pack_next_epoch(record_))
+def encode_opening(opening: Opening) -> bytes:
+    """How an epoch was opened, for the store."""
+    packed: bytes = msgpack.packb(pack_opening(opening))
     return packed
 
 
-def decode_next_epoch(data: bytes) -> NextEpoch:
-    """Inverse of ``encode_next_epoch``; raises WireError."""
-    return read_next_epoch(unpack(data))
+def decode_opening(data: bytes, cluster_id: bytes) -> Opening:
+    """Inverse of ``encode_opening``; raises WireError."""
+    return read_opening(unpack(data), cluster_id)
 
 
 def decode_boot_request(data: bytes) -> BootRequest:

@@ -9,16 +9,19 @@ from collections import OrderedDict
 
 from . import limits
 from .boot import Boot
+from .epochs import opened_set
 from .interface import (
     ChainHead,
     Checkpoints,
     Complain,
     Durations,
     Event,
+    MembershipSeen,
     Output,
     PeerConnected,
     PeerLost,
     Received,
+    RecoverySeen,
     Rejected,
     Restored,
     Started,
@@ -29,12 +32,13 @@ from .interface import (
     TimerFired,
 )
 from .leadership import Leadership
-from .ledger import Ledger
+from .ledger import Ledger, Tip
 from .signatures import Signer, Verifier
 from .types import (
     BootAck,
     BootCertificate,
     BootRequest,
+    Opening,
     Proposal,
     Reason,
     View,
@@ -49,6 +53,8 @@ from .wire import (
     BootRefused,
     Certificates,
     Commands,
+    EpochReply,
+    EpochRequest,
     EvidenceMessage,
     Message,
     Probe,
@@ -61,6 +67,10 @@ from .wire import (
 
 _RECENT_MAX = 4 * limits.MEMPOOL_COMMANDS_MAX
 _COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
+
+
+# Whoever else the registry knows may watch, fetch, and pass on its clients' commands.
+_MEMBERS_ONLY = (VoteMessage, ProposalMessage, BootAck)
 
 
 class Engine(Watching):
@@ -79,7 +89,8 @@ class Engine(Watching):
         durations: Durations = Durations(),  # noqa: B008 - frozen
         checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
     ) -> None:
-        assert seat in validators.weights, f"seat {seat} is not in the set"
+        if restored.openings:
+            validators = opened_set(restored.openings[-1])
         super().__init__(
             cluster_id=cluster_id,
             validators=validators,
@@ -99,8 +110,9 @@ class Engine(Watching):
             machine=restored.machine,
             durations=durations,
             checkpoints=checkpoints,
-            abstain_until_term=restored.abstain_until_term,
+            abstain_until=restored.abstain_until,
         )
+        self._init_epochs(restored)
         self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
@@ -110,12 +122,25 @@ class Engine(Watching):
 
     def _restore(self, restored: Restored) -> None:
         """Takes up where the store left off: never below a vote that we may have sent."""
-        for block in restored.blocks:
-            self.ledger.blocks[block.hash] = block
+        for request in restored.acknowledged:
+            if self.boot.genuine(request):  # the seat may have another key by now
+                self.boot.known[request.seat] = request
         if self.ledger.tip.finalization is not None:
             self.view = max(self.view, self.ledger.tip.view.next())
+        self._restored = restored
+        self._resume()
+
+    def _resume(self) -> None:
+        """What the store holds of this epoch.
+
+        It may hold votes of the next one and yet not know that it began: a crash came between.
+        """
+        restored, epoch = self._restored, self.validators.epoch
+        for block in restored.blocks:
+            if block.header.epoch == epoch:
+                self.ledger.blocks[block.hash] = block
         for certificate in restored.certificates:
-            if certificate.epoch != self.validators.epoch:
+            if certificate.epoch != epoch:
                 continue
             if certificate.kind is VoteKind.NULLIFY:
                 self.ledger.add_nullification(certificate)
@@ -124,13 +149,11 @@ class Engine(Watching):
                 self.ledger.add_notarization(certificate)
                 self.view = max(self.view, certificate.view.next())
         for vote in restored.votes:
-            if vote.epoch != self.validators.epoch:
+            if vote.epoch != epoch:
                 continue
             self._remember_own(vote)
             voted = vote.view.next() if vote.kind is VoteKind.FINALIZE else vote.view
             self.view = max(self.view, voted)
-        for request in restored.acknowledged:
-            self.boot.known[request.seat] = request
         for evidence in restored.evidence:
             self.evidence.add(evidence)
 
@@ -158,6 +181,8 @@ class Engine(Watching):
                 f"members of weight {weight} of {self.validators.total} are connected, "
                 f"a quorum is {self.validators.quorum_weight}"
             )
+        elif not self.boot.is_member:
+            state, reason = "observing", f"seat {self.seat} is not a member of this epoch"
         elif not self.boot.done:
             have = self.validators.weight(self.boot.progress.acks)
             state = "booting"
@@ -167,11 +192,10 @@ class Engine(Watching):
             )
         elif self.catchup.target is not None:
             state, reason = "syncing", "fetching finalized blocks"
-        elif self.view.term < self._abstain_until_term:
+        elif self.is_abstaining:
+            epoch, term = self._abstain_until
             state = "abstaining"
-            reason = (
-                f"the vote log was rolled back: no vote before term {self._abstain_until_term}"
-            )
+            reason = f"the vote log was rolled back: no vote before term {term} of epoch {epoch}"
         return Status(
             state=state,
             reason=reason,
@@ -222,6 +246,10 @@ class Engine(Watching):
                 self._on_peer_connected(seat)
             case PeerLost(seat):
                 self._on_peer_lost(seat)
+            case MembershipSeen(chain_view, revoked):
+                self._on_membership(chain_view, revoked)
+            case RecoverySeen(recovery):
+                self._on_recovery(recovery)
             case Started():
                 self._on_started()
             case StepDown():
@@ -236,7 +264,10 @@ class Engine(Watching):
         return self._out
 
     def _on_message(self, sender: int, message: Message) -> None:
-        if sender not in self.validators.weights or sender == self.seat:
+        if sender == self.seat:
+            return
+        self._compare_epochs(sender, message)
+        if sender not in self.validators.weights and isinstance(message, _MEMBERS_ONLY):
             return
         match message:
             case VoteMessage(incarnation, vote):
@@ -273,6 +304,10 @@ class Engine(Watching):
                 self._on_probe_reply(sender, message)
             case EvidenceMessage(pairs):
                 self._on_evidence(sender, pairs)
+            case EpochRequest(epoch):
+                self._on_epoch_request(sender, epoch)
+            case EpochReply():
+                self._on_epoch_reply(sender, message)
 
     # --- timers and links ---
 
@@ -300,9 +335,11 @@ class Engine(Watching):
             case Timer.HEALTH:
                 self._watch()
             case Timer.BOOT:
-                if not self.boot.done:
+                if self.boot.is_member and not self.boot.is_current:
                     self._send(None, self.boot.progress.request)
                     self._set_timer(Timer.BOOT, self.durations.boot_ms)
+            case Timer.EPOCH:
+                self._on_epoch_timer()
             case Timer.SPREAD:
                 self._spread_commands()
             case Timer.RETRY:
@@ -314,10 +351,20 @@ class Engine(Watching):
         if new_term:
             self._spread_commands()
 
+    def _open_epoch(self, opening: Opening, tip: Tip) -> None:
+        super()._open_epoch(opening, tip)
+        self._resume()
+        self._arm()
+        self._retry_view = self.view
+        self._spread_commands()
+
     def _retry(self) -> None:
         """R7: what may have been lost goes out again, when the view did not change meanwhile."""
         self._set_timer(Timer.RETRY, self.durations.retry_ms)
         self._asked_for_boot.clear()
+        self._asked_for_epoch.clear()
+        self._told_epoch.clear()
+        self._try_recovery()
         self._out.send += self.catchup.retry(self.ledger.tip.height, self.connected)
         self._resend_commands()
         if self.view == self._retry_view:
@@ -363,10 +410,7 @@ class Engine(Watching):
         self.connected.add(seat)
         if self.leader(self.view.term) == seat:
             self._arm()
-        if self.boot.certificate is not None:
-            self._send(seat, self.boot.certificate)
-        else:
-            self._send(seat, self.boot.progress.request)
+        self._introduce(seat)
         self.prober.connected(seat)
         self._tell_evidence(seat)
         self._resend(seat)

@@ -22,10 +22,12 @@ from .types import (
     Certificate,
     ChainView,
     Evidence,
+    Opening,
     Recovery,
     View,
     Vote,
 )
+from .validators import ValidatorSet
 from .wire import Message
 
 
@@ -37,6 +39,7 @@ class Timer(Enum):
     STALL = "stall"  # finality (R9)
     RETRY = "retry"  # send again what may be lost (R7)
     BOOT = "boot"  # acknowledgements of our boot
+    EPOCH = "epoch"  # a due epoch (R15)
     SPREAD = "spread"  # commands that the leader did not get committed at once
     HEALTH = "health"  # a look at the leader; its ticks are the only clock of R12
 
@@ -172,6 +175,17 @@ class FinalizedRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """Another epoch began; it follows the record of the block that it stands on.
+
+    What the store holds of votes, certificates and candidates is of epochs that are over. The
+    opening itself is kept for ever: it proves the set to whoever knows the one before.
+    """
+
+    opening: Opening
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationRecord:
     """The incarnation and boot id that we ask for, on disk before anyone hears of it."""
 
@@ -188,8 +202,9 @@ class AcknowledgedRecord:
 
 @dataclass(frozen=True, slots=True)
 class AbstainRecord:
-    """Our store was rolled back: no vote before this term."""
+    """Our store was rolled back: no vote before this term of this epoch."""
 
+    epoch: int
     term: int
 
 
@@ -205,6 +220,7 @@ Record = (
     | BlockRecord
     | CertificateRecord
     | FinalizedRecord
+    | EpochRecord
     | IncarnationRecord
     | AcknowledgedRecord
     | AbstainRecord
@@ -233,6 +249,14 @@ class ServeBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeEpochs:
+    """Read from the store how this epoch and later ones ended, and send it as an ``EpochReply``."""
+
+    to: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderChanged:
     """Another term began. ``reasons`` (seat to ``Reason``) are the complaints that ended the last.
 
@@ -250,6 +274,23 @@ class Misbehaved:
     """A member sent something that no correct member sends; for logs and link strikes."""
 
     seat: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOpened:
+    """Another epoch began on the block of ``height``; ``member`` when we vote in it."""
+
+    validators: ValidatorSet
+    height: int
+    opening: Opening
+    member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that an operator must look at; the member goes on."""
+
     what: str
 
 
@@ -277,8 +318,8 @@ class Output:
     applied: list[Applied] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     timers: dict[Timer, int | None] = field(default_factory=dict)  # delay in ms, None cancels
-    serve: list[ServeBlocks] = field(default_factory=list)
-    notices: list[LeaderChanged | Misbehaved] = field(default_factory=list)
+    serve: list[ServeBlocks | ServeEpochs] = field(default_factory=list)
+    notices: list[LeaderChanged | Misbehaved | EpochOpened | Alarm] = field(default_factory=list)
     halt: Halt | None = None
 
     def merge(self, later: Output) -> None:
@@ -319,6 +360,8 @@ class Durations:
     slow_ms: int = 1500  # how long it may let commands wait, and make few blocks
     behind_chain_ms: int = 60_000  # how much later than we a leader may see a chain block
     patience_ms: int = 60_000  # time with finality until a step of patience is given back
+    epoch_settle_ms: int = 2000  # how long a leader gives others to see the change on chain too
+    epoch_grace_ms: int = 6000  # how long a leader may leave a due epoch unproposed
 
     def ticks(self, duration_ms: int) -> int:
         """A duration in ticks of the health timer, rounded up, at least one."""
@@ -350,7 +393,8 @@ class Restored:
     certificates: Sequence[Certificate] = ()
     incarnation: int = 0
     acknowledged: Sequence[BootRequest] = ()
-    abstain_until_term: int = 0
+    abstain_until: tuple[int, int] = (0, 0)  # epoch and term
+    openings: Sequence[Opening] = ()  # the last two, and all recoveries; ascending
     evidence: Sequence[Evidence] = ()
 
 

@@ -45,6 +45,7 @@ CLIENT_COMMANDS_MAX = 256  # waiting commands of one client
 
 SYNC_BYTES_MAX = 512 * 1024  # blocks in one answer of catch-up
 SYNC_BLOCKS_MAX = 512
+EPOCHS_PER_MESSAGE_MAX = 64  # boundaries in one answer
 SYNC_LINKS_MAX = 1024  # headers from the last block of an answer to the finalized one
 
 STATE_HASHES_KEPT = 1024  # heights whose state hash can still be compared with a header's

@@ -23,6 +23,7 @@ from .wire import Certificates, Message
 
 # Under our own key, told to nobody: without it nobody can foresee our challenges.
 PROBE_TAG = b"dstack-cluster/probe-secret/v1"
+ABSTAIN_TERMS = 2  # how far our own votes may be above the highest term told (R10)
 
 
 class State:
@@ -41,7 +42,7 @@ class State:
         machine: Machine,
         durations: Durations,
         checkpoints: Checkpoints,
-        abstain_until_term: int,
+        abstain_until: tuple[int, int],
     ) -> None:
         self.cluster_id = cluster_id
         self.validators = validators
@@ -76,7 +77,7 @@ class State:
         self._mine: dict[tuple[View, VoteKind], Vote] = {}
         self._last_position: tuple[View, int] = (GENESIS, 0)
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
-        self._abstain_until_term = abstain_until_term
+        self._abstain_until = abstain_until  # epoch and term
         self._proposals: dict[View, Proposal] = {}
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
@@ -100,11 +101,19 @@ class State:
     @property
     def can_vote(self) -> bool:
         """True when we have the right to vote: booted, and not abstaining after a rollback."""
-        return (
-            self.boot.certificate is not None
-            and self.halted is None
-            and self.view.term >= self._abstain_until_term
-        )
+        return self.halted is None and self.boot.done and not self.is_abstaining
+
+    @property
+    def is_abstaining(self) -> bool:
+        """R10: True where a rolled-back store may have forgotten a vote of ours.
+
+        In the epoch that follows the one of the rule, two terms may have passed unseen by those
+        who told us: the one in which they stood, not having anything to show of it, and the next.
+        """
+        epoch, term = self._abstain_until
+        if self.validators.epoch == epoch + 1:
+            return term > 0 and self.view.term < ABSTAIN_TERMS + 1
+        return (self.validators.epoch, self.view.term) < self._abstain_until
 
     def _gate_is_closed(self, term: int) -> bool:
         """R4: True when we sent a nullify vote in this term."""

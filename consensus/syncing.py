@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import limits
 from .catchup import is_consistent, is_final
 from .interface import ServeBlocks
-from .types import FinalHeader, VoteKind
+from .types import Boundary, FinalHeader, VoteKind
 from .voting import Voting
 from .wire import BlockReply, Certificates, SyncReply, SyncRequest
 
@@ -20,6 +20,8 @@ class Syncing(Voting):
         elif self.ledger.tip.finalization is not None:
             # Final already, or unknown to us: with the finalization it can ask for the stretch.
             self._send(sender, Certificates((self.ledger.tip.finalization,)))
+        elif self.validators.epoch > 0:
+            self._on_epoch_request(sender, self.validators.epoch - 1)
 
     def _on_sync_request(self, sender: int, request: SyncRequest) -> None:
         tip = self.ledger.tip
@@ -61,6 +63,11 @@ class Syncing(Voting):
     def _take_reply(self, sender: int, reply: SyncReply) -> None:
         if reply.head is not None:
             self._take_head(reply.head)
+        last = reply.blocks[-1]
+        if last.next_epoch is not None:
+            # Nobody has what stood on it any more: this proof is the target.
+            self._ahead = Boundary(last, reply.finalization, reply.links)
+            self.catchup.target = reply.finalization
         self.catchup.take(sender, reply)
         while self.halted is None and (stretch := self.catchup.next_stretch()) is not None:
             for block in stretch.blocks:
@@ -75,6 +82,15 @@ class Syncing(Voting):
                 self._commit(stretch.final, sender)
         if self.catchup.target is not None and self.halted is None:
             self._commit(self.catchup.target, sender)
+
+    def _follow_boundary(self, boundary: Boundary, sender: int) -> None:
+        """The proof of how our epoch ended: fetch what is missing up to there, and go on."""
+        self._ahead = boundary
+        self.catchup.target = boundary.finalization
+        self.ledger.blocks[boundary.block.hash] = boundary.block
+        header = boundary.block.header
+        self.catchup.best_height = max(self.catchup.best_height, header.height)
+        self._commit(boundary.finalization, sender)
 
     def _take_head(self, head: FinalHeader) -> None:
         """How far the chain goes; believed only with its finalization."""

@@ -77,6 +77,10 @@ class Vote(NamedTuple):
         """Where this vote stands in the order in which its signer may sign."""
         return (self.view, self.kind)
 
+    def moment(self) -> tuple[int, View, int]:
+        """The same over all epochs."""
+        return (self.epoch, self.view, int(self.kind))
+
 
 class Part(NamedTuple):
     """One member's share of a certificate."""
@@ -188,6 +192,22 @@ class FinalHeader:
 
     header: Header
     finalization: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Proof of how an epoch ended: its boundary block, and that it is final.
+
+    ``finalization`` is that of the block itself, or of a block that stands on it; ``links`` are
+    the headers from above the boundary block up to that one.
+    """
+
+    block: Block
+    finalization: Certificate
+    links: tuple[Header, ...]
+
+
+Opening = Boundary | Recovery
 
 
 def raw_command_id(raw: bytes) -> bytes:

@@ -30,7 +30,6 @@ from dataclasses import replace
 
 from . import limits
 from .certificates import verify_certificate
-from .convicting import Convicting
 from .digests import digest_of
 from .interface import (
     BlockRecord,
@@ -38,14 +37,19 @@ from .interface import (
     FinalizedRecord,
     LeaderChanged,
     Send,
+    Timer,
     VoteRecord,
 )
 from .ledger import Tip
 from .proposals import Verdict, judge, state_height, unfinalized
+from .turning import Turning
 from .types import (
+    GENESIS,
     ZERO_HASH,
     Block,
+    Boundary,
     Certificate,
+    Header,
     Proposal,
     Reason,
     View,
@@ -59,7 +63,7 @@ _BY_OWN_TIMERS = (Reason.NO_PROPOSAL, Reason.UNRESPONSIVE, Reason.STALL, Reason.
 _TERMS_KEPT = 8  # votes of older terms are forgotten even when nothing is finalized
 
 
-class Voting(Convicting):
+class Voting(Turning):
     """The rules."""
 
     def _settle(self) -> None:
@@ -71,6 +75,8 @@ class Voting(Convicting):
                 if certificate is not None:
                     self._take_certificate(certificate, checked=True)
             if self.can_vote:
+                if self.leader(self.view.term) in self.revoked:
+                    self._nullify(Reason.STALE_EPOCH)  # R19
                 self._join()
                 self._vote_for_proposal()
                 self._propose()
@@ -112,11 +118,13 @@ class Voting(Convicting):
 
     def _on_vote(self, sender: int, incarnation: int, vote: Vote) -> None:
         self._stirred = False  # most votes are neither the first nor the last of a quorum
-        if vote.epoch != self.validators.epoch or sender not in self.validators.weights:
+        if vote.epoch < self.validators.epoch or sender not in self.validators.weights:
             return
-        if not self._counts(sender, incarnation):
+        if sender in self.revoked or not self._counts(sender, incarnation):
             return
         self._note_seen(vote)
+        if vote.epoch > self.validators.epoch:
+            return
         if vote.view < self.view and vote.kind is VoteKind.NULLIFY:
             self._help(sender)
         if self._is_surplus(vote):
@@ -157,7 +165,7 @@ class Voting(Convicting):
     def _note_seen(self, vote: Vote) -> None:
         """R10: what we tell its signer when it boots; also of views that matter to us no more."""
         seen = self._seen.get(vote.seat)
-        if seen is None or vote.position() > seen.position():
+        if seen is None or vote.moment() > seen.moment():
             self._seen[vote.seat] = vote
 
     def _help(self, seat: int) -> None:
@@ -196,6 +204,12 @@ class Voting(Convicting):
             return
         if final or reason is not Reason.STALL:
             self.patience.was_wrong(epoch, view.term)
+    def _on_epoch_timer(self) -> None:
+        """R15: a leader that leaves a due epoch unproposed is found wanting."""
+        if self._is_due:
+            self._set_timer(Timer.EPOCH, self.durations.epoch_grace_ms)
+            if not self._is_ending():
+                self._nullify(Reason.STALE_EPOCH)
 
     def _join(self) -> None:
         """R4: weight J complained, so at least one correct member did; or the leader resigned."""
@@ -287,6 +301,8 @@ class Voting(Convicting):
             if self.ledger.notarized_block(old) == block.hash:
                 self.ledger.blocks[block.hash] = block  # we did not vote for it, but need it
         if new_term:
+            due_ms = self.durations.epoch_grace_ms if self._is_due else None
+            self._set_timer(Timer.EPOCH, due_ms)
             self._out.notices.append(
                 LeaderChanged(self.validators.epoch, view.term, self.leader(view.term), reasons)
             )
@@ -297,8 +313,12 @@ class Voting(Convicting):
 
     def _commit(self, target: Certificate, sender: int | None) -> None:
         """R6: apply the finalized block and all its ancestors; fetch what is missing."""
+        goal, ahead = target.block, self._ahead
+        links: tuple[Header, ...] = ()
+        if ahead is not None and ahead.finalization.view == target.view:
+            goal, links = ahead.block.hash, ahead.links  # what stands on it is dropped
         try:
-            branch = self.ledger.branch(target.block)
+            branch = self.ledger.branch(goal)
         except ValueError as error:
             self._stop(str(error))
             return
@@ -306,7 +326,13 @@ class Voting(Convicting):
             self._out.send += self.catchup.want_block(branch, self.connected, sender)
             self._out.send += self.catchup.follow(target, self.connected, sender)
             return
-        for block in branch:
+        self._apply(branch, target, links)
+
+    def _apply(
+        self, branch: list[Block], target: Certificate, links: tuple[Header, ...]
+    ) -> None:
+        """Applies final blocks in order, up to the first that ends the epoch (R11)."""
+        for number, block in enumerate(branch):
             header = block.header
             mine = self.machine.hash_at(header.state_height)
             if mine is not None and mine != header.state_hash:
@@ -324,6 +350,13 @@ class Voting(Convicting):
                 self._keep_evidence(evidence)
             for command, _ in applied.results:
                 self._forget_command(command.id)
+            if block.next_epoch is not None:
+                above = tuple(b.header for b in branch[number + 1 :])
+                tip = Tip(
+                    header.height, block.hash, GENESIS, header.time_ms, header.state_height, None
+                )
+                self._open_epoch(Boundary(block, target, above + links), tip)
+                return
         last = branch[-1].header
         self.ledger.advance(
             Tip(
@@ -343,6 +376,7 @@ class Voting(Convicting):
         for key in [k for k in self._mine if k[0] < last.view]:
             del self._mine[key]
         self._unsaved = [c for c in self._unsaved if c.view > last.view]
+        self._try_recovery()
 
     def _deposed(self, block: Block) -> tuple[int, ...]:
         """Leaders whose terms a block shows ended, but those who stepped down themselves."""
@@ -361,19 +395,19 @@ class Voting(Convicting):
 
     def _on_proposal(self, sender: int, incarnation: int, proposal: Proposal) -> None:
         view = proposal.block.header.view
+        if proposal.block.header.epoch != self.validators.epoch:
+            return
         if self.leader(view.term) != sender:
             self._accuse(sender, f"a proposal for {view}, which it does not lead")
             return
-        if not self._counts(sender, incarnation):
+        if sender in self.revoked or not self._counts(sender, incarnation):
             return
         epoch, block_hash = proposal.block.header.epoch, proposal.block.hash
-        if epoch != self.validators.epoch:
-            return
         vote = Vote(VoteKind.NOTARIZE, epoch, view, sender, block_hash, 0, proposal.signature)
         self._note_seen(vote)
         if proposal.parent is not None:
             self._take_certificate(proposal.parent, sender=sender)  # it may bring us near (R8)
-        if not self._is_near(view):
+        if epoch != self.validators.epoch or not self._is_near(view):
             return
         for certificate in proposal.block.nullifications:
             # In a block it becomes history: it must be genuine even where we need it no more.
@@ -388,6 +422,8 @@ class Voting(Convicting):
         self._count(vote)
         if self.ledger.notarized_block(view) == proposal.block.hash:
             self._take_block(proposal.block, sender)  # its votes overtook it
+            if epoch != self.validators.epoch:
+                return
         if view >= self.view and view not in self._proposals:
             self._proposals[view] = proposal
 
@@ -414,6 +450,8 @@ class Voting(Convicting):
         verdict = judge(
             proposal, leader, self.ledger, self.machine, self._clock_ms, self.checkpoints.every
         )
+        if verdict is Verdict.VALID:
+            verdict = self._fits(block)
         if verdict is Verdict.WAIT:
             if self.ledger.header(block.header.parent) is None:
                 self._out.send += self.catchup.want_block(
@@ -441,7 +479,8 @@ class Voting(Convicting):
             return
         if self._gate_is_closed(self.view.term):
             return
-        if not (len(self.mempool) or self._heartbeat_due or self.view.index == 0):
+        asked_for = len(self.mempool) or self._heartbeat_due or self.view.index == 0
+        if not (asked_for or self._record_to_propose()):
             return
         proposal = self._build()
         if proposal is None:
@@ -476,8 +515,13 @@ class Voting(Convicting):
         if branch:
             last = branch[-1].header
             height, time_ms, above = last.height, last.time_ms, last.state_height
-        commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
-        if not (commands or self._heartbeat_due or view.index == 0):
+        commands: tuple[bytes, ...] = ()
+        ending = branch[-1].next_epoch if branch else None
+        record = ending or self._record_to_propose()
+        if record is None:
+            commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
+        asked_for = commands or (record and not ending)
+        if not (asked_for or self._heartbeat_due or view.index == 0):
             return None
         checked = state_height(above, self.machine, self.checkpoints.every)
         state_hash = self.machine.hash_at(checked)
@@ -495,6 +539,7 @@ class Voting(Convicting):
             state_hash=state_hash,
             commands=commands,
             nullifications=nullifications[-limits.NULLIFICATIONS_PER_BLOCK_MAX :],
-            evidence=self._evidence_for(branch),
+            evidence=() if record else self._evidence_for(branch),
+            next_epoch=record,
         )
         return Proposal(block, ledger.proof_of(parent), b"")

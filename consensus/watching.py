@@ -11,8 +11,9 @@ from .booting import Booting
 from .digests import probe_answer_digest
 from .evidence import is_genuine
 from .interface import Timer
+from .ledger import Tip
 from .proposals import unfinalized
-from .types import Block, Evidence, Reason, View, VoteKind
+from .types import Block, Evidence, Opening, Reason, View, VoteKind
 from .wire import Commands, EvidenceMessage, Probe, ProbeReply
 
 MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
@@ -110,6 +111,11 @@ class Watching(Booting):
             self.fairness.forget()
             self.pace.forget()
         super()._enter(view)
+
+    def _open_epoch(self, opening: Opening, tip: Tip) -> None:
+        self.fairness.forget()
+        self.pace.forget()
+        super()._open_epoch(opening, tip)
 
     # --- challenges ---
 

@@ -18,12 +18,12 @@ from .codec import (
     decode_block,
     decode_boot_request,
     decode_certificate,
-    decode_next_epoch,
+    decode_opening,
     decode_vote,
     encode_block,
     encode_boot_request,
     encode_certificate,
-    encode_next_epoch,
+    encode_opening,
     encode_vote,
     make_block,
     optional,
@@ -34,6 +34,7 @@ from .codec import (
     pack_evidence,
     pack_final_header,
     pack_header,
+    pack_opening,
     pack_parts,
     pack_vote,
     read_block,
@@ -42,6 +43,7 @@ from .codec import (
     read_evidence,
     read_final_header,
     read_header,
+    read_opening,
     read_parts,
     read_vote,
     record,
@@ -60,6 +62,7 @@ from .types import (
     Evidence,
     FinalHeader,
     Header,
+    Opening,
     Proposal,
     View,
     Vote,
@@ -71,13 +74,13 @@ __all__ = [
     "decode_boot_request",
     "decode_certificate",
     "decode_command",
-    "decode_next_epoch",
+    "decode_opening",
     "decode_vote",
     "encode_block",
     "encode_boot_request",
     "encode_certificate",
     "encode_command",
-    "encode_next_epoch",
+    "encode_opening",
     "encode_vote",
     "make_block",
     "pack_body",
@@ -187,6 +190,23 @@ class ProbeReply:
     signature: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class EpochRequest:
+    """Asks how an epoch and those after it ended."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReply:
+    """How consecutive epochs were opened, as many as fit, each proven by the set before it.
+
+    Also sent unasked to a member that speaks in an epoch that is over.
+    """
+
+    openings: tuple[Opening, ...]
+
+
 Message = (
     ProposalMessage
     | VoteMessage
@@ -203,6 +223,8 @@ Message = (
     | EvidenceMessage
     | Probe
     | ProbeReply
+    | EpochRequest
+    | EpochReply
 )
 
 
@@ -262,6 +284,10 @@ def encode(message: Message) -> bytes:
             fields = (14, nonce)
         case ProbeReply(nonce, incarnation, epoch, view, height, chain_block, time_ms, signature):
             fields = (15, nonce, incarnation, epoch, *view, height, chain_block, time_ms, signature)
+        case EpochRequest(epoch):
+            fields = (19, epoch)
+        case EpochReply(openings):
+            fields = (20, [pack_opening(o) for o in openings])
     packed: bytes = msgpack.packb((VERSION, *fields))
     return packed
 
@@ -354,5 +380,14 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
                 chain_block,
                 time_ms,
                 blob(signature, 65),
+            )
+        case 19:
+            (epoch,) = record(fields, 1)
+            return EpochRequest(uint(epoch))
+        case 20:
+            (openings,) = record(fields, 1)
+            most = limits.EPOCHS_PER_MESSAGE_MAX
+            return EpochReply(
+                tuple(read_opening(o, cluster_id) for o in array(openings, most))
             )
     raise WireError("unknown type of message")

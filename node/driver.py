@@ -28,6 +28,7 @@ from consensus.interface import (
     Received,
     Send,
     ServeBlocks,
+    ServeEpochs,
     Started,
     StepDown,
     Submitted,
@@ -60,6 +61,8 @@ _PRIORITIES: dict[type, Priority] = {
     wire.SyncRequest: Priority.FORWARD,
     wire.SyncReply: Priority.BULK,
     wire.BlockReply: Priority.BULK,
+    wire.EpochRequest: Priority.FORWARD,
+    wire.EpochReply: Priority.BULK,
 }
 
 
@@ -259,7 +262,9 @@ class Driver:
             self._deadlines.cancel(None)
             await self._sync(self._store.sync)
         for request in output.serve:
-            if request.to not in self._serving:
+            if isinstance(request, ServeEpochs):
+                self._nursery.start_soon(self._serve_epochs, request)
+            elif request.to not in self._serving:
                 self._serving.add(request.to)
                 self._nursery.start_soon(self._serve, request)
         for notice in output.notices:
@@ -313,6 +318,12 @@ class Driver:
             for waiter in self._waiting.get(command.id, ()):
                 waiter.result = result
                 waiter.done.set()
+
+    async def _serve_epochs(self, request: ServeEpochs) -> None:
+        """How the epoch of a member that is behind ended; the core bounds how often."""
+        reply = await trio.to_thread.run_sync(self._store.openings_from, request.epoch)
+        if reply is not None:
+            self._send_all([Send(request.to, reply)])
 
     async def _serve(self, request: ServeBlocks) -> None:
         """Blocks for a member that is behind; one answer at a time to each."""

@@ -22,11 +22,13 @@ from pathlib import Path
 
 from consensus import limits, wire
 from consensus.digests import keccak256
+from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
     BlockRecord,
     CertificateRecord,
+    EpochRecord,
     EvidenceRecord,
     FinalizedRecord,
     IncarnationRecord,
@@ -39,10 +41,13 @@ from consensus.machine import Applied, Machine
 from consensus.types import (
     GENESIS,
     Block,
+    Boundary,
     Certificate,
     Evidence,
     FinalHeader,
     Header,
+    Opening,
+    Recovery,
     View,
     Vote,
     VoteKind,
@@ -50,7 +55,7 @@ from consensus.types import (
 from node import history, state_tables
 from node.votelog import Entry, VoteLog, VoteLogError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
 
 _VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
@@ -60,6 +65,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE finalized (
     height INTEGER PRIMARY KEY, hash BLOB NOT NULL, data BLOB NOT NULL, finalization BLOB,
     state_hash BLOB NOT NULL);
+CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, height INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE acknowledged (seat INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, seat INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
@@ -247,8 +253,16 @@ class Store:
             case IncarnationRecord(incarnation, boot_id):
                 self._put_meta("incarnation", incarnation)
                 self._put_meta("boot_id", boot_id)
-            case AbstainRecord(term):
+            case AbstainRecord(epoch, term):
+                self._put_meta("abstain_until_epoch", epoch)
                 self._put_meta("abstain_until_term", term)
+            case EpochRecord(opening):
+                epoch = opened_set(opening).epoch
+                db.execute(
+                    "INSERT INTO epochs VALUES (?, ?, ?)",
+                    (epoch, opening_height(opening), wire.encode_opening(opening)),
+                )
+                self._final = (epoch, GENESIS)
             case AcknowledgedRecord(request):
                 db.execute(
                     "INSERT OR REPLACE INTO acknowledged VALUES (?, ?)",
@@ -298,7 +312,8 @@ class Store:
     def _restore(self) -> Restored:
         db = self._db
         meta = dict(db.execute("SELECT name, value FROM meta"))
-        tip, machine = self._restore_state(int(meta.get("revision", 0)))
+        openings = self._restore_openings()
+        tip, machine = self._restore_state(int(meta.get("revision", 0)), openings)
         # Of a term that a final block is in, an old nullify vote still closes the gate (R4).
         live = [entry.value for entry in self._live.values() if self._is_live(entry)]
         acknowledged = db.execute("SELECT data FROM acknowledged")
@@ -310,14 +325,26 @@ class Store:
             certificates=[value for value in live if isinstance(value, Certificate)],
             incarnation=int(meta.get("incarnation", 0)),
             acknowledged=[wire.decode_boot_request(data) for (data,) in acknowledged],
-            abstain_until_term=int(meta.get("abstain_until_term", 0)),
+            abstain_until=(
+                int(meta.get("abstain_until_epoch", 0)),
+                int(meta.get("abstain_until_term", 0)),
+            ),
+            openings=openings,
             evidence=[
                 Evidence(wire.decode_vote(first, seat), wire.decode_vote(second, seat))
                 for seat, first, second in db.execute("SELECT seat, first, second FROM evidence")
             ],
         )
 
-    def _restore_state(self, revision: int) -> tuple[Tip, Machine]:
+    def _restore_openings(self) -> list[Opening]:
+        """The last two, and recoveries; they are few."""
+        rows = self._db.execute("SELECT data FROM epochs ORDER BY epoch").fetchall()
+        openings = [wire.decode_opening(data, self._cluster_id) for (data,) in rows]
+        return [o for o in openings[:-2] if isinstance(o, Recovery)] + openings[-2:]
+
+    def _restore_state(
+        self, revision: int, openings: Sequence[Opening]
+    ) -> tuple[Tip, Machine]:
         db = self._db
         newest = db.execute(
             "SELECT height, hash, data, finalization FROM finalized ORDER BY height DESC LIMIT 1"
@@ -327,15 +354,16 @@ class Store:
         height, hash_, data, finalization = newest
         block = wire.decode_block(data, self._cluster_id)
         self._final = (block.header.epoch, block.header.view)
-        tip = Tip(
-            height,
-            hash_,
-            block.header.view,
-            block.header.time_ms,
-            block.header.state_height,
-            wire.decode_certificate(finalization),
-            block.header,
-        )
+        header = block.header
+        if openings and opening_height(openings[-1]) == height:
+            # The epoch that stands on this block has no final block of its own yet.
+            self._final = (opened_set(openings[-1]).epoch, GENESIS)
+            tip = Tip(height, hash_, GENESIS, header.time_ms, header.state_height, None)
+        else:
+            proof = wire.decode_certificate(finalization)
+            tip = Tip(
+                height, hash_, header.view, header.time_ms, header.state_height, proof, header
+            )
         hashes = db.execute(
             "SELECT height, state_hash FROM finalized WHERE height > ? ORDER BY height",
             (height - limits.STATE_HASHES_KEPT,),
@@ -366,7 +394,12 @@ class Store:
             size += len(data)
             if found and size > limits.SYNC_BYTES_MAX:
                 break
-            found.append(wire.decode_block(data, self._cluster_id))
+            block = wire.decode_block(data, self._cluster_id)
+            if found and block.header.epoch != found[0].header.epoch:
+                break  # an answer proves itself to a member of one epoch
+            found.append(block)
+            if block.next_epoch is not None:
+                return self._to_boundary(tuple(found))
             if finalization is not None:
                 proven, proof = len(found), finalization
                 if proven >= count:
@@ -378,6 +411,36 @@ class Store:
         final = wire.decode_certificate(proof)
         return wire.SyncReply(tuple(found[:proven]), (), final, self._head(final))
 
+    def _to_boundary(self, blocks: tuple[Block, ...]) -> wire.SyncReply:
+        """Blocks up to the last one of an epoch, with the proof that it is."""
+        (data,) = self._reader.execute(
+            "SELECT data FROM epochs WHERE epoch = ?", (blocks[-1].header.epoch + 1,)
+        ).fetchone()
+        opening = wire.decode_opening(data, self._cluster_id)
+        assert isinstance(opening, Boundary)
+        return wire.SyncReply(blocks, opening.links, opening.finalization, None)
+
+    def openings_from(self, epoch: int) -> wire.EpochReply | None:
+        """How ``epoch`` and those after it ended, as many as one message holds.
+
+        Raises StorageError.
+        """
+        found: list[Opening] = []
+        size = 0
+        try:
+            rows = self._reader.execute(
+                "SELECT data FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT ?",
+                (epoch, limits.EPOCHS_PER_MESSAGE_MAX),
+            )
+            for (data,) in rows:
+                size += len(data)
+                if found and size > limits.SYNC_BYTES_MAX:
+                    break
+                found.append(wire.decode_opening(data, self._cluster_id))
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"cannot read epochs from {epoch}: {error}") from error
+        return wire.EpochReply(tuple(found)) if found else None
+
     def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
         links: list[Header] = []
         rows: Iterable[tuple[bytes, bytes | None]] = self._reader.execute(
@@ -385,7 +448,11 @@ class Store:
             (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
         )
         for data, proof in rows:
-            links.append(wire.decode_block(data, self._cluster_id).header)
+            block = wire.decode_block(data, self._cluster_id)
+            links.append(block.header)
+            if block.next_epoch is not None:
+                end = self._to_boundary((block,))
+                return wire.SyncReply(blocks, (*links, *end.links), end.finalization, None)
             if proof is not None:
                 final = wire.decode_certificate(proof)
                 return wire.SyncReply(blocks, tuple(links), final, self._head(final))
@@ -393,10 +460,13 @@ class Store:
 
     def _head(self, shown: Certificate) -> FinalHeader | None:
         """Our newest finalized header, None when ``shown`` is its finalization."""
-        data, proof = self._reader.execute(
+        row = self._reader.execute(
             "SELECT data, finalization FROM finalized"
             " WHERE finalization IS NOT NULL ORDER BY height DESC LIMIT 1"
         ).fetchone()
+        if row is None:
+            return None
+        data, proof = row
         final = wire.decode_certificate(proof)
         if final == shown:
             return None

@@ -33,14 +33,17 @@ from consensus.types import (
     BootAck,
     BootCertificate,
     BootRequest,
+    Boundary,
     Certificate,
     Evidence,
     FinalHeader,
     Header,
     NextEpoch,
+    Opening,
     Part,
     Proposal,
     Reason,
+    Recovery,
     View,
     Vote,
     VoteKind,
@@ -169,6 +172,29 @@ def block(rng: Random) -> Block:
     )
 
 
+def opening(rng: Random) -> Opening:
+    record = next_epoch(rng)
+    if rng.random() < 0.3:
+        members = record.validators
+        return Recovery(number(rng), number(rng), rng.randbytes(32), members, rng.randbytes(32))
+    ended = wire.make_block(
+        CLUSTER,
+        epoch=number(rng),
+        view=view(rng),
+        proposer=number(rng),
+        height=number(rng),
+        parent=rng.randbytes(32),
+        time_ms=number(rng),
+        state_height=number(rng),
+        state_hash=rng.randbytes(32),
+        commands=(),
+        nullifications=(),
+        next_epoch=record,
+    )
+    links = tuple(header(rng) for _ in range(rng.randrange(3)))
+    return Boundary(ended, certificate(rng), links)
+
+
 def header(rng: Random) -> Header:
     return block(rng).header
 
@@ -216,6 +242,8 @@ MAKERS: dict[type, Callable[[Random], wire.Message]] = {
     wire.EvidenceMessage: lambda r: wire.EvidenceMessage(
         tuple(evidence(r) for _ in range(r.randint(1, 2)))
     ),
+    wire.EpochRequest: lambda r: wire.EpochRequest(number(r)),
+    wire.EpochReply: lambda r: wire.EpochReply(tuple(opening(r) for _ in range(r.randint(1, 2)))),
     wire.Probe: lambda r: wire.Probe(r.randbytes(16)),
     wire.ProbeReply: lambda r: wire.ProbeReply(
         r.randbytes(16), number(r), number(r), view(r), *(number(r) for _ in range(3)),

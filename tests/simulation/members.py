@@ -68,6 +68,7 @@ class Member:
             checkpoints=Checkpoints(self.world.scenario.checkpoint_every),
         )
         self.handle(Started())
+        self.world.chain.started(self)
 
     def boot_id(self) -> bytes:
         return self.world.rng.randbytes(32)
@@ -154,7 +155,7 @@ class Member:
                 self._timers[timer] = number
                 self.world.after(float(delay_ms), self._timer, timer, number, self.life)
         for serve in output.serve:
-            reply = self.store.serve(serve.from_height, serve.count)
+            reply = self.store.answer(serve)
             if reply is not None:
                 self.transmit(serve.to, reply)
         if output.halt is not None:

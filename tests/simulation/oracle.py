@@ -12,10 +12,27 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from consensus import limits
-from consensus.digests import vote_digest
-from consensus.interface import AcknowledgedRecord, FinalizedRecord, Output, VoteRecord
+from consensus.digests import block_hash, vote_digest
+from consensus.interface import (
+    AcknowledgedRecord,
+    EpochRecord,
+    FinalizedRecord,
+    Output,
+    VoteRecord,
+)
 from consensus.machine import Applied
-from consensus.types import Block, BootRequest, Certificate, Reason, View, Vote, VoteKind
+from consensus.types import (
+    Block,
+    BootRequest,
+    Boundary,
+    Certificate,
+    Opening,
+    Reason,
+    View,
+    Vote,
+    VoteKind,
+)
+from consensus.validators import Validator
 from consensus.wire import (
     Certificates,
     Message,
@@ -31,6 +48,14 @@ if TYPE_CHECKING:
 
 PUT, DELETE, BARRIER = 1, 2, 3  # tags of commands
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
+
+
+EPOCH = 2**40  # terms between two epochs when all are put on one line
+
+
+def spot(epoch: int, view: View) -> View:
+    """A view among those of all epochs."""
+    return View(epoch * EPOCH + view.term, view.index)
 
 
 class Violation(AssertionError):
@@ -89,6 +114,11 @@ class Oracle:
     def __init__(self, world: World) -> None:
         self._world = world
         self.finished = False
+        self.sets: list[dict[int, Validator]] = [
+            {v.seat: v for v in world.validators.validators}
+        ]
+        self._opened: dict[int, bytes] = {}  # epoch -> the block that it stands on
+        self._terms: dict[int, int] = defaultdict(int)  # highest term seen, by epoch
         self.forked = ""  # only above a third: what went wrong, before conviction
         self.executed: dict[bytes, int] = {}  # command id -> height, for exactly-once
         self.blocks: list[Block] = []  # the agreed chain
@@ -129,12 +159,12 @@ class Oracle:
         self.forked = what
         self.finished = True
 
-    def weight(self, seats: set[int]) -> int:
-        return sum(self._world.scenario.weights[s] for s in seats)
+    def weight(self, seats: set[int], epoch: int = -1) -> int:
+        members = self.sets[epoch]
+        return sum(members[s].weight for s in seats if s in members)
 
-    @property
-    def total(self) -> int:
-        return sum(self._world.scenario.weights.values())
+    def total(self, epoch: int = -1) -> int:
+        return sum(v.weight for v in self.sets[epoch].values())
 
     # --- what correct members do ---
 
@@ -143,13 +173,16 @@ class Oracle:
         finals = [r.applied for r in output.persist if isinstance(r, FinalizedRecord)]
         if finals != output.applied:
             self.fail(f"seat {member.seat} applies something else than it persists")
+        engine = member.engine
+        if engine is not None:
+            epoch, term = engine.validators.epoch, engine.view.term
+            self._terms[epoch] = max(self._terms[epoch], term)
         persisted = {r.vote for r in output.persist if isinstance(r, VoteRecord)}
         for send in output.send:
             vote = _vote_in(send.message)
             if vote is not None and vote.signature and vote not in persisted:
                 if vote.seat != member.seat:
                     self.fail(f"seat {member.seat} sends a vote of seat {vote.seat}")
-                engine = member.engine
                 pending = member._pending.persist if member._pending else []
                 if vote not in member.store.votes_ever and not any(
                     isinstance(r, VoteRecord) and r.vote == vote for r in pending
@@ -170,6 +203,26 @@ class Oracle:
                     if final.block != record.applied.block.hash:
                         self.fail("a finalization of another block")
                 self._applied(member, record.applied)
+            elif isinstance(record, EpochRecord):
+                self._epoch(member, record.opening)
+
+    def _epoch(self, member: Member, opening: Opening) -> None:
+        """An epoch stands on the first block of the final chain that carries its record."""
+        assert isinstance(opening, Boundary)
+        block, final = opening.block, opening.finalization
+        self.certificate(final, member.seat)
+        height, epoch = block.header.height, block.header.epoch + 1
+        if height > len(self.blocks) or self.blocks[height - 1].hash != block.hash:
+            self.fork(f"seat {member.seat} opens epoch {epoch} on a block that is not final")
+        if self._opened.setdefault(epoch, block.hash) != block.hash:
+            self.fork(f"two blocks on which epoch {epoch} stands")
+        at = block.hash
+        for header in opening.links:
+            if header.parent != at:
+                self.fail("links that do not lead to the finalization")
+            at = block_hash(self._world.cluster_id, header)
+        if at != final.block or final.kind is not FINALIZE or final.epoch != epoch - 1:
+            self.fail(f"seat {member.seat} opens epoch {epoch} without a finalization")
 
     def sends(self, member: Member, message: Message) -> None:
         vote = _vote_in(message, member.seat)
@@ -201,7 +254,10 @@ class Oracle:
             raw = other.store.acknowledged.get(member.seat)
             if raw is not None and decode_boot_request(raw).incarnation >= claim[1]:
                 witnesses.add(other.seat)
-        if not 3 * self.weight(witnesses) > 2 * self.total:
+        vote = _vote_in(message, member.seat)
+        assert vote is not None
+        epochs = range(max(0, vote.epoch - 1), vote.epoch + 1)
+        if not any(3 * self.weight(witnesses, e) > 2 * self.total(e) for e in epochs):
             self.fail(f"seat {member.seat} votes as incarnation {claim[1]} without the right to")
         self._entitled.add(claim)
 
@@ -209,7 +265,8 @@ class Oracle:
         """A liar sends: remembered for convictions."""
         vote = _vote_in(message, seat)
         if vote is not None and self._signed(vote):
-            self._votes[seat][vote.view, vote.kind].add((vote.block, vote.reason))
+            at = spot(vote.epoch, vote.view)
+            self._votes[seat][at, vote.kind].add((vote.block, vote.reason))
 
     def disk_lost(self, seat: int) -> None:
         """From now on this seat counts as faulty: it may have forgotten votes."""
@@ -217,36 +274,36 @@ class Oracle:
 
     def _own_vote(self, seat: int, vote: Vote) -> None:
         """One voice per view and kind; views rise; a complaint closes the gate of its term."""
-        mine = self._votes[seat]
+        mine, at = self._votes[seat], spot(vote.epoch, vote.view)
         told = (vote.block, vote.reason)
-        if told in mine[vote.view, vote.kind]:
+        if told in mine[at, vote.kind]:
             return
         if seat not in self._disk_lost:
-            if mine[vote.view, vote.kind]:
-                self.fail(f"seat {seat} votes twice: {vote.kind.name} in {vote.view}")
+            if mine[at, vote.kind]:
+                self.fail(f"seat {seat} votes twice: {vote.kind.name} in {at}")
             last = self._highest.get(seat)
             if last is not None and (
-                vote.view < last[0] or (vote.view == last[0] and last[1] is FINALIZE)
+                at < last[0] or (at == last[0] and last[1] is FINALIZE)
             ):
-                self.fail(f"seat {seat} votes {vote.kind.name} {vote.view} after {last}")
+                self.fail(f"seat {seat} votes {vote.kind.name} {at} after {last}")
             if vote.kind is NULLIFY and vote.reason == Reason.JOINED:
-                self._joins(seat, vote.view.term)
-            if vote.kind is NOTARIZE and mine.get((vote.view, NULLIFY)):
-                self.fail(f"seat {seat} notarizes {vote.view} after it nullified it")
+                self._joins(seat, vote.epoch, at.term)
+            if vote.kind is NOTARIZE and mine.get((at, NULLIFY)):
+                self.fail(f"seat {seat} notarizes {at} after it nullified it")
             for (view, kind), said in list(mine.items()):
-                if not said or view.term != vote.view.term:
+                if not said or view.term != at.term:
                     continue
-                gate = kind is NULLIFY and vote.kind is FINALIZE and view.index <= vote.view.index
-                back = kind is FINALIZE and vote.kind is NULLIFY and vote.view.index <= view.index
+                gate = kind is NULLIFY and vote.kind is FINALIZE and view.index <= at.index
+                back = kind is FINALIZE and vote.kind is NULLIFY and at.index <= view.index
                 if gate or back:
                     self.fail(f"seat {seat} both nullified and finalized: {view} and {vote}")
-            if vote.kind is FINALIZE and self._certified.get(vote.view, vote.block) != vote.block:
+            if vote.kind is FINALIZE and self._certified.get(at, vote.block) != vote.block:
                 self.fork(f"seat {seat} finalizes another block than was notarized: {vote}")
-        mine[vote.view, vote.kind].add(told)
-        position = (vote.view, vote.kind)
+        mine[at, vote.kind].add(told)
+        position = (at, vote.kind)
         self._highest[seat] = max(self._highest.get(seat, position), position)
 
-    def _joins(self, seat: int, term: int) -> None:
+    def _joins(self, seat: int, epoch: int, term: int) -> None:
         """To join, others of more than a third must have complained, or the leader itself."""
         complained = {
             other
@@ -256,8 +313,8 @@ class Oracle:
         } | self._disk_lost
         complained |= self._own(seat, term)
         engine = self._world.members[seat].engine
-        resigned = engine is not None and engine.leader(term) in complained
-        if not resigned and not 3 * self.weight(complained) > self.total:
+        resigned = engine is not None and engine.leader(term - epoch * EPOCH) in complained
+        if not resigned and not 3 * self.weight(complained, epoch) > self.total(epoch):
             self.fail(f"seat {seat} joins complaints of {sorted(complained)} in term {term}")
 
     def _own(self, seat: int, term: int) -> set[int]:
@@ -302,7 +359,8 @@ class Oracle:
             if header.parent != self.blocks[-1].hash:
                 self.fork(f"block {height} does not stand on the final block below it")
                 return
-            if header.time_ms < last.time_ms or header.view <= last.view:
+            here, before = spot(header.epoch, header.view), spot(last.epoch, last.view)
+            if header.time_ms < last.time_ms or here <= before:
                 self.fail(f"time or view goes back at height {height}")
             every = self._world.scenario.checkpoint_every
             if header.state_height // every > last.state_height // every and (
@@ -314,6 +372,7 @@ class Oracle:
             or self.blocks[-1].header.view != View(header.view.term, header.view.index - 1)
         ):
             self.fail(f"the block of {header.view} skips views inside a term")
+        self._in_epoch(applied.block)
         outcomes = []
         for raw in applied.block.commands:
             *outcome, executed = self._replay.play(raw)
@@ -328,6 +387,22 @@ class Oracle:
         self.blocks.append(applied.block)
         self._state.append(applied.state_hash)
         self._outcomes.append(tuple(outcomes))  # type: ignore[arg-type]
+
+    def _in_epoch(self, block: Block) -> None:
+        """Blocks are of the newest epoch; the last one of it says who votes next."""
+        epoch, record = len(self.sets) - 1, block.next_epoch
+        if block.header.epoch != epoch:
+            self.fail(f"a final block of epoch {block.header.epoch} in epoch {epoch}")
+        if record is None:
+            return
+        if record.epoch != epoch + 1 or block.commands or block.evidence:
+            self.fail(f"a boundary block with more than the record of epoch {epoch + 1}")
+        before, after = self.sets[epoch], {v.seat: v for v in record.validators}
+        if before == after and block.header.view.term <= len(before):
+            self.fail(f"epoch {epoch} ends in term {block.header.view.term} for nothing")
+        if before != after:
+            self._world.chain.check(before, after, record)
+        self.sets.append(after)
 
     def halted(self, member: Member) -> None:
         """Only a member with an old disk may stop: it takes a number that it had before."""
@@ -351,7 +426,10 @@ class Oracle:
             vote.block,
             vote.reason,
         )
-        key = self._world.validators.keys[vote.seat]
+        voter = self.sets[vote.epoch].get(vote.seat) if vote.epoch < len(self.sets) else None
+        if voter is None:
+            return False
+        key = voter.node_key
         return self._world.verifier.verify(key, digest, vote.signature)
 
     def certificate(self, c: Certificate, holder: int) -> None:
@@ -365,17 +443,17 @@ class Oracle:
             if not self._signed(vote):
                 self.fail(f"seat {holder} relies on a forged {c.kind.name} for {c.view}")
             signers.add(part.seat)
-            self._votes[part.seat][c.view, c.kind].add((c.block, part.reason))
-        if not 3 * self.weight(signers) > 2 * self.total:
+            self._votes[part.seat][spot(c.epoch, c.view), c.kind].add((c.block, part.reason))
+        if not 3 * self.weight(signers, c.epoch) > 2 * self.total(c.epoch):
             self.fail(f"seat {holder} relies on {c.kind.name} {c.view} without a quorum")
         self._lemmas(c)
 
     def _lemmas(self, c: Certificate) -> None:
-        term, index = c.view
+        term, index = spot(c.epoch, c.view)
         if c.kind is NULLIFY:
             self._null[term] = min(index, self._null.get(term, index))
         else:
-            if self._certified.setdefault(c.view, c.block) != c.block:
+            if self._certified.setdefault(spot(c.epoch, c.view), c.block) != c.block:
                 self.fork(f"two blocks are certified in view {c.view}")
                 return
             if c.kind is FINALIZE:
@@ -394,7 +472,7 @@ class Oracle:
         return {self._asked[m.seat] for m in self._running() if m.seat in self._asked}
 
     def _term(self) -> int:
-        return max(m.engine.view.term for m in self._world.correct if m.engine)
+        return sum(self._terms.values())
 
     def calm_begins(self) -> None:
         self._calm_since_ms = self._world.now_ms
@@ -444,7 +522,7 @@ class Oracle:
         honest = {m.seat for m in self._world.correct} - self._disk_lost
         if guilty & honest:
             self.fail(f"honest seats {sorted(guilty & honest)} are convicted")
-        if self.forked and not 3 * self.weight(guilty) > self.total:
+        if self.forked and not 3 * self.weight(guilty) > self.total():
             self.fail(f"a fork ({self.forked}) convicts only {sorted(guilty)}")
         for member in self._world.members.values():
             for evidence in member.store.evidence if member.correct else ():

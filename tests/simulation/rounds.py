@@ -23,12 +23,14 @@ from consensus.engine import Engine
 from consensus.interface import (
     CertificateRecord,
     Durations,
+    EpochRecord,
     Event,
     FinalizedRecord,
     Output,
     PeerConnected,
     Received,
     Restored,
+    ServeEpochs,
     Started,
     Submitted,
     Timer,
@@ -43,6 +45,7 @@ from consensus.types import (
     BootAck,
     BootCertificate,
     BootRequest,
+    Boundary,
     Certificate,
     Proposal,
     View,
@@ -50,8 +53,9 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import ProposalMessage, SyncReply, VoteMessage
+from consensus.wire import EpochReply, Message, ProposalMessage, SyncReply, VoteMessage
 
+from .oracle import spot
 from .signing import keys_for
 from .twins import Phase, Schedule, Space
 
@@ -100,6 +104,7 @@ class Process:
         self.honest = honest
         self.engine = engine
         self.timers: dict[Timer, int] = {}
+        self.openings: list[Boundary] = []
         self.chain: list[tuple[Block, Certificate | None]] = []
         self.votes: dict[tuple[View, VoteKind], bytes] = {}
         self.last: tuple[View, VoteKind] = (View(0, 0), FINALIZE)
@@ -184,7 +189,7 @@ class Cluster:
         """Everybody reaches everybody: a new command is committed. Returns the terms it took."""
         self.reach = (self._everybody,) * len(self.processes)
         honest = [p for p in self.processes if p.honest]
-        began = max(p.engine.view.term for p in honest)
+        began = max(_progress(p.engine) for p in honest)
         command = Command(b"calm".ljust(16), 1, Put(b"key", b"value"))
         self.step(honest[0], Submitted((encode_command(command),)))
         for _ in range(CALM_ROUNDS_MAX):
@@ -199,7 +204,7 @@ class Cluster:
         else:
             states = "; ".join(f"seat {p.seat}: {p.engine.status()}" for p in honest)
             raise Violation(f"not live in the calm: {states}")
-        terms = max(p.engine.view.term for p in honest) - began
+        terms = max(_progress(p.engine) for p in honest) - began
         if terms > CALM_TERMS_MAX and not self.forked:
             raise Violation(f"it took {terms} terms of calm to commit")
         return terms
@@ -228,7 +233,10 @@ class Cluster:
                 if to != number:
                     self.queue.append((number, to, event))
         for serve in output.serve:
-            reply = _reply(process.chain, serve.from_height)
+            if isinstance(serve, ServeEpochs):
+                reply: Message | None = EpochReply(tuple(process.openings[serve.epoch :]))
+            else:
+                reply = _reply(process, serve.from_height)
             if reply is not None:
                 for to in self.of_seat[serve.to]:
                     self.queue.append((number, to, Received(process.seat, reply)))
@@ -246,6 +254,11 @@ class Cluster:
                 case CertificateRecord(certificate):
                     if process.honest:
                         self._relied(process, certificate)
+                case EpochRecord(opening):
+                    assert isinstance(opening, Boundary)
+                    process.openings.append(opening)
+                    if process.honest:
+                        self._relied(process, opening.finalization)
                 case FinalizedRecord(applied, final):
                     process.chain.append((applied.block, final))
                     if process.honest:
@@ -264,33 +277,33 @@ class Cluster:
 
     def _voted(self, process: Process, vote: Vote) -> None:
         """One voice per view and kind; never back; nothing final after a complaint in the term."""
-        key = (vote.view, vote.kind)
+        at = spot(vote.epoch, vote.view)
+        key = (at, vote.kind)
         mine, seat = process.votes, process.seat
         if key in mine:
             raise Violation(f"seat {seat} votes twice: {key}")
-        if vote.view < process.last[0] or (
-            vote.view == process.last[0] and process.last[1] is FINALIZE
-        ):
+        if at < process.last[0] or (at == process.last[0] and process.last[1] is FINALIZE):
             raise Violation(f"seat {seat} votes {key} after {process.last}")
-        if vote.kind is NOTARIZE and (vote.view, NULLIFY) in mine:
+        if vote.kind is NOTARIZE and (at, NULLIFY) in mine:
             raise Violation(f"seat {seat} notarizes {vote.view} after it nullified it")
         if vote.kind is FINALIZE:
-            term, index = vote.view
+            term, index = at
             if any(k is NULLIFY and v.term == term and v.index <= index for v, k in mine):
                 raise Violation(f"seat {seat} finalizes {vote.view} behind a closed gate")
-            if self.certified.get(vote.view, vote.block) != vote.block:
+            if self.certified.get(at, vote.block) != vote.block:
                 self.fork(f"seat {seat} finalizes another block than was notarized")
         mine[key] = vote.block
         process.last = max(process.last, key)
-        self.said[seat].add((vote.view, vote.kind, vote.block))
+        self.said[seat].add((at, vote.kind, vote.block))
 
     def _sent(self, process: Process, message: VoteMessage | ProposalMessage) -> None:
         """Honest: what is on disk only. Twins: remembered against them."""
         if isinstance(message, VoteMessage):
-            said = (message.vote.view, message.vote.kind, message.vote.block)
+            vote = message.vote
+            said = (spot(vote.epoch, vote.view), vote.kind, vote.block)
         else:
             block = message.proposal.block
-            said = (block.header.view, NOTARIZE, block.hash)
+            said = (spot(block.header.epoch, block.header.view), NOTARIZE, block.hash)
         if not process.honest:
             self.said[process.seat].add(said)
         elif process.votes.get(said[:2]) != said[2]:
@@ -323,13 +336,15 @@ class Cluster:
             digest = vote_digest(_CLUSTER, c.kind, c.epoch, term, index, c.block, part.reason)
             if not _VERIFIER.verify(_KEYS[part.seat], digest, part.signature):
                 raise Violation(f"seat {process.seat} relies on a forged {c.kind.name} {c.view}")
-            self.said[part.seat].add((c.view, c.kind, c.block))
+            self.said[part.seat].add((spot(c.epoch, c.view), c.kind, c.block))
         if not 3 * len({part.seat for part in c.parts}) > 2 * NODES:
             raise Violation(f"seat {process.seat} relies on {c.kind.name} {c.view} of too few")
+        at = spot(c.epoch, c.view)
+        term, index = at
         if c.kind is NULLIFY:
             self.null[term] = min(index, self.null.get(term, index))
         else:
-            if self.certified.setdefault(c.view, c.block) != c.block:
+            if self.certified.setdefault(at, c.block) != c.block:
                 self.fork(f"two blocks are certified in view {c.view}")
             if c.kind is FINALIZE:
                 self.final[term] = max(index, self.final.get(term, index))
@@ -374,11 +389,23 @@ def _engine(seat: int, engine_class: type[Engine]) -> Engine:
     )
 
 
-def _reply(chain: list[tuple[Block, Certificate | None]], from_height: int) -> SyncReply | None:
-    """All final blocks from a height on."""
-    blocks = tuple(block for block, _ in chain[from_height - 1 :])
-    final = chain[-1][1] if chain else None
-    return SyncReply(blocks, (), final) if blocks and final else None
+def _progress(engine: Engine) -> int:
+    """Terms passed; an epoch that nobody asked for ends in the term after everybody's."""
+    return engine.validators.epoch * (NODES + 1) + engine.view.term
+
+
+def _reply(process: Process, from_height: int) -> SyncReply | None:
+    """All final blocks of an epoch from a height on."""
+    rest = process.chain[from_height - 1 :]
+    same = [(b, final) for b, final in rest if b.header.epoch == rest[0][0].header.epoch]
+    if not same:
+        return None
+    blocks = tuple(block for block, _ in same)
+    if blocks[-1].next_epoch is not None:
+        end = process.openings[blocks[-1].header.epoch]
+        return SyncReply(blocks, end.links, end.finalization)
+    final = same[-1][1]
+    return SyncReply(blocks, (), final) if final else None
 
 
 # --- a booted cluster, made once and copied for each scenario ---

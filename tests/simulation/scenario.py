@@ -18,6 +18,7 @@ FAULTS = (
     "crash_all",
     "rollback",
     "wipe",
+    "membership",
 )
 
 
@@ -57,6 +58,8 @@ class Scenario:
     weights: dict[int, int]
     byzantine: dict[int, str]  # seat -> class of adversary
     fragile: tuple[int, ...]  # correct seats whose disks may be rolled back or wiped
+    movable: tuple[int, ...] = ()  # correct seats that may leave, join, or change their weight
+    outside: tuple[int, ...] = ()  # those of them that are no members at the start
     faults: list[Fault] = field(default_factory=list)
     delay_ms: tuple[float, float] = (1.0, 10.0)
     group_commit_ms: float = 0.0
@@ -96,7 +99,9 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
             if seat not in byzantine and _below_third(faulty + weights[seat], total):
                 fragile.append(seat)
                 faulty += weights[seat]
-    scenario = Scenario(seed, settings, weights, byzantine, tuple(fragile))
+    movable = _movable(rng, settings, weights, set(byzantine) | set(fragile), faulty)
+    outside = tuple(seat for seat in movable if rng.random() < 0.5)
+    scenario = Scenario(seed, settings, weights, byzantine, tuple(fragile), movable, outside)
     on = set(settings.faults)
     if "delay" in on:
         most = rng.choice((3.0, 10.0, 40.0, 150.0))
@@ -108,12 +113,30 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
     return scenario
 
 
+def _movable(
+    rng: Random, settings: Settings, weights: dict[int, int], bad: set[int], faulty: int
+) -> tuple[int, ...]:
+    """Correct seats without which the faulty ones are still below a third: in every set."""
+    if "membership" not in settings.faults or rng.random() < 0.5:
+        return ()
+    movable: list[int] = []
+    left = sum(weights.values())
+    for seat in rng.sample(sorted(weights), len(weights)):
+        # A weight may become 1 while its seat stays, which is less harm than to lose the seat.
+        if seat not in bad and _below_third(faulty, left - weights[seat]) and len(movable) < 3:
+            movable.append(seat)
+            left -= weights[seat]
+    return tuple(movable)
+
+
 def _schedule(rng: Random, s: Scenario) -> None:
     """Draws a handful of faults over the chaotic time."""
     correct = [seat for seat in s.weights if seat not in s.byzantine]
     kinds = [k for k in s.settings.faults if k not in ("delay", "reorder", "skew")]
     if not s.fragile:
         kinds = [k for k in kinds if k not in ("rollback", "wipe")]
+    if not s.movable:
+        kinds = [k for k in kinds if k != "membership"]
     if not kinds:
         return
     end = s.settings.chaos_ms
@@ -123,6 +146,8 @@ def _schedule(rng: Random, s: Scenario) -> None:
         match kind:
             case "rollback" | "wipe":
                 seats: tuple[int, ...] = (rng.choice(s.fragile),)
+            case "membership":
+                seats = tuple(rng.sample(s.movable, rng.randint(1, len(s.movable))))
             case "crash":
                 seats = tuple(rng.sample(correct, rng.randint(1, max(1, len(correct) // 2))))
             case "crash_all" | "loss" | "duplicate":

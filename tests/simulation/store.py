@@ -9,34 +9,54 @@ came after them, and a crash loses them.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from consensus import limits
+from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
     BlockRecord,
     CertificateRecord,
+    EpochRecord,
     EvidenceRecord,
     FinalizedRecord,
     IncarnationRecord,
     Record,
     Restored,
+    ServeBlocks,
+    ServeEpochs,
     VoteRecord,
 )
 from consensus.items import KeyValue, Lease, Session
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Machine
-from consensus.types import Block, Certificate, Evidence, FinalHeader, Header, View, Vote, VoteKind
+from consensus.types import (
+    GENESIS,
+    Block,
+    Boundary,
+    Certificate,
+    Evidence,
+    FinalHeader,
+    Header,
+    Opening,
+    View,
+    Vote,
+    VoteKind,
+)
 from consensus.wire import (
+    EpochReply,
     SyncReply,
     decode_block,
     decode_boot_request,
     decode_certificate,
+    decode_opening,
     decode_vote,
     encode_block,
     encode_boot_request,
     encode_certificate,
+    encode_opening,
     encode_vote,
 )
 
@@ -56,20 +76,26 @@ class SimStore:
         self.facts: dict[bytes, bytes] = {}
         self.hashes: dict[int, bytes] = {}
         self.revision = 0
-        self.votes: dict[tuple[View, VoteKind], bytes] = {}
-        self.blocks: dict[bytes, tuple[View, bytes]] = {}
-        self.certificates: list[tuple[VoteKind, View, bytes]] = []
+        self.votes: dict[tuple[int, View, VoteKind], bytes] = {}
+        self.blocks: dict[bytes, tuple[int, View, bytes]] = {}
+        self.certificates: list[tuple[int, VoteKind, View, bytes]] = []
         self.incarnation = 0
         self.acknowledged: dict[int, bytes] = {}
-        self.abstain_until_term = 0
+        self.abstain_until = (0, 0)
+        self.openings: list[bytes] = []
         self.evidence: list[Evidence] = []
         self.waiting: list[Record] = []  # in memory only
         self.votes_ever: set[Vote] = set()  # for the oracle: never pruned
 
     def commit(self, records: list[Record]) -> None:
         """Makes the records of one output durable, but lets finalized blocks wait."""
-        self.waiting += [r for r in records if isinstance(r, FinalizedRecord)]
-        self.transact([r for r in records if not isinstance(r, FinalizedRecord)])
+        for record in records:
+            if isinstance(record, FinalizedRecord):
+                self.waiting.append(record)
+                continue
+            if isinstance(record, EpochRecord):
+                self.sync()  # an epoch stands on its last block
+            self.transact([record])
 
     def sync(self) -> None:
         """Makes durable what waits."""
@@ -81,20 +107,26 @@ class SimStore:
         for record in records:
             match record:
                 case VoteRecord(vote):
-                    self.votes[vote.view, vote.kind] = encode_vote(vote)
+                    self.votes[vote.epoch, vote.view, vote.kind] = encode_vote(vote)
                     self.votes_ever.add(vote)
                 case BlockRecord(block):
-                    self.blocks[block.hash] = (block.header.view, encode_block(block))
+                    self.blocks[block.hash] = (
+                        block.header.epoch,
+                        block.header.view,
+                        encode_block(block),
+                    )
                 case CertificateRecord(c):
-                    self.certificates.append((c.kind, c.view, encode_certificate(c)))
+                    self.certificates.append((c.epoch, c.kind, c.view, encode_certificate(c)))
                 case FinalizedRecord():
                     self._finalize(record)
                 case IncarnationRecord(incarnation, _):
                     self.incarnation = incarnation
                 case AcknowledgedRecord(request):
                     self.acknowledged[request.seat] = encode_boot_request(request)
-                case AbstainRecord(term):
-                    self.abstain_until_term = term
+                case EpochRecord(opening):
+                    self._open_epoch(opening)
+                case AbstainRecord(epoch, term):
+                    self.abstain_until = (epoch, term)
                 case EvidenceRecord(evidence):
                     self.evidence.append(evidence)
 
@@ -121,20 +153,58 @@ class SimStore:
             record.finalization,
             header,
         )
-        self._prune(header.view)
+        self._prune(header.epoch, header.view)
 
-    def _prune(self, final: View) -> None:
+    def _open_epoch(self, opening: Opening) -> None:
+        """Everything voted so far was in an epoch that is over."""
+        assert opening_height(opening) == len(self.chain), "not on the last block"
+        self.openings.append(encode_opening(opening))
+        self.tip = replace(
+            self.tip,
+            height=len(self.chain),
+            hash=self.chain[-1][0].hash,
+            view=GENESIS,
+            time_ms=self.chain[-1][0].header.time_ms,
+            state_height=self.chain[-1][0].header.state_height,
+            finalization=None,
+            header=None,
+        )
+        epoch = opened_set(opening).epoch
+        self.votes = {key: raw for key, raw in self.votes.items() if key[0] >= epoch}
+        self.blocks = {h: b for h, b in self.blocks.items() if b[0] >= epoch}
+        self.certificates = [c for c in self.certificates if c[0] >= epoch]
+
+    def _openings(self) -> list[Opening]:
+        return [decode_opening(raw, self._cluster_id) for raw in self.openings]
+
+    def answer(self, request: ServeBlocks | ServeEpochs) -> SyncReply | EpochReply | None:
+        """What the engine asked to be sent from the store."""
+        if isinstance(request, ServeEpochs):
+            return self.serve_epochs(request.epoch)
+        return self.serve(request.from_height, request.count)
+
+    def serve_epochs(self, epoch: int) -> EpochReply | None:
+        """How an epoch and those after it ended."""
+        later = [o for o in self._openings() if opened_set(o).epoch > epoch]
+        return EpochReply(tuple(later[: limits.EPOCHS_PER_MESSAGE_MAX])) if later else None
+
+    def _prune(self, epoch: int, final: View) -> None:
         """Forgets what finality superseded; the nullify votes of the final term keep its gate."""
         self.votes = {
-            (view, kind): raw
-            for (view, kind), raw in self.votes.items()
-            if view >= final or (kind is VoteKind.NULLIFY and view.term == final.term)
+            (e, view, kind): raw
+            for (e, view, kind), raw in self.votes.items()
+            if (e, view) >= (epoch, final)
+            or (kind is VoteKind.NULLIFY and (e, view.term) == (epoch, final.term))
         }
-        self.blocks = {h: b for h, b in self.blocks.items() if b[0] > final}
+        self.blocks = {h: b for h, b in self.blocks.items() if b[:2] > (epoch, final)}
         self.certificates = [
-            c
-            for c in self.certificates
-            if (c[1].term >= final.term if c[0] is VoteKind.NULLIFY else c[1] > final)
+            (e, kind, view, raw)
+            for e, kind, view, raw in self.certificates
+            if (
+                (e, view.term) >= (epoch, final.term)
+                if kind is VoteKind.NULLIFY
+                else (e, view) > (epoch, final)
+            )
         ]
 
     def restored(self) -> Restored:
@@ -157,11 +227,12 @@ class SimStore:
             tip=self.tip,
             machine=machine,
             votes=[decode_vote(raw, self._seat) for raw in self.votes.values()],
-            blocks=[decode_block(raw, self._cluster_id) for _, raw in self.blocks.values()],
-            certificates=[decode_certificate(raw) for _, _, raw in self.certificates],
+            blocks=[decode_block(raw, self._cluster_id) for _, _, raw in self.blocks.values()],
+            certificates=[decode_certificate(raw) for _, _, _, raw in self.certificates],
             incarnation=self.incarnation,
             acknowledged=[decode_boot_request(raw) for raw in self.acknowledged.values()],
-            abstain_until_term=self.abstain_until_term,
+            abstain_until=self.abstain_until,
+            openings=self._openings()[-2:],
             evidence=self.evidence,
         )
 
@@ -174,14 +245,20 @@ class SimStore:
             (FinalHeader(b.header, c) for b, c in reversed(self.chain) if c is not None), None
         )
         for block, finalization in self.chain[from_height - 1 :]:
+            if blocks and block.header.epoch != blocks[0].header.epoch:
+                break
             if len(blocks) < most and not links:
                 blocks.append(block)
             else:
                 links.append(block.header)
+            if block.next_epoch is not None:
+                end = self._openings()[block.header.epoch]
+                assert isinstance(end, Boundary)
+                return SyncReply(tuple(blocks), (*links, *end.links), end.finalization, None)
             if finalization is not None and (len(blocks) == most or links):
                 return SyncReply(tuple(blocks), tuple(links), finalization, head)
         if blocks and not links:
-            final = self.chain[-1][1]
+            final = self.chain[blocks[-1].header.height - 1][1]
             assert final is not None
             return SyncReply(tuple(blocks), (), final, None)
         return None

@@ -61,7 +61,7 @@ class PairedStore(SimStore):
         assert set(real.certificates) == set(mine.certificates)
         assert real.incarnation == mine.incarnation
         assert set(real.acknowledged) == set(mine.acknowledged)
-        assert real.abstain_until_term == mine.abstain_until_term
+        assert real.abstain_until == mine.abstain_until
         assert real.machine.state_hash == mine.machine.state_hash
         assert list(real.machine.sessions) == list(mine.machine.sessions)
         assert dict(real.machine._hashes) == dict(mine.machine._hashes)

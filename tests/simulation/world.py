@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ from consensus.wire import Message, WireError, decode, encode
 from . import adversaries
 from .members import Member
 from .oracle import Oracle
+from .registry import SimChain
 from .scenario import Fault, Scenario
 from .signing import keys_for
 from .store import SimStore
@@ -183,9 +185,10 @@ class World:
         seats = sorted(scenario.weights)
         keys, self.signers, self.verifier = keys_for(seats)
         seed = keccak256(b"order %d" % scenario.seed)
-        self.validators = ValidatorSet(
-            0, tuple(Validator(s, scenario.weights[s], keys[s]) for s in seats), seed
-        )
+        self.registrable = {s: Validator(s, scenario.weights[s], keys[s]) for s in seats}
+        founders = {s: v for s, v in self.registrable.items() if s not in scenario.outside}
+        self.validators = ValidatorSet(0, tuple(founders.values()), seed)
+        self.chain = SimChain(self, founders)
         self.durations = Durations()
         self.oracle = Oracle(self)
         self.network = Network(self)
@@ -323,6 +326,8 @@ class World:
             case "pause":
                 for seat in fault.seats:
                     self.members[seat].paused_until_ms = fault.until_ms
+            case "membership":
+                self._change_membership(fault)
             case "crash":
                 for seat in fault.seats:
                     self.members[seat].crash_after = rng.randrange(12)
@@ -346,6 +351,22 @@ class World:
                         member.store = rng.choice(old).copy()
                     self.oracle.disk_lost(seat)
                     self.after(lasts, self._restart, seat)
+
+    def _change_membership(self, fault: Fault) -> None:
+        """Some join or leave; a leaver may be revoked at once; or a weight changes."""
+        members = dict(self.chain.members)
+        gone = set()
+        for seat in fault.seats:
+            if seat not in members:
+                members[seat] = self.registrable[seat]
+            elif fault.level < 0.1:
+                members[seat] = replace(members[seat], weight=members[seat].weight % 3 + 1)
+            else:
+                del members[seat]
+                gone.add(seat)
+        if members:
+            revoked = frozenset(gone) if fault.level > 0.3 else frozenset()
+            self.chain.change(members, revoked)
 
     def _restart(self, seat: int) -> None:
         member = self.members[seat]

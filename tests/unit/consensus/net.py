@@ -84,7 +84,7 @@ class Net:
                 if to != seat and to in self.engines and (seat, to) not in self.cut:
                     self.queue.append((seat, to, data))
         for serve in output.serve:
-            reply = self.stores[seat].serve(serve.from_height, serve.count)
+            reply = self.stores[seat].answer(serve)
             if reply is not None and serve.to in self.engines:
                 self.queue.append((seat, serve.to, encode(reply)))
         return output

@@ -191,7 +191,7 @@ def test_a_rolled_back_log_abstains_until_two_terms_after_the_highest_told(
     engine.step(Received(2, _ack(cluster, engine, 2, forgotten)), 1)
     output = engine.step(Received(3, _ack(cluster, engine, 3, None, ahead)), 1)
     assert engine.boot.done
-    assert AbstainRecord(until) in output.persist
+    assert AbstainRecord(0, until) in output.persist
     assert not engine.can_vote
 
 

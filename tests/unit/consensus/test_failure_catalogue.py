@@ -74,7 +74,7 @@ def test_02_members_in_different_terms_meet_again_by_one_certificate() -> None:
     net = running()
     late = next(s for s in net.seats if s != net.leader)
     net.cut = {(other, late) for other in net.seats}
-    for _ in range(5):
+    for _ in range(3):
         depose_without(net, late)
     net.cut.clear()
     assert len(net.terms()) == 2

@@ -45,7 +45,7 @@ def test_a_member_that_cannot_vote_keeps_the_blocks_that_it_saw_notarized() -> N
     leader = cluster.leader()
     seat = 1 if leader != 1 else 2
     engine, _ = cluster.booted(seat)
-    engine._abstain_until_term = 9
+    engine._abstain_until = (0, 9)
     first, second, *_ = _chain(3)
     engine.step(Received(leader, ProposalMessage(1, proposal(cluster, first, None))), 5)
     shown = cluster.certificate(VoteKind.NOTARIZE, View(1, 0), first.hash)

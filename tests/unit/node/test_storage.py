@@ -92,7 +92,7 @@ def test_what_was_synced_is_there_again_and_nothing_else(tmp_path: Path) -> None
     request = BootRequest(1, 7, b"\7" * 32, bytes(65))
     mine = vote(VoteKind.NOTARIZE, View(1, 10))
     commit(store, IncarnationRecord(4, bytes(32)), AcknowledgedRecord(request), VoteRecord(mine))
-    commit(store, AbstainRecord(9))
+    commit(store, AbstainRecord(1, 9))
     store.write([VoteRecord(vote(VoteKind.NULLIFY, View(1, 10)))])  # never synced
     store.close()
 
@@ -104,7 +104,7 @@ def test_what_was_synced_is_there_again_and_nothing_else(tmp_path: Path) -> None
     assert restored.machine.hash_at(8) is not None
     assert list(restored.votes) == [mine]
     assert list(restored.acknowledged) == [request]
-    assert (restored.incarnation, restored.abstain_until_term) == (4, 9)
+    assert (restored.incarnation, restored.abstain_until) == (4, (1, 9))
 
 
 def test_a_second_vote_for_one_view_is_refused(tmp_path: Path) -> None:

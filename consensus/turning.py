@@ -1,0 +1,290 @@
+"""From epoch to epoch (R11, R15, R18-R21): what one member proposes, accepts and opens.
+
+Safety rests on two things here: nothing but the same record follows a boundary block (``_fits``),
+and an epoch is opened on the first boundary block of the finalized chain only
+(``Voting._apply``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .catchup import CatchUp
+from .certificates import VoteBook
+from .convicting import Convicting
+from .epochs import (
+    ChainViews,
+    Origin,
+    due,
+    ends_epoch,
+    opened_set,
+    order_only,
+    origin_of,
+)
+from .interface import (
+    Alarm,
+    EpochOpened,
+    EpochRecord,
+    LeaderChanged,
+    Restored,
+    ServeEpochs,
+    Timer,
+)
+from .ledger import Ledger, Tip
+from .order import leader_order
+from .proposals import Verdict
+from .types import (
+    GENESIS,
+    Block,
+    BootAck,
+    Boundary,
+    ChainView,
+    NextEpoch,
+    Opening,
+    Recovery,
+    View,
+)
+from .validators import ValidatorSet
+from .wire import (
+    Certificates,
+    EpochReply,
+    EpochRequest,
+    Message,
+    ProbeReply,
+    ProposalMessage,
+    SyncReply,
+    SyncRequest,
+    VoteMessage,
+)
+
+
+class Turning(Convicting):
+    """What the registry shows, and the way into the next epoch."""
+
+    def _init_epochs(self, restored: Restored) -> None:
+        self.previous: ValidatorSet | None = None  # the set of the epoch before, for its evidence
+        self.revoked: frozenset[int] = frozenset()  # whose single votes count no more (R19)
+        self._chain_views = ChainViews()
+        self._revoked_on_chain: frozenset[int] = frozenset()
+        self._due: NextEpoch | None = None  # what our newest view of the registry asks for
+        self._seen_ms = 0  # when it came
+        self._origin = Origin()
+        self._ahead: Boundary | None = None  # proof that our epoch is over, its blocks on the way
+        self._recovery: Recovery | None = None  # waits until we have the block it stands on
+        self._recoveries = [o for o in restored.openings if isinstance(o, Recovery)]
+        self._asked_for_epoch: set[int] = set()  # since the last retry
+        self._told_epoch: set[int] = set()  # since the last retry
+        if restored.openings:
+            self._origin = origin_of(restored.openings[-1])
+        if len(restored.openings) > 1:
+            self.previous = opened_set(restored.openings[-2])
+
+    def _sets(self) -> tuple[ValidatorSet, ...]:
+        """Evidence convicts members of the epoch before too."""
+        return (self.validators,) if self.previous is None else (self.validators, self.previous)
+
+    # --- what is due (R15) ---
+
+    def _on_membership(self, view: ChainView, revoked: frozenset[int]) -> None:
+        if self._chain_views.add(view) and self._chain_views.newest == view:
+            self._seen_ms = self._now_ms
+        self._revoked_on_chain = revoked
+        self._apply_revocations()
+        self._note_due()
+
+    def _apply_revocations(self) -> None:
+        """R19: revoked seats lose their say at once, unless no quorum would be left."""
+        revoked = self._revoked_on_chain & self.validators.weights.keys()
+        left = self.validators.total - self.validators.weight(revoked)
+        if not self.validators.is_quorum(left):
+            what = f"seats {sorted(revoked)} are revoked, but without them there is no quorum"
+            self._out.notices.append(Alarm(what))
+            revoked = frozenset()
+        self.revoked = frozenset(revoked)
+
+    def _note_due(self) -> None:
+        """Looks again at what is due; the grace of a leader starts when something becomes due."""
+        before = self._is_due
+        newest = self._chain_views.newest
+        self._due = due(self.validators, self._origin, newest) if newest else None
+        if self._is_due and not before:
+            self._set_timer(Timer.EPOCH, self.durations.epoch_grace_ms)
+
+    @property
+    def _is_due(self) -> bool:
+        """True for another set, or when every member had its term and was deposed."""
+        return self._due is not None or self.view.term > len(self.order)
+
+    def _record_to_propose(self) -> NextEpoch | None:
+        """R15: what we as the leader would end the epoch with."""
+        settled = self._now_ms - self._seen_ms >= self.durations.epoch_settle_ms
+        if self._due is not None and settled:
+            return self._due
+        if self.view.term > len(self.order):
+            return order_only(self.validators, self._origin)
+        return None
+
+    def _accepts(self, record: NextEpoch, term: int) -> bool:
+        """R15: is it what we compute ourselves from a view of the registry that we saw?"""
+        if term > len(self.order) and record == order_only(self.validators, self._origin):
+            return True
+        view = self._chain_views.at(record.chain_block)
+        return view is not None and due(self.validators, self._origin, view) == record
+
+    def _fits(self, block: Block) -> Verdict | str:
+        """R11, R15: may a block with this record (or none) stand on its parent, a candidate?"""
+        parent = self.ledger.blocks.get(block.header.parent)
+        record = block.next_epoch
+        if record is not None and (block.commands or block.evidence):
+            return "a boundary block that carries more than the record"
+        if parent is not None and parent.next_epoch is not None:
+            if record != parent.next_epoch:
+                return "it ends no epoch, on a block that does"
+            return Verdict.VALID
+        if record is None or self._accepts(record, block.header.view.term):
+            return Verdict.VALID
+        return Verdict.WAIT  # our view of the registry may lag
+
+    def _is_ending(self) -> bool:
+        """True when the block to build on ends the epoch already."""
+        tip = self.ledger.notarized_block(self.ledger.highest_notarized())
+        block = self.ledger.blocks.get(tip) if tip is not None else None
+        return block is not None and block.next_epoch is not None
+
+    # --- the next epoch ---
+
+    def _open_epoch(self, opening: Opening, tip: Tip) -> None:
+        """R11: the epoch begins, on a final and applied block, with the views from the start."""
+        validators = opened_set(opening)
+        assert validators.epoch == self.validators.epoch + 1 and tip.view == GENESIS
+        self._out.persist.append(EpochRecord(opening))
+        self.previous, self.validators = self.validators, validators
+        self.order = leader_order(validators, self.machine.standing.opening)
+        self.ledger = Ledger(tip)
+        self.book = VoteBook(validators, self.cluster_id, self._verifier)
+        self.catchup = CatchUp(tip.height)
+        self.view = View(1, 0)
+        self._mine.clear()
+        self._last_position = (GENESIS, 0)
+        self._nullified = None
+        self._proposals.clear()
+        self._unsaved.clear()
+        self._helped.clear()
+        self._left.clear()
+        self._work.clear()
+        self._failed_terms = 0
+        self._heartbeat_due = False
+        self._origin = origin_of(opening)
+        self._ahead = None
+        self._told_epoch.clear()
+        if isinstance(opening, Recovery):
+            self._recoveries.append(opening)
+            self._recovery = None
+        self.boot.open_epoch(validators)
+        self._out.notices += [
+            EpochOpened(validators, tip.height, opening, self.boot.is_member),
+            LeaderChanged(validators.epoch, 1, self.leader(1), {}),
+        ]
+        self._due = None
+        self._set_timer(Timer.EPOCH, None)
+        self._arm_stall()
+        self._arm()
+        self._apply_revocations()
+        self._note_due()
+
+    # --- others in other epochs ---
+
+    def _compare_epochs(self, sender: int, message: Message) -> None:
+        """Asks whoever speaks in a later epoch how ours ended; tells whoever is behind."""
+        theirs = _epoch_of(message)
+        if theirs is None or theirs == self.validators.epoch:
+            return
+        if theirs > self.validators.epoch:
+            self._ask_for_epoch(sender)
+        elif not isinstance(message, SyncReply):  # which may be a late answer to ourselves
+            self._on_epoch_request(sender, theirs)
+
+    def _ask_for_epoch(self, sender: int) -> None:
+        if sender not in self._asked_for_epoch and self._ahead is None:
+            self._asked_for_epoch.add(sender)
+            self._send(sender, EpochRequest(self.validators.epoch))
+
+    def _on_epoch_request(self, sender: int, epoch: int) -> None:
+        if epoch < self.validators.epoch and sender not in self._told_epoch:
+            self._told_epoch.add(sender)
+            self._out.serve.append(ServeEpochs(sender, epoch))
+
+    def _on_epoch_reply(self, sender: int, reply: EpochReply) -> None:
+        """How our epoch ended: a proof, or nothing."""
+        for opening in reply.openings:
+            if self.halted is not None or self._ahead is not None:
+                return
+            if isinstance(opening, Recovery):
+                self._try_recovery()  # believed from the chain only
+                return
+            if opening.block.header.epoch != self.validators.epoch:
+                continue
+            if opening.block.header.height <= self.ledger.tip.height or not ends_epoch(
+                opening, self.validators, self.cluster_id, self._verifier
+            ):
+                self._accuse(sender, f"a false end of epoch {self.validators.epoch}")
+                return
+            self._follow_boundary(opening, sender)
+
+    def _follow_boundary(self, boundary: Boundary, sender: int) -> None:
+        raise NotImplementedError  # in ``syncing``
+
+    # --- break-glass (R21) ---
+
+    def _on_recovery(self, recovery: Recovery) -> None:
+        """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
+        if recovery in self._recoveries:
+            return
+        if recovery.epoch <= self.validators.epoch:
+            self._stop(
+                f"the chain opens epoch {recovery.epoch} by a recovery vote, "
+                f"but this member is in epoch {self.validators.epoch}"
+            )
+            return
+        self._recovery = recovery
+        self._try_recovery()
+
+    def _try_recovery(self) -> None:
+        """Opens the epoch when we have exactly the block that it stands on."""
+        r, tip = self._recovery, self.ledger.tip
+        if r is None or self.halted is not None:
+            return
+        if tip.height < r.height:
+            self._send(None, SyncRequest(tip.height + 1, 1))
+            return
+        if (tip.height, tip.hash) != (r.height, r.block_hash) or (
+            r.epoch != self.validators.epoch + 1
+        ):
+            self._stop(
+                f"the chain opens epoch {r.epoch} by a recovery vote on block {r.height} "
+                f"{r.block_hash.hex()}; this member is in epoch {self.validators.epoch} "
+                f"at block {tip.height} {tip.hash.hex()}"
+            )
+            return
+        what = f"epoch {r.epoch} is opened by a recovery vote on the chain"
+        self._out.notices.append(Alarm(what))
+        self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
+
+
+def _epoch_of(message: Message) -> int | None:
+    """The epoch in which a message speaks."""
+    match message:
+        case VoteMessage(_, vote):
+            return vote.epoch
+        case ProposalMessage(_, proposal):
+            return proposal.block.header.epoch
+        case Certificates(certificates) if certificates:
+            return max(c.epoch for c in certificates)
+        case SyncReply(_, _, finalization):
+            return finalization.epoch
+        case BootAck(last_vote=vote, tip=tip):
+            told = [seen.epoch for seen in (vote, tip) if seen is not None]
+            return max(told, default=None)
+        case ProbeReply():
+            return message.epoch
+    return None
