@@ -43,7 +43,7 @@ from node.network import Mesh, NetworkError
 from node.seat import SeatKeeper
 from node.service import URLS_PREFIX, NodeService
 from node.signing import NodeSigner, RecoveringVerifier
-from node.storage import StorageError, Store
+from node.storage import DATABASE_FILE, StorageError, Store
 
 EXIT_CLEAN = 0
 EXIT_FAILED = 1
@@ -181,16 +181,11 @@ async def _serve(service: NodeService) -> None:
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.recover)
         service.phase = "registering the seat"
-        await keeper.wait_registered()
+        if not (config.node.state_dir / DATABASE_FILE).exists():
+            await keeper.wait_registered()
+        # Else it was a member, and may still be one whose vote is needed to let it leave.
         genesis = await _wait_for_genesis(service, registry)
-        service.validators = validators = founding_set(genesis, cluster_id)
-        row = next((v for v in validators.validators if v.seat == seat), None)
-        if row is None or row.node_key != identity.node_key:
-            service.phase = (
-                f"seat {seat} with this key is not in the founding set; it joins with a later epoch"
-            )
-            _log.warning("not_a_founder", reason=service.phase)
-            await trio.sleep_forever()
+        validators = founding_set(genesis, cluster_id)
         await _run_core(service, validators, cluster_id, genesis)
 
 
@@ -229,15 +224,17 @@ async def _run_core(
             cluster_id=cluster_id,
             on_applied=on_applied,
             on_links=service.changed,
+            on_epoch=service.feed.opened,
         )
         service.driver = driver
-        service.feed.attach(driver.tell, validators)
+        service.feed.attach(driver.tell, engine.validators, engine.previous)
         _log.info(
             "core_started",
             height=restored.tip.height,
             incarnation=engine.boot.incarnation,
-            weight=validators.weights[config.node.seat],
-            weight_total=validators.total,
+            epoch=engine.validators.epoch,
+            weight=engine.validators.weights.get(config.node.seat, 0),
+            weight_total=engine.validators.total,
         )
         # What start-up made stays: without this, every full collection walks all of it and stops
         # the loop for a tenth of a second.

@@ -18,6 +18,8 @@ from consensus import wire
 from consensus.commands import Command, encode_command
 from consensus.engine import Engine
 from consensus.interface import (
+    Alarm,
+    EpochOpened,
     Event,
     FinalizedRecord,
     LeaderChanged,
@@ -78,6 +80,7 @@ class Driver:
         cluster_id: 32 bytes, for decoding.
         on_applied: called for every finalized block, when the votes that made it final are durable.
         on_links: called when a link opened or closed.
+        on_epoch: called when another epoch began; the store has it.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Driver:
         cluster_id: bytes,
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_links: Callable[[], None] = lambda: None,
+        on_epoch: Callable[[EpochOpened], None] = lambda _: None,
     ) -> None:
         self.engine = engine
         self.history = History(engine.machine, store.history.rows())
@@ -99,6 +103,7 @@ class Driver:
         self._cluster_id = cluster_id
         self._on_applied = on_applied
         self._on_links = on_links
+        self._on_epoch = on_epoch
         self._inbox: deque[Event] = deque()  # of this node
         self._fired: deque[Timer] = deque()
         self._woken = trio.Event()
@@ -289,7 +294,7 @@ class Driver:
             else:
                 self._deadlines.set(timer, now + delay_ms / 1000)
 
-    def _note(self, notice: LeaderChanged | Misbehaved) -> None:
+    def _note(self, notice: LeaderChanged | Misbehaved | EpochOpened | Alarm) -> None:
         match notice:
             case LeaderChanged(epoch, term, leader, reasons):
                 self.leader_changes += 1
@@ -299,6 +304,10 @@ class Driver:
                 )
             case Misbehaved(seat, what):
                 self._log.warning("misbehaved", peer=seat, what=what)
+            case EpochOpened():
+                self._on_epoch(notice)
+            case Alarm(what):
+                self._log.critical("alarm", reason=what)
 
     def _send_all(self, sends: Iterable[Send]) -> None:
         for send in sends:

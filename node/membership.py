@@ -14,7 +14,13 @@ import structlog
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
-from consensus.interface import ChainHead, Event, MembershipSeen, RecoverySeen
+from consensus.interface import (
+    ChainHead,
+    EpochOpened,
+    Event,
+    MembershipSeen,
+    RecoverySeen,
+)
 from consensus.order import chain_seed
 from consensus.types import ChainView, Recovery
 from consensus.validators import Validator, ValidatorSet
@@ -53,6 +59,7 @@ class MembershipFeed:
         self._links = links
         self._on_change = on_change
         self._recoveries: list[Recovery] = []
+        self._told = 0  # how many of them the core knows
         self._current: ValidatorSet | None = None
         self._previous: ValidatorSet | None = None
         self._tell: Callable[[Event], None] | None = None
@@ -85,21 +92,34 @@ class MembershipFeed:
         if self._tell is not None:
             self._tell(_head(seen.membership))
 
-    def attach(self, tell: Callable[[Event], None], current: ValidatorSet) -> None:
+    def attach(
+        self,
+        tell: Callable[[Event], None],
+        current: ValidatorSet,
+        previous: ValidatorSet | None = None,
+    ) -> None:
         """The core runs: ``tell`` gives it an event. It gets at once what is known by now."""
         self._tell = tell
-        self._current = current
-        for recovery in self._recoveries:
-            tell(RecoverySeen(recovery))
+        self._current, self._previous = current, previous
+        self._tell_recoveries()
         if self.view is not None:
             tell(MembershipSeen(self.view, self.revoked))
         self._apply()
         if self.newest is not None:
             tell(_head(self.newest))
 
-    def opened(self, current: ValidatorSet) -> None:
-        """Another epoch began with this set."""
-        self._previous, self._current = self._current, current
+    def opened(self, notice: EpochOpened) -> None:
+        """Another epoch began."""
+        self._previous, self._current = self._current, notice.validators
+        self._log.warning(
+            "epoch_opened",
+            epoch=notice.validators.epoch,
+            height=notice.height,
+            seats=list(notice.validators.seats),
+            weight_total=notice.validators.total,
+            member=notice.member,
+        )
+        self._tell_recoveries()
         self._apply()
 
     # --- out ---
@@ -117,7 +137,21 @@ class MembershipFeed:
             return
         recovery = Recovery(vote.epoch, vote.height, vote.block_hash, view.validators, view.seed)
         self._recoveries.append(recovery)
-        if self._tell is not None:
+        self._tell_recoveries()
+
+    def _tell_recoveries(self) -> None:
+        """Gives the core those that opened an epoch up to the one after its own, each once.
+
+        One that it is beyond must stop it. A later one waits: a member that catches up passes
+        through the epochs in between first.
+        """
+        if self._tell is None or self._current is None:
+            return
+        while self._told < len(self._recoveries):
+            recovery = self._recoveries[self._told]
+            if self._told and self._recoveries[self._told - 1].epoch > self._current.epoch:
+                return
+            self._told += 1
             self._tell(RecoverySeen(recovery))
 
     def _apply(self) -> None:

@@ -52,7 +52,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from node.facade import NodeFacade
 
-STATES = ("booting", "syncing", "abstaining", "active", "waiting", "halted")
+STATES = ("booting", "syncing", "observing", "abstaining", "active", "waiting", "halted")
 PREFIX = "dstack_cluster_"
 
 # name, path in the status, help

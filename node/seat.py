@@ -25,7 +25,8 @@ from chain import (
 Write = Callable[[], Awaitable[None]]
 
 RETRY_S_MIN = 2.0
-RETRY_S_MAX = 60.0
+RETRY_S_MAX = 15.0  # an owner who binds the instance waits this long at most; a try costs no gas
+CHECK_S = 60.0  # how often a right row is looked at: leases run out by time alone
 
 
 class SeatKeeper:
@@ -94,7 +95,7 @@ class SeatKeeper:
                 if todo is None:
                     self.trouble = ""
                     self._registered.set()
-                    pause_s = RETRY_S_MAX
+                    pause_s = CHECK_S
                 else:
                     what, write = todo
                     self._log.info("registry_write", what=what)

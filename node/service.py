@@ -50,7 +50,6 @@ class NodeService:
         self.keeper: SeatKeeper | None = None
         self.mesh: Mesh | None = None
         self.feed: MembershipFeed | None = None
-        self.validators: ValidatorSet | None = None
         self.driver: Driver | None = None
         self.halted = ""
         self.commits = 0
@@ -59,6 +58,11 @@ class NodeService:
         self._client = secrets.token_bytes(16)
         self._sequence = 0
         self._barriers = _Barriers(self)
+
+    @property
+    def validators(self) -> ValidatorSet | None:
+        """Who votes now, None before the core runs."""
+        return None if self.driver is None else self.driver.engine.validators
 
     def changed(self) -> None:
         """Something that ``watch_peers`` shows may have changed."""
@@ -87,6 +91,7 @@ class NodeService:
             "leader": None,
             "peers": self._connected(),
             "incarnation": None,
+            "block_hash": None,
             "state_hash": None,
             "revision": 0,
             "lag": None,
@@ -110,11 +115,11 @@ class NodeService:
     def _core_status(self, driver: Driver, validators: ValidatorSet) -> dict[str, Any]:
         s = driver.engine.status()
         # Deposed or not, somebody leads the term; without a quorum nobody does.
-        leading = s.state in ("active", "syncing", "abstaining")
+        leading = s.state in ("active", "syncing", "abstaining", "observing")
         return {
             "state": s.state,
             "reason": s.reason,
-            "weight": validators.weights[self.config.node.seat],
+            "weight": self._weight(validators),
             "weight_total": validators.total,
             "quorum_weight": validators.quorum_weight,
             "weight_connected": s.connected_weight,
@@ -125,6 +130,7 @@ class NodeService:
             "index": s.view.index,
             "leader": s.leader if leading else None,
             "incarnation": s.incarnation,
+            "block_hash": driver.engine.ledger.tip.hash.hex(),
             "state_hash": s.state_hash.hex(),
             "revision": s.revision,
             "lag": s.lag,
@@ -141,7 +147,16 @@ class NodeService:
         found = [f"halted: {self.halted}"] if self.halted else []
         if self.keeper is not None and self.keeper.alarm:
             found.append(f"the chain must not be followed any further: {self.keeper.alarm}")
+        if self.driver is not None and self.keeper is not None and self.keeper.trouble:
+            found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")
         return found + (self.feed.alarms() if self.feed is not None else [])
+
+    def _weight(self, validators: ValidatorSet) -> int:
+        """What our vote weighs: nothing while the set has no node of ours."""
+        identity, seat = self.identity, self.config.node.seat
+        if identity is not None and validators.keys.get(seat) != identity.node_key:
+            return 0
+        return validators.weights.get(seat, 0)
 
     def _waiting_for(self) -> str:
         if self.keeper is not None and self.keeper.trouble:

@@ -56,6 +56,7 @@ from node import history, state_tables
 from node.votelog import Entry, VoteLog, VoteLogError
 
 SCHEMA_VERSION = 4
+DATABASE_FILE = "cluster.sqlite3"
 LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
 
 _VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
@@ -101,9 +102,9 @@ class Store:
             os.close(self._lock)
             raise StorageError(f"{directory} is in use by another process") from None
         try:
-            self._db = self._open(directory / "cluster.sqlite3")
+            self._db = self._open(directory / DATABASE_FILE)
             self._reader = sqlite3.connect(
-                directory / "cluster.sqlite3", isolation_level=None, check_same_thread=False
+                directory / DATABASE_FILE, isolation_level=None, check_same_thread=False
             )
             self._open_log(directory)
         except (sqlite3.Error, StorageError, VoteLogError, ValueError) as error:

@@ -6,6 +6,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from consensus.boot import NUMBERS_PER_EPOCH
+
 from .survey import SeatView, Survey
 
 WIDTH_CHARS = 100
@@ -85,7 +87,7 @@ def _cells(node: SeatView, survey: Survey) -> list[Text]:
     return [
         Text(f"*{node.seat}" if leads else str(node.seat), style="bold green" if leads else ""),
         Text(_text(node.pid)),
-        Text(node.state[:8], style=STATE_STYLES.get(node.state, "")),
+        Text(node.state[:9], style=STATE_STYLES.get(node.state, "")),
         Text(str(node.weight)),
         Text(_text(node.height)),
         Text(_text(node.epoch)),
@@ -93,10 +95,17 @@ def _cells(node: SeatView, survey: Survey) -> list[Text]:
         Text(_text(node.view)[:12]),
         Text(_text(node.leader)),
         Text(_text(node.peers)),
-        Text(_text(node.incarnation)),
+        Text(_incarnation(node.incarnation)),
         Text(_text(node.lag)),
         Text((node.state_hash or "-").removeprefix("0x")[:8]),
     ]
+
+
+def _incarnation(number: int | None) -> str:
+    """``epoch.number`` for a boot in a later epoch than the first, whose numbers are long."""
+    if number is None or number < NUMBERS_PER_EPOCH:
+        return _text(number)
+    return f"{number // NUMBERS_PER_EPOCH}.{number % NUMBERS_PER_EPOCH}"
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import trio
 
-from deploy.testnet import cli, launch, layout, processes, requests, survey
+from deploy.testnet import changes, cli, launch, layout, processes, requests, survey
 from deploy.testnet.layout import TestnetError
 from deploy.testnet.survey import SeatView, Survey
 from node.client import ApiClient
@@ -24,6 +24,7 @@ POLL_S = 0.05
 DEADLINE_S = 60.0
 UP_DEADLINE_S = 120.0
 # Below the range from which the kernel takes ports for outgoing connections.
+SPARE = 2  # nodes that may be added
 PORTS = range(12_000, 32_000, 100)
 
 
@@ -46,7 +47,7 @@ class Testnet:
         """Start a cluster on free ports and return when it has a leader."""
         testnet = cls(directory)
         await launch.bring_up(
-            directory, weights or (1,) * nodes, free_base_port(nodes), print, deadline_s
+            directory, weights or (1,) * nodes, free_base_port(nodes + SPARE), print, deadline_s
         )
         return testnet
 
@@ -160,6 +161,50 @@ class Testnet:
     async def start(self, seat: int, deadline_s: float = DEADLINE_S) -> None:
         """Start a dead daemon on its old data; returns when its API answers."""
         await cli.start(self.directory, seat, deadline_s)
+
+    # --- who belongs --------------------------------------------------------------------------
+
+    async def add(self, weight: int = 1) -> int:
+        """Grant a seat and start a node on it; the seat."""
+        return await changes.add(self.directory, weight, DEADLINE_S)
+
+    async def leave(self, seat: int) -> None:
+        """Deactivate a seat."""
+        await changes.leave(self.directory, seat, DEADLINE_S)
+
+    async def rejoin(self, seat: int) -> None:
+        """Let a deactivated seat's machine register again."""
+        await changes.rejoin(self.directory, seat, DEADLINE_S)
+
+    async def weigh(self, seat: int, weight: int) -> None:
+        """Change a seat's weight."""
+        await changes.weigh(self.directory, seat, weight, DEADLINE_S)
+
+    async def replace_machine(self, seat: int) -> None:
+        """Another machine, without the old one's disk, instance and key, on a dead seat."""
+        await changes.replace_machine(self.directory, seat, DEADLINE_S)
+
+    async def wait_epoch(self, epoch: int, weights: dict[int, int]) -> Survey:
+        """Wait until all these seats vote in this epoch or a later one, with these weights.
+
+        All nodes that run have the same set then, observers too.
+        """
+        total = sum(weights.values())
+
+        def there(seen: Survey) -> bool:
+            rows = {row.seat: row for row in seen.nodes if row.answers}
+            return (
+                seen.leader is not None
+                and all(
+                    seat in rows and rows[seat].state == "active" and rows[seat].weight == weight
+                    for seat, weight in weights.items()
+                )
+                and all(
+                    row.set_weight == total and (row.epoch or 0) >= epoch for row in rows.values()
+                )
+            )
+
+        return await self.wait_for(there, f"epoch {epoch} with the weights {weights}")
 
     # --- keys ---------------------------------------------------------------------------------
 

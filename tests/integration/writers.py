@@ -9,6 +9,7 @@ twice as a higher version.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -71,10 +72,10 @@ class Writers:
                 except TestnetError:
                     await trio.sleep(0.05)
 
-    async def check(self) -> None:
+    async def check(self, seats: Sequence[int] | None = None) -> None:
         """Nothing acknowledged is lost, nothing was applied twice; asked of every node."""
         assert self.total > 0
-        for seat in self.testnet.seats:
+        for seat in self.testnet.seats if seats is None else seats:
             for key, number in self.acknowledged.items():
                 entry = await self.testnet.get(key, seat=seat)
                 assert entry is not None, f"{key} is gone on seat {seat}"

@@ -57,6 +57,29 @@ def test_weights_and_not_heads_decide() -> None:
     assert any("only 6 of 16" in line for line in without.why())
 
 
+def test_the_weight_is_that_of_the_set_that_votes() -> None:
+    """Seat 4 left, and seat 5 was granted and has no say yet: three of three are enough."""
+    voting = tuple(seat(number, set_weight=3, epoch=2) for number in (1, 2, 3))
+    left = seat(4, weight=0, set_weight=3, epoch=2, state="observing")
+    late = seat(5, weight=0, set_weight=4, epoch=1, state="observing", leader=4)
+    seen = survey.summarise((*voting, left, late))
+    assert (seen.leader, seen.weight_total, seen.weight_answering) == (2, 3, 3)
+    assert survey.summarise((*voting[:2], left, late, dead(3))).leader is None
+    text = table.as_text(seen)
+    assert "weight 3 of 3" in text and "observing" in text
+
+
+def test_a_boot_in_a_later_epoch_is_told_in_two_short_numbers() -> None:
+    text = table.as_text(survey.summarise((seat(1, incarnation=3_000_000_002),)))
+    assert "  3.2 " in text
+
+
+def test_alarms_are_told_once_with_all_seats_that_see_them() -> None:
+    rows = (seat(1, alarms=("a recovery",)), seat(2, alarms=("a recovery", "halted")), seat(3))
+    text = table.as_text(survey.summarise(rows))
+    assert "ALARM (seat 1, 2): a recovery" in text and "ALARM (seat 2): halted" in text
+
+
 def test_the_same_leader_in_different_terms_is_no_agreement() -> None:
     assert survey.summarise((seat(1), seat(2), seat(3, term=4), seat(4, term=4))).leader is None
 

@@ -18,7 +18,7 @@ from chain import (
     Sighting,
     Voter,
 )
-from consensus.interface import ChainHead, MembershipSeen, RecoverySeen
+from consensus.interface import ChainHead, EpochOpened, MembershipSeen, RecoverySeen
 from consensus.order import chain_seed
 from consensus.validators import Validator, ValidatorSet
 from node.membership import MembershipFeed, chain_view
@@ -74,6 +74,11 @@ class Node:
 
     def run(self, *rows: Member) -> None:
         self.feed.attach(self.events.append, validators(*rows))
+
+    def open(self, epoch: int, *rows: Member) -> None:
+        """As the core says it."""
+        opening: Any = None
+        self.feed.opened(EpochOpened(validators(*rows, epoch=epoch), 100 * epoch, opening, True))
 
     def take(self, kind: type) -> list[Any]:
         found = [event for event in self.events if isinstance(event, kind)]
@@ -149,9 +154,9 @@ def test_links_go_to_the_registrys_members_and_to_both_sets() -> None:
     assert node.links.members.keys() == {2, 3, 4, 5}
     assert node.links.members[4] == (key(4), left.endpoint), "it may be needed for the boundary"
     now = (*FOUR[:3], member(5))
-    node.feed.opened(validators(*now, epoch=1))
+    node.open(1, *now)
     assert node.links.members.keys() == {2, 3, 4, 5}, "it still serves the epoch before"
-    node.feed.opened(validators(*now, epoch=2))
+    node.open(2, *now)
     assert node.links.members.keys() == {2, 3, 5}
 
 
@@ -185,17 +190,39 @@ def test_alarms_say_what_is_wrong_and_go_away() -> None:
     assert node.feed.alarms() == []
 
 
-def test_recoveries_reach_the_core_whenever_they_were_seen() -> None:
+def recovery(epoch: int) -> RecoveryVote:
+    return RecoveryVote(epoch, 77, b"h" * 32, view(7, (Voter(1, 1, key(1)),)))
+
+
+def test_a_recovery_reaches_the_core_whenever_it_was_seen() -> None:
+    early, late = Node(), Node()
+    for node in (early, late):
+        node.feed.saw(sighting(6, *FOUR))
+    early.run(*FOUR)
+    for node in (early, late):
+        node.feed.saw(replace(sighting(7, *FOUR), recoveries=(recovery(1),)))
+    late.run(*FOUR)
+    for node in (early, late):
+        (told,) = node.take(RecoverySeen)
+        assert (told.recovery.epoch, told.recovery.height) == (1, 77)
+        assert told.recovery.validators == (Validator(1, 1, key(1)),)
+
+
+def test_a_recovery_after_the_next_waits_until_the_core_has_opened_that() -> None:
     node = Node()
-    vote = RecoveryVote(3, 77, b"h" * 32, view(7, (Voter(1, 1, key(1)),)))
-    node.feed.saw(replace(sighting(7, *FOUR), recoveries=(vote,)))
+    three = tuple(recovery(epoch) for epoch in (2, 5, 9))
+    node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
     node.run(*FOUR)
-    (first,) = node.take(RecoverySeen)
-    assert (first.recovery.epoch, first.recovery.height) == (3, 77)
-    assert first.recovery.validators == (Validator(1, 1, key(1)),)
-    later = replace(vote, epoch=4)
-    node.feed.saw(replace(sighting(8, *FOUR), recoveries=(later,)))
-    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [4]
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [2]
+    node.open(1, *FOUR)
+    assert node.take(RecoverySeen) == []
+    node.open(2, member(1))
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [5]
+    # The core was told of all that it is beyond, too: it must stop if it went another way.
+    node = Node()
+    node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
+    node.feed.attach(node.events.append, validators(*FOUR, epoch=6))
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [2, 5, 9]
 
 
 def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:

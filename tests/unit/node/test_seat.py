@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus, Sighting
-from node.seat import SeatKeeper
+from node.seat import RETRY_S_MAX, SeatKeeper
 
 ENDPOINT = "/ip4/127.0.0.1/tcp/1000"
 IDENTITY: Any = SimpleNamespace(node_key=b"\2" * 33, instance_id=b"\3" * 20, scheme=0)
@@ -145,7 +145,7 @@ async def test_a_refusal_is_told_and_tried_again_less_and_less_often(autojump_cl
         await chain.tell.send(membership(member(status=MemberStatus.EMPTY)))
         await trio.sleep(600)
         assert "AppNotAllowed" in keep.trouble
-        assert 5 <= len(chain.written) <= 20
+        assert 600 / RETRY_S_MAX <= len(chain.written) <= 600 / RETRY_S_MAX + 5
         nursery.cancel_scope.cancel()
 
 

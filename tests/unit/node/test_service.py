@@ -22,7 +22,6 @@ FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
 def service_of(cluster: Cluster, seat: int) -> NodeService:
     service = NodeService(config(seat))
     service.driver = cluster.members[seat].driver
-    service.validators = cluster.validators
     return service
 
 

@@ -1,0 +1,158 @@
+"""The registry changes who votes, and the cluster follows without a pause (real processes)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from deploy.testnet import chain
+from tests.integration.conftest import MakeTestnet
+from tests.integration.testnet import Testnet
+from tests.integration.writers import Writers
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@asynccontextmanager
+async def writing(testnet: Testnet) -> AsyncIterator[Writers]:
+    """Writers run inside the block; afterwards all that vote must hold exactly what they wrote."""
+    writers = Writers(testnet, count=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writers.run)
+        await writers.wait_more(10)
+        yield writers
+        await writers.wait_more(10)
+        writers.stop()
+    seen = await testnet.survey()
+    voters = tuple(row.seat for row in seen.nodes if row.state == "active")
+    await testnet.wait_same_state(voters)
+    await writers.check(voters)
+
+
+async def status(testnet: Testnet, seat: int) -> dict[str, Any]:
+    async with testnet.client(seat) as client:
+        return await client.status()
+
+
+def events(testnet: Testnet, seat: int, name: str) -> list[dict[str, Any]]:
+    """Lines of a daemon's log with this event."""
+    lines = [json.loads(line) for line in testnet.log(seat).splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == name]
+
+
+async def test_members_come_change_and_go_under_writes(testnet: Testnet) -> None:
+    await testnet.wait_leader()
+    async with writing(testnet) as writers:
+        # A fifth joins, and its vote counts: without it, four of five would be no quorum.
+        assert await testnet.add() == 5
+        await testnet.wait_epoch(1, dict.fromkeys((1, 2, 3, 4, 5), 1))
+        terms = (await testnet.survey()).term
+        await testnet.kill(2)
+        await writers.wait_more(20)
+        await testnet.start(2)
+        await testnet.wait_epoch(1, dict.fromkeys((1, 2, 3, 4, 5), 1))
+
+        # Weight.
+        await testnet.weigh(3, 2)
+        await testnet.wait_epoch(2, {1: 1, 2: 1, 3: 2, 4: 1, 5: 1})
+        await writers.wait_more(10)
+
+        # One leaves, without disturbance: it stays as an observer that serves reads.
+        await testnet.leave(4)
+        await testnet.wait_epoch(3, {1: 1, 2: 1, 3: 2, 5: 1})
+        await writers.wait_more(10)
+        left = await status(testnet, 4)
+        assert (left["state"], left["weight"]) == ("observing", 0)
+        assert left["reason"] == "seat 4 is not a member of this epoch"
+
+        # It comes back when its owner says so, and not before.
+        with trio.fail_after(30):
+            while not any(
+                "NotAuthorized" in alarm for alarm in (await status(testnet, 4))["alarms"]
+            ):
+                await trio.sleep(0.1)
+        await testnet.rejoin(4)
+        await testnet.wait_epoch(4, {1: 1, 2: 1, 3: 2, 4: 1, 5: 1})
+        await writers.wait_more(10)
+    for seat in testnet.seats:
+        opened = [line["epoch"] for line in events(testnet, seat, "epoch_opened")]
+        assert opened == sorted(set(opened)), f"seat {seat}: {opened}"
+    assert terms is not None
+    found = await status(testnet, 5)
+    assert found["membership"]["pending"] is None and found["alarms"] == []
+
+
+async def test_a_lost_machine_is_replaced_and_everything_outlives_a_restart(
+    testnet: Testnet,
+) -> None:
+    await testnet.wait_leader()
+    four = dict.fromkeys((1, 2, 3, 4), 1)
+    async with writing(testnet) as writers:
+        old_key = (await status(testnet, 3))["node_key"]
+        await testnet.kill(3)
+        await writers.wait_more(10)
+        await testnet.replace_machine(3)
+        await testnet.wait_epoch(1, four)
+        new = await status(testnet, 3)
+        assert new["node_key"] != old_key and new["epoch"] == 1
+        # The new machine's vote is needed now.
+        await testnet.kill(1)
+        await writers.wait_more(10)
+        await testnet.start(1)
+
+        # All at once, in an epoch that is not the first.
+        await testnet.kill_all()
+        for seat in testnet.seats:
+            await testnet.start(seat)
+        await testnet.wait_epoch(1, four)
+
+
+async def test_a_cluster_that_lost_its_quorum_goes_on_by_a_vote_on_the_chain(
+    make_testnet: MakeTestnet,
+) -> None:
+    testnet = await make_testnet(4)
+    await testnet.wait_leader()
+    await testnet.put("before", b"1")
+    await testnet.wait_same_state()
+    for seat in (3, 4):
+        await testnet.kill(seat)
+    await testnet.wait_for(
+        lambda seen: all(row.state == "waiting" for row in seen.nodes if row.answers), "no quorum"
+    )
+    for seat in (3, 4):
+        await testnet.leave(seat)
+    survivors = [await status(testnet, seat) for seat in (1, 2)]
+    best = max(survivors, key=lambda found: found["height"])
+    vote = (1, best["height"], bytes.fromhex(best["block_hash"]))
+
+    desk = chain.open_desk(testnet.state)
+    try:
+        await desk.vote_recovery(testnet.state, (1, 2, 3), *vote)
+        await desk.recover((1, 2, 3), *vote)
+        with trio.fail_after(30):
+            while not any("recovery" in text for text in (await status(testnet, 1))["alarms"]):
+                await trio.sleep(0.1)
+        assert (await status(testnet, 1))["epoch"] == 0
+        await desk.wait_time(chain.RECOVERY_DELAY_S)
+        await desk.recover((1, 2, 3), *vote)
+    finally:
+        await desk.aclose()
+    await testnet.wait_epoch(1, {1: 1, 2: 1})
+    await testnet.put("after", b"2")
+    for seat in (1, 2):
+        assert (await testnet.get("before", seat=seat)).value == b"1"
+
+    # One that was given up comes back with its disk: it follows, and has no say.
+    await testnet.start(3)
+    await testnet.wait_for(
+        lambda seen: seen.nodes[2].state == "observing" and seen.nodes[2].epoch == 1,
+        "seat 3 observes in the new epoch",
+    )
+    with trio.fail_after(30):
+        while await testnet.get("after", seat=3, stale=True) is None:
+            await trio.sleep(0.1)
