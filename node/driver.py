@@ -112,7 +112,8 @@ class Driver:
         self._serving: set[int] = set()
         self._unsynced = False  # finalized blocks wait for a sync
         self._sync_due = False
-        self._sync_s = 0.0  # what a sync takes, smoothed
+        self._votes_disk = _Disk(store.sync_votes)
+        self._final_disk = _Disk(store.sync)
         self._log = structlog.get_logger("node.consensus")
 
     # --- for the node ---
@@ -241,7 +242,7 @@ class Driver:
         urgent = [r for r in output.persist if not isinstance(r, FinalizedRecord)]
         if urgent:
             self._store.write(urgent)
-            await self._sync(self._store.sync_votes)
+            await self._votes_disk.sync()
         if output.send:
             with self._mesh.burst():
                 self._send_all(output.send)
@@ -265,7 +266,7 @@ class Driver:
         if self._sync_due or (output.serve and self._unsynced):
             self._unsynced = self._sync_due = False
             self._deadlines.cancel(None)
-            await self._sync(self._store.sync)
+            await self._final_disk.sync()
         for request in output.serve:
             if isinstance(request, ServeEpochs):
                 self._nursery.start_soon(self._serve_epochs, request)
@@ -276,15 +277,6 @@ class Driver:
             self._note(notice)
         if output.halt is not None:
             raise SafetyStop(output.halt.reason)
-
-    async def _sync(self, sync: Callable[[], None]) -> None:
-        """Waits for the disk: in place while it is fast, which costs less than a thread's turn."""
-        started = time.perf_counter()
-        if self._sync_s < SYNC_INLINE_S:
-            sync()
-        else:
-            await trio.to_thread.run_sync(sync)
-        self._sync_s += (time.perf_counter() - started - self._sync_s) / 8
 
     def _set_timers(self, timers: dict[Timer, int | None]) -> None:
         now = trio.current_time()
@@ -344,6 +336,22 @@ class Driver:
                 self._send_all([Send(request.to, reply)])
         finally:
             self._serving.discard(request.to)
+
+
+class _Disk:
+    """Waits for the disk: in place while it is fast, which costs less than a thread's turn."""
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
+        self._takes_s = 0.0  # smoothed
+
+    async def sync(self) -> None:
+        started = time.perf_counter()
+        if self._takes_s < SYNC_INLINE_S:
+            self._sync()
+        else:
+            await trio.to_thread.run_sync(self._sync)
+        self._takes_s += (time.perf_counter() - started - self._takes_s) / 8
 
 
 class _Waiter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from consensus.items import (
     Fact,
@@ -34,15 +34,8 @@ CREATE TABLE facts (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
 def write_changes(db: sqlite3.Connection, changes: Changes) -> None:
     """What one block changed."""
-    for key, entry in changes.entries.items():
-        if entry is None:
-            db.execute("DELETE FROM entries WHERE key = ?", (key,))
-        else:
-            _put_entry(db, key, entry)
-    for client, session in changes.sessions.items():
-        db.execute("DELETE FROM sessions WHERE client = ?", (client,))
-        if session is not None:
-            _put_session(db, client, session)
+    _write_entries(db, changes.entries)
+    _write_sessions(db, changes.sessions)
     for lease_id, lease in changes.leases.items():
         if lease is None:
             db.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
@@ -59,28 +52,35 @@ def replace_state(db: sqlite3.Connection, machine: Machine) -> None:
     """The whole state at once, in place of what was there; the caller's transaction."""
     for table in ("entries", "sessions", "leases", "facts"):
         db.execute(f"DELETE FROM {table}")
-    for key, entry in machine.entries.items():
-        _put_entry(db, key, entry)
-    for client, session in machine.sessions.items():
-        _put_session(db, client, session)
+    _write_entries(db, machine.entries)
+    _write_sessions(db, machine.sessions)
     for lease_id, lease in machine.leases.items():
         _put_lease(db, lease_id, lease)
     for name, fact in machine.facts.items():
         _put_fact(db, name, fact)
 
 
-def _put_entry(db: sqlite3.Connection, key: bytes, e: KeyValue) -> None:
-    db.execute(
-        "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)",
-        (key, e.value, e.create_revision, e.mod_revision, e.version, e.lease),
-    )
+def _write_entries(db: sqlite3.Connection, entries: Mapping[bytes, KeyValue | None]) -> None:
+    put = [
+        (key, e.value, e.create_revision, e.mod_revision, e.version, e.lease)
+        for key, e in entries.items()
+        if e is not None
+    ]
+    db.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", put)
+    gone = [(key,) for key, e in entries.items() if e is None]
+    db.executemany("DELETE FROM entries WHERE key = ?", gone)
 
 
-def _put_session(db: sqlite3.Connection, client: bytes, s: Session) -> None:
-    db.execute(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (s.used, client, s.sequence, s.revision, s.existed, s.deleted, int(s.refusal)),
-    )
+def _write_sessions(db: sqlite3.Connection, sessions: Mapping[bytes, Session | None]) -> None:
+    put = [
+        (s.used, client, s.sequence, s.revision, s.existed, s.deleted, int(s.refusal))
+        for client, s in sessions.items()
+        if s is not None
+    ]
+    # Replaces a client's older row by the unique client, not by its place in the order of use.
+    db.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", put)
+    gone = [(client,) for client, s in sessions.items() if s is None]
+    db.executemany("DELETE FROM sessions WHERE client = ?", gone)
 
 
 def _put_lease(db: sqlite3.Connection, lease_id: int, lease: Lease) -> None:
