@@ -178,26 +178,64 @@ def _is_full(commands: int, size: int) -> bool:
     return commands == limits.BLOCK_COMMANDS_MAX or room < limits.COMMAND_BYTES_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How a leader does at one tick, while commands wait.
+
+    ``index`` is that of the view. ``due``: nothing is missing but its proposal. ``held_up``: it
+    may not propose before something becomes final. ``withholds``: a view of its own is notarized
+    for a tick and not final, and its own ``Finalize`` is missing.
+    """
+
+    index: int
+    due: bool = False
+    held_up: bool = False
+    withholds: bool = False
+
+
 class Pace:
-    """Finds a leader that lets commands wait: samples of how far it is and whether it is due."""
+    """Finds a leader that lets commands wait.
+
+    Judged over a ``window`` of ticks, in which it must have been bad all the time, and one longer
+    by two thirds, for the leader that is quick once in a while: most of the time is enough there.
+    """
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, bool]] = deque(maxlen=SAMPLES_KEPT)
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
 
     def forget(self) -> None:
         """Another leader."""
         self._samples.clear()
 
-    def sample(self, index: int, due: bool) -> None:
-        """One tick: the view's index; are commands waiting, and only its proposal is missing?"""
-        self._samples.append((index, due))
+    def sample(self, sample: Sample) -> None:
+        """Notes one tick."""
+        self._samples.append(sample)
+
+    def _last(self, length: int) -> list[Sample]:
+        return list(self._samples)[-length:] if len(self._samples) >= length else []
 
     def is_slow(self, window: int, blocks: int) -> bool:
-        """True when it was due at each of the last ``window`` ticks, and made fewer blocks."""
-        if len(self._samples) < window:
+        """True when it was due, and made fewer than ``blocks`` in a ``window``."""
+        longer = _longer(window)
+        for length, least in ((window, window), (longer, longer * 7 // 10)):
+            recent = self._last(length)
+            if recent and sum(s.due for s in recent) >= least:
+                made = recent[-1].index - recent[0].index
+                if made * window < blocks * length:
+                    return True
+        return False
+
+    def is_stalling(self, window: int) -> bool:
+        """True when finality waited for it."""
+        recent = self._last(window)
+        if not recent:
             return False
-        recent = list(self._samples)[-window:]
-        return all(due for _, due in recent) and recent[-1][0] - recent[0][0] < blocks
+        # Finality comes back now and then, when others repair it (R7): two thirds will do.
+        return all(s.held_up for s in recent) or 3 * sum(s.withholds for s in recent) >= 2 * window
+
+
+def _longer(window: int) -> int:
+    return window + 2 * window // 3
 
 
 class ChainWatch:

@@ -87,6 +87,7 @@ class State:
         self._failed_terms = 0
         self._tick_ms = 0  # when the last tick was, by the caller's clock
         self._tick_height = ledger.tip.height
+        self._tick_view = self.view
         # Our last complaint by our own timers: epoch, view and reason.
         self._complaint: tuple[int, View, Reason] | None = None
         self._answers = TokenBuckets(burst=8, refill_ms=max(1, durations.probe_ms // 4))

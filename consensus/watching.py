@@ -10,6 +10,7 @@ from . import limits
 from .booting import Booting
 from .digests import probe_answer_digest
 from .evidence import is_genuine
+from .health import Sample
 from .interface import Timer
 from .ledger import Tip
 from .proposals import unfinalized
@@ -41,6 +42,7 @@ class Watching(Booting):
             cause = self._cause(leader)
             if cause is not None:
                 self._nullify(cause)
+        self._tick_view = self.view
 
     def _cause(self, leader: int) -> Reason | None:
         """R12: why this leader should go, None when nothing is wrong with it."""
@@ -66,9 +68,10 @@ class Watching(Booting):
             waits = self.tick - suspicion.front.since
             if waits >= d.ticks(self._longer(d.censor_ms)):
                 return Reason.CENSORSHIP
-        if self.pace.is_slow(d.ticks(self._longer(d.slow_ms)), BLOCKS_MIN):
+        window = d.ticks(self._longer(d.slow_ms))
+        if self.pace.is_slow(window, BLOCKS_MIN):
             return Reason.SLOW
-        return None
+        return Reason.STALL if self.pace.is_stalling(window) else None
 
     def _mind_commands(self, leader: int) -> None:
         """Reminds the leader of a command that waits too long, and notes whether it is due."""
@@ -85,8 +88,28 @@ class Watching(Booting):
             self._send(leader, Commands((reminder,)))
         proposed = self.view in self._proposals or (self.view, VoteKind.NOTARIZE) in self._mine
         ahead = unfinalized(self.view, self.ledger.tip.view)
-        may_propose = ahead < limits.UNFINALIZED_BLOCKS_MAX // 2
-        self.pace.sample(self.view.index, waiting and may_propose and not proposed)
+        held_up = ahead >= limits.UNFINALIZED_BLOCKS_MAX // 2 - 1
+        self.pace.sample(
+            Sample(
+                self.view.index,
+                due=waiting and not proposed and not held_up,
+                held_up=len(self.mempool) > 0 and held_up,
+                withholds=len(self.mempool) > 0 and self._withholds(leader),
+            )
+        )
+
+    def _withholds(self, leader: int) -> bool:
+        """True when it did not finalize a view of its own that was notarized a tick ago.
+
+        A correct leader enters the next view with its ``Finalize`` for the last (R3). Where
+        finality did not need it, the view is final by now.
+        """
+        return any(
+            view.term == self.view.term
+            and view < self._tick_view
+            and self.book.get(view, VoteKind.FINALIZE, leader) is None
+            for view in self.ledger.notarizations
+        )
 
     def _forget_stale(self, command_id: bytes) -> None:
         """A command that can change nothing any more."""
@@ -164,6 +187,8 @@ class Watching(Booting):
         peer.behind = peer.behind + 1 if reply.chain_block < due else 0
         superseded = reply.incarnation < self.boot.current(sender)
         peer.superseded = peer.superseded + 1 if superseded else 0
+        if reply.epoch == self.validators.epoch and reply.view < self.view:
+            self._help(sender)  # a leader may leave it out, so that it never sees a quorum
 
     # --- evidence (R14) ---
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from . import campaign, sweep
-from .adversaries import GALLERY
+from .bad_leaders import LIARS
 from .scenario import FAULTS, Settings
 
 
@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--seeds", type=_seeds, default=range(1, 101), metavar="A..B")
     parser.add_argument("--byzantine", type=int, default=0, metavar="K")
-    parser.add_argument("--adversary", default="", metavar="LIST", help=", ".join(GALLERY))
+    parser.add_argument("--adversary", default="", metavar="LIST", help=", ".join(LIARS))
     parser.add_argument("--faults", default="all", metavar="all|none|LIST", help=", ".join(FAULTS))
     parser.add_argument("--weights", default="", metavar="W,W,...", help="else the seed's choice")
     parser.add_argument("--chaos-ms", type=int, default=Settings().chaos_ms)
@@ -58,7 +58,7 @@ def main() -> int:
         byzantine=options.byzantine,
         faults=_list(options.faults, FAULTS) if faults is None else faults,
         weights=tuple(int(w) for w in options.weights.split(",") if w),
-        adversaries=_list(options.adversary, tuple(GALLERY)),
+        adversaries=_list(options.adversary, tuple(LIARS)),
         above_third=options.above_third,
         chaos_ms=options.chaos_ms,
     )

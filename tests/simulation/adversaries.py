@@ -48,9 +48,10 @@ class Liar(Member):
 
     def sign(self, kind: VoteKind, view: View, block: bytes, reason: int = 0) -> Vote:
         """Any vote at all, really signed."""
-        digest = vote_digest(self.world.cluster_id, kind, 0, *view, block, reason)
+        epoch = 0 if self.engine is None else self.engine.validators.epoch
+        digest = vote_digest(self.world.cluster_id, kind, epoch, *view, block, reason)
         signature = self.world.signers[self.seat].sign(digest)
-        return Vote(kind, 0, view, self.seat, block, reason, signature)
+        return Vote(kind, epoch, view, self.seat, block, reason, signature)
 
     def vote(self, kind: VoteKind, view: View, block: bytes, reason: int = 0) -> VoteMessage:
         assert self.engine is not None

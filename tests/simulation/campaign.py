@@ -10,7 +10,8 @@ from hashlib import blake2b
 
 from consensus.engine import Engine
 
-from . import adversaries, scenario
+from . import scenario
+from .bad_leaders import LIARS
 from .scenario import Settings
 from .world import World
 
@@ -55,7 +56,7 @@ def run_seed(
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Plays one seed; any exception of a correct member's engine is a failure."""
-    plan = scenario.build(seed, settings, tuple(adversaries.GALLERY))
+    plan = scenario.build(seed, settings, tuple(LIARS))
     world = World(plan, engine_class, trace)
     failure = ""
     try:

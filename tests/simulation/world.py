@@ -17,7 +17,7 @@ from consensus.machine import Applied
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode
 
-from . import adversaries
+from .bad_leaders import LIARS
 from .members import Member
 from .oracle import Oracle
 from .registry import SimChain
@@ -201,7 +201,7 @@ class World:
             if kind is None:
                 self.members[seat] = Member(self, seat, engine_class)
             else:
-                self.members[seat] = adversaries.GALLERY[kind](self, seat)
+                self.members[seat] = LIARS[kind](self, seat)
 
     def new_store(self, seat: int) -> SimStore:
         return SimStore(self.cluster_id, seat, self.genesis, self.scenario.serve_blocks)

@@ -11,6 +11,7 @@ from consensus.health import (
     Pace,
     Patience,
     Prober,
+    Sample,
     TokenBuckets,
 )
 from consensus.mempool import Mempool
@@ -142,14 +143,36 @@ def test_a_command_that_is_served_is_suspicious_no_more() -> None:
 def test_a_leader_that_lets_commands_wait_is_slow_and_one_that_makes_blocks_is_not() -> None:
     slow, busy, idle = Pace(), Pace(), Pace()
     for tick in range(6):
-        slow.sample(tick // 4, True)
-        busy.sample(tick, True)
-        idle.sample(0, tick % 3 > 0)
+        slow.sample(Sample(tick // 4, due=True))
+        busy.sample(Sample(tick, due=True))
+        idle.sample(Sample(0, due=tick % 3 > 0))
     assert slow.is_slow(6, 3)
     assert not busy.is_slow(6, 3)
     assert not idle.is_slow(6, 3)
     slow.forget()
     assert not slow.is_slow(6, 3), "a new leader has the whole time"
+
+
+def test_a_leader_that_is_quick_for_a_moment_once_in_a_while_is_slow_too() -> None:
+    pace = Pace()
+    for tick in range(10):
+        pace.sample(Sample(tick // 4, due=tick % 4 != 3))
+        assert pace.is_slow(6, 3) == (tick == 9)
+
+
+def test_a_leader_that_finality_holds_up_all_the_time_stalls() -> None:
+    pace = Pace()
+    for tick in range(9):
+        pace.sample(Sample(8 + tick, held_up=tick > 2))
+        assert pace.is_stalling(6) == (tick == 8)
+    assert not pace.is_slow(6, 3)
+
+
+def test_a_leader_that_does_not_finalize_its_own_views_stalls() -> None:
+    pace = Pace()
+    for tick in range(6):
+        pace.sample(Sample(tick, withholds=tick % 3 < 2))
+        assert pace.is_stalling(6) == (tick == 5)
 
 
 # --- the chain ---

@@ -1,0 +1,198 @@
+"""Bad leaders go within a bounded time; good ones stay, whatever the network and liars do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from consensus.engine import Engine
+from consensus.interface import Durations
+from consensus.types import Reason, View, Vote, VoteKind
+from tests.simulation.adversaries import Liar
+from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
+from tests.simulation.reign import DEFAULTS, Reign, Writer
+
+# What the daemon runs with by default (``node.config``), where it differs from the core's.
+DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, stall_ms=2500)
+
+
+def _replaced_after(
+    kind: str,
+    durations: Durations,
+    *,
+    busy: bool = False,
+    engine_class: type[Engine] = Engine,
+    limit_ms: float = 6000.0,
+) -> float | None:
+    """Milliseconds until another leader is there and has served the one who was left out."""
+    reign = Reign(kind, durations=durations, engine_class=engine_class)
+    if busy:
+        for place in (1, 2):
+            Writer(reign, reign.order[place], b"writer %d" % place, 30.0)
+    reign.run_for(BAD_FROM_MS)
+    victim = Writer(reign, reign.victim, VICTIM, 100.0)
+    return reign.run_until(lambda: reign.changes and victim.done > 0, limit_ms)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("durations", [DEFAULTS, DAEMON], ids=["core", "daemon"])
+@pytest.mark.parametrize(
+    "kind",
+    ["proposes_nothing", "client_censor", "member_censor", "last_millisecond", "favours"],
+)
+def test_a_bad_leader_is_replaced_within_three_seconds(
+    kind: str, durations: Durations, busy: bool
+) -> None:
+    elapsed = _replaced_after(kind, durations, busy=busy)
+    assert elapsed is not None and elapsed <= 3000.0
+
+
+def test_a_leader_that_answers_no_challenge_or_withholds_finality_is_replaced_soon() -> None:
+    for kind in ("answers_nothing", "withholds_finality"):
+        elapsed = _replaced_after(kind, DAEMON, busy=True)
+        assert elapsed is not None and elapsed <= 4000.0, kind
+
+
+@pytest.mark.parametrize("kind", ["favours_a_quorum", "withholds_finality"])
+def test_who_is_left_out_by_a_leader_that_still_has_a_quorum_loses_nothing(kind: str) -> None:
+    reign = Reign(kind)
+    reign.run_for(BAD_FROM_MS)
+    victim = Writer(reign, reign.victim, VICTIM, 100.0)
+    reign.run_for(6000.0)
+    assert victim.done >= 5 and victim.slowest_ms < 1500.0
+
+
+def test_a_leader_that_follows_the_chain_no_more_is_replaced() -> None:
+    durations = replace(DEFAULTS, behind_chain_ms=5000)
+    elapsed = _replaced_after("ignores_the_chain", durations, limit_ms=12_000.0)
+    assert elapsed is not None and 5000.0 <= elapsed <= 10_000.0
+
+
+# --- good leaders stay ---
+
+
+def test_no_leader_is_deposed_under_load_over_a_bad_network() -> None:
+    reign = Reign(delay_ms=(0.5, 120.0))
+    for number in range(24):
+        Writer(reign, 1 + number % 4, b"writer %2d" % number, 5.0, size=8 * 1024)
+    reign.run_for(20_000.0)
+    assert reign.changes == 0
+    assert all(w.done > 10 for w in reign.writers.values()), "everybody is served"
+
+
+def test_no_leader_is_deposed_when_members_pause_for_a_moment() -> None:
+    reign = Reign()
+    for seat in sorted(reign.members):
+        Writer(reign, seat, b"writer %d" % seat, 100.0)
+    for n in range(20):
+        at, seat = 1000.0 * (n + 1), 1 + n % 4
+        reign.after(at, setattr, reign.members[seat], "paused_until_ms", at + 900.0)
+    reign.run_for(20_000.0)
+    assert reign.changes == 0
+
+
+class Impatient(Engine):
+    """Learns nothing from complaints that proved false (R13 removed)."""
+
+    def _is_well(self, view: View, *, final: bool = False) -> None:
+        pass
+
+
+def _changes_with_a_flaky_member(engine_class: type[Engine], duration_ms: float) -> int:
+    """Leader changes while a liar complains all the time and one member's link is bad."""
+    reign = Reign(others={3: "nuller"}, engine_class=engine_class)
+    flaky = reign.order[2]
+    ways = {(other, flaky) for other in reign.members if other != flaky}
+
+    def cut() -> None:
+        reign.network.silenced.update(ways)
+        reign.after(1800.0, reign.network.silenced.difference_update, ways)
+        reign.after(5000.0, cut)
+
+    reign.after(2000.0, cut)
+    reign.run_for(duration_ms)
+    return reign.changes
+
+
+def test_a_flaky_member_and_a_third_of_liars_cannot_change_leaders_at_will() -> None:
+    patient = _changes_with_a_flaky_member(Engine, 60_000.0)
+    impatient = _changes_with_a_flaky_member(Impatient, 60_000.0)
+    assert patient <= 5 < impatient
+
+
+# --- planted bugs ---
+
+
+class BlindToCensorship(Engine):
+    """Never looks at what a block leaves out."""
+
+    def _saw_proposal(self, block: object) -> None:
+        pass
+
+
+class BlindToPace(Engine):
+    """Lets a leader take its time."""
+
+    def _cause(self, leader: int) -> Reason | None:
+        cause = super()._cause(leader)
+        return None if cause in (Reason.SLOW, Reason.STALL) else cause
+
+
+@pytest.mark.parametrize(
+    ("kind", "bug"),
+    [("client_censor", BlindToCensorship), ("last_millisecond", BlindToPace)],
+)
+def test_a_rule_that_is_taken_out_is_missed(kind: str, bug: type[Engine]) -> None:
+    assert _replaced_after(kind, DEFAULTS, engine_class=bug) is None
+
+
+# --- evidence ---
+
+
+def _convicted_after(engine_class: type[Engine]) -> float | None:
+    """Milliseconds until a member that signs everything is convicted in everybody's state."""
+    reign = Reign(others={2: "promiscuous"}, engine_class=engine_class)
+    liar = reign.order[2]
+    # Two blocks for a view make it sign both.
+    reign.run_for(1000.0)
+    engine = reign.members[reign.order[0]].engine
+    assert engine is not None
+    other = reign.members[liar]
+    assert isinstance(other, Liar)
+    view = View(1, engine.view.index + 1)
+    for block in (b"a" * 32, b"b" * 32):
+        other.tell(reign.order[1], other.vote(VoteKind.FINALIZE, view, block))
+
+    def done() -> bool:
+        engines = [m.engine for m in reign.correct]
+        return all(e is not None and liar in e.machine.standing.convicted for e in engines)
+
+    return reign.run_until(done, 4000.0)
+
+
+class EvidenceKeptToOneself(Engine):
+    """Finds evidence and puts it into no block (R14 removed)."""
+
+    def _evidence_for(self, branch: object) -> tuple[()]:
+        return ()
+
+
+def test_who_contradicts_itself_is_convicted_in_the_state_of_everybody() -> None:
+    assert _convicted_after(Engine) is not None
+    assert _convicted_after(EvidenceKeptToOneself) is None
+
+
+def test_evidence_survives_a_restart() -> None:
+    reign = Reign("equivocator")
+    reign.run_for(4000.0)
+    member = next(m for m in reign.correct if m.engine and len(m.engine.evidence))
+    assert member.engine is not None
+    known = set(_votes(member.engine))
+    member.crash()
+    member.start()
+    assert set(_votes(member.engine)) == known
+
+
+def _votes(engine: Engine) -> list[Vote]:
+    return [v for e in engine.evidence for v in (e.first, e.second)]
