@@ -54,7 +54,6 @@ from .wire import (
     Certificates,
     Commands,
     EpochReply,
-    EpochRequest,
     EvidenceMessage,
     Message,
     Probe,
@@ -304,8 +303,6 @@ class Engine(Watching):
                 self._on_probe_reply(sender, message)
             case EvidenceMessage(pairs):
                 self._on_evidence(sender, pairs)
-            case EpochRequest(epoch):
-                self._on_epoch_request(sender, epoch)
             case EpochReply():
                 self._on_epoch_reply(sender, message)
 

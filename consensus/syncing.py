@@ -21,7 +21,7 @@ class Syncing(Voting):
             # Final already, or unknown to us: with the finalization it can ask for the stretch.
             self._send(sender, Certificates((self.ledger.tip.finalization,)))
         elif self.validators.epoch > 0:
-            self._on_epoch_request(sender, self.validators.epoch - 1)
+            self._tell_epoch(sender, self.validators.epoch - 1)
 
     def _on_sync_request(self, sender: int, request: SyncRequest) -> None:
         tip = self.ledger.tip

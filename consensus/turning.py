@@ -202,14 +202,20 @@ class Turning(Convicting):
         if theirs > self.validators.epoch:
             self._ask_for_epoch(sender)
         elif not isinstance(message, SyncReply):  # which may be a late answer to ourselves
-            self._on_epoch_request(sender, theirs)
+            self._tell_epoch(sender, theirs)
+
+    def _send_justification(self, to: int | None) -> None:
+        """R7: while nothing is certified in our epoch yet, its number shows others the way."""
+        super()._send_justification(to)
+        if self.validators.epoch > 0 and not self.ledger.justification():
+            self._send(to, EpochRequest(self.validators.epoch))
 
     def _ask_for_epoch(self, sender: int) -> None:
         if sender not in self._asked_for_epoch and self._ahead is None:
             self._asked_for_epoch.add(sender)
             self._send(sender, EpochRequest(self.validators.epoch))
 
-    def _on_epoch_request(self, sender: int, epoch: int) -> None:
+    def _tell_epoch(self, sender: int, epoch: int) -> None:
         if epoch < self.validators.epoch and sender not in self._told_epoch:
             self._told_epoch.add(sender)
             self._out.serve.append(ServeEpochs(sender, epoch))
@@ -285,6 +291,8 @@ def _epoch_of(message: Message) -> int | None:
         case BootAck(last_vote=vote, tip=tip):
             told = [seen.epoch for seen in (vote, tip) if seen is not None]
             return max(told, default=None)
+        case EpochRequest(epoch):
+            return epoch
         case ProbeReply():
             return message.epoch
     return None

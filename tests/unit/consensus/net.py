@@ -85,7 +85,9 @@ class Net:
                     self.queue.append((seat, to, data))
         for serve in output.serve:
             reply = self.stores[seat].answer(serve)
-            if reply is not None and serve.to in self.engines:
+            if reply is None or (seat, serve.to) in self.cut:
+                continue
+            if serve.to in self.engines:
                 self.queue.append((seat, serve.to, encode(reply)))
         return output
 
@@ -94,10 +96,14 @@ class Net:
         while self.queue:
             most -= 1
             assert most, "the members never stop talking"
-            sender, seat, data = self.queue.popleft()
-            message = decode(data, sender, CLUSTER_ID)
-            if seat in self.engines and keep(sender, seat, message):
-                self.step(seat, Received(sender, message))
+            self.deliver_one(keep)
+
+    def deliver_one(self, keep: Filter = lambda *_: True) -> None:
+        """The oldest message arrives, or is lost."""
+        sender, seat, data = self.queue.popleft()
+        message = decode(data, sender, CLUSTER_ID)
+        if seat in self.engines and keep(sender, seat, message):
+            self.step(seat, Received(sender, message))
 
     def fire(self, timer: Timer, *seats: int) -> None:
         """A timer runs out at members that are up (all by default)."""
