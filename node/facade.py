@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from consensus.commands import Txn
+
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 64 * 1024
 REQUEST_ID_BYTES_MAX = 128
@@ -64,6 +66,19 @@ class FutureRevision(NodeError):
     code = "future_revision"
 
 
+class NotDone(NodeError):
+    """The state does not allow it and nothing was changed; ``code`` says what is in the way."""
+
+    http_status = 409
+    code = "not_done"
+
+    def __init__(self, message: str, code: str = "not_done") -> None:
+        super().__init__(message)
+        self.code = code
+        if code == "no_lease":
+            self.http_status = 404
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """Outcome of a committed write."""
@@ -80,10 +95,141 @@ class Entry:
     create_revision: int
     mod_revision: int
     version: int  # number of writes to the key since it was created
+    lease: int = 0  # that it goes with; 0 is none
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Entries of a range at a revision, by key; ``count`` is of all of it, ``more`` if cut."""
+
+    revision: int
+    entries: tuple[tuple[bytes, Entry], ...]
+    count: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Outcome of a committed deletion: how many keys went."""
+
+    revision: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxnOutcome:
+    """Outcome of a committed transaction; ``responses`` is None for a repeated request.
+
+    One response for each operation of the branch that ran; all at ``revision``.
+    """
+
+    revision: int
+    succeeded: bool  # the comparisons held
+    responses: tuple[Write | Deleted | Found, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """A lease: its time to live, what is left of it in block time, the keys that go with it."""
+
+    lease: int
+    ttl_ms: int
+    remaining_ms: int
+    keys: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key's change at a revision; None when it was deleted."""
+
+    revision: int
+    key: bytes
+    entry: Entry | None
+
+
+class KeyValueFacade(Protocol):
+    """The key-value store beyond single keys: etcd's semantics, in this house's words.
+
+    Ranges are ``key`` and ``end`` as in ``consensus.commands``. All raise NodeError: ``NotDone``
+    when the state is in the way, ``Compacted`` and ``FutureRevision`` for a wrong revision.
+    """
+
+    async def put(
+        self, key: bytes, value: bytes, request_id: bytes | None = None, lease: int = 0
+    ) -> Write:
+        """Write a key, on a lease if not 0."""
+        ...
+
+    async def get(
+        self, key: bytes, linearizable: bool = True, revision: int | None = None
+    ) -> Entry | None:
+        """Read a key, at an old revision if given."""
+        ...
+
+    async def range(
+        self,
+        key: bytes,
+        end: bytes,
+        *,
+        limit: int = 0,
+        revision: int | None = None,
+        linearizable: bool = True,
+        count_only: bool = False,
+    ) -> Found:
+        """Read a range; cut at ``limit`` keys and at bounds of this node."""
+        ...
+
+    async def delete_range(
+        self, key: bytes, end: bytes, request_id: bytes | None = None
+    ) -> Deleted:
+        """Delete a key or a range in one revision."""
+        ...
+
+    async def txn(self, txn: Txn, request_id: bytes | None = None) -> TxnOutcome:
+        """Compare, then or else."""
+        ...
+
+    async def grant(
+        self, ttl_ms: int, lease: int = 0, request_id: bytes | None = None
+    ) -> LeaseState:
+        """Begin a lease; its number is chosen here when 0."""
+        ...
+
+    async def keep_alive(self, lease: int) -> LeaseState:
+        """Let a lease run for its whole time again."""
+        ...
+
+    async def revoke(self, lease: int, request_id: bytes | None = None) -> Deleted:
+        """End a lease; its keys go."""
+        ...
+
+    async def lease(self, lease: int) -> LeaseState:
+        """A lease with its keys."""
+        ...
+
+    async def leases(self) -> list[LeaseState]:
+        """All leases, without their keys."""
+        ...
+
+    def watch(
+        self, key: bytes, end: bytes, after: int | None = None
+    ) -> AsyncIterator[tuple[list[Change], int]]:
+        """Every change of a range above a revision (None: from now on), in order, without gaps.
+
+        Yields changes (maybe none) and the revision that they reach to: whole revisions, so that
+        the watch can be resumed after it. The first item says where the watch begins. Raises
+        Compacted when the reader is slower than this node forgets.
+        """
+        ...
 
 
 class NodeFacade(Protocol):
     """See the module."""
+
+    @property
+    def kv(self) -> KeyValueFacade:
+        """Ranges, transactions, leases, watches."""
+        ...
 
     def status(self) -> dict[str, Any]:
         """Everything ``testnet status`` shows of this node, and why it waits if it does.

@@ -57,6 +57,11 @@ class History:
         self._keys = SortedList()  # of _touched
         self._bytes = 0
 
+    @property
+    def machine(self) -> Machine:
+        """The machine that the window leads to; it may be ahead of what is published."""
+        return self._machine
+
     # --- growing ---
 
     def note(self, machine: Machine, applied: Applied) -> None:

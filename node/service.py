@@ -13,22 +13,22 @@ import trio
 
 from attest import NodeIdentity
 from chain import EvmRegistry
-from consensus.commands import Action, Barrier, Command, Delete, Put
+from consensus.commands import Action, Barrier, Command
 from consensus.digests import keccak256
 from consensus.machine import Result
 from consensus.validators import ValidatorSet
 from node.config import Config
 from node.driver import Driver
 from node.facade import (
-    KEY_BYTES_MAX,
     REQUEST_ID_BYTES_MAX,
-    VALUE_BYTES_MAX,
     BadRequest,
     Entry,
     NodeError,
     Unavailable,
     Write,
 )
+from node.history import History
+from node.keyvalue import KeyValues
 from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
@@ -44,6 +44,7 @@ class NodeService:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.kv = KeyValues(self)
         self.phase = "starting"  # what the daemon waits for until the core runs
         self.identity: NodeIdentity | None = None
         self.registry: EvmRegistry | None = None
@@ -286,36 +287,33 @@ class NodeService:
             raise BadRequest(f"a request id has 1..{REQUEST_ID_BYTES_MAX} bytes")
         return keccak256(SESSION_TAG + request_id)[:16], 1
 
-    async def _execute(self, action: Action, request_id: bytes | None) -> Result:
+    async def execute(self, action: Action, request_id: bytes | None) -> Result:
+        """See ``keyvalue.Host``."""
         driver = self._running()
         client, sequence = self._session(request_id)
         command = Command(client, sequence, action)
         return await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
 
-    async def put(self, key: bytes, value: bytes, request_id: bytes | None) -> Write:
-        """See ``NodeFacade.put``."""
-        _check_key(key)
-        if len(value) > VALUE_BYTES_MAX:
-            raise BadRequest(f"a value has at most {VALUE_BYTES_MAX} bytes")
-        result = await self._execute(Put(key, value), request_id)
-        return Write(result.revision, result.existed)
-
-    async def delete(self, key: bytes, request_id: bytes | None) -> Write:
-        """See ``NodeFacade.delete``."""
-        _check_key(key)
-        result = await self._execute(Delete(key), request_id)
-        return Write(result.revision, result.existed)
-
-    async def get(self, key: bytes, linearizable: bool) -> Entry | None:
-        """See ``NodeFacade.get``."""
+    async def history(self, linearizable: bool) -> History:
+        """See ``keyvalue.Host``."""
         if linearizable:
             await self._barriers.pass_one()
         if self.driver is None:
             raise Unavailable(self._waiting_for())
-        entry = self.driver.history.get(key)
-        if entry is None:
-            return None
-        return Entry(entry.value, entry.create_revision, entry.mod_revision, entry.version)
+        return self.driver.history
+
+    async def put(self, key: bytes, value: bytes, request_id: bytes | None) -> Write:
+        """See ``NodeFacade.put``."""
+        return await self.kv.put(key, value, request_id)
+
+    async def delete(self, key: bytes, request_id: bytes | None) -> Write:
+        """See ``NodeFacade.delete``."""
+        gone = await self.kv.delete_range(key, b"", request_id)
+        return Write(gone.revision, gone.deleted > 0)
+
+    async def get(self, key: bytes, linearizable: bool) -> Entry | None:
+        """See ``NodeFacade.get``."""
+        return await self.kv.get(key, linearizable)
 
     async def barrier(self) -> None:
         """Returns after a commit that began after the call: what is read then is not stale."""
@@ -331,12 +329,7 @@ class NodeService:
             raise BadRequest(f"a connection URL has at most {URL_BYTES_MAX} bytes")
         seat = self.config.node.seat
         if self._url(seat) != connection_url:
-            await self._execute(Put(URLS_PREFIX + str(seat).encode(), value), None)
-
-
-def _check_key(key: bytes) -> None:
-    if not 1 <= len(key) <= KEY_BYTES_MAX:
-        raise BadRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, this one has {len(key)}")
+            await self.kv.put(URLS_PREFIX + str(seat).encode(), value)
 
 
 class _Barriers:

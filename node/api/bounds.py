@@ -5,6 +5,7 @@ from __future__ import annotations
 CONNECTIONS_MAX = 512  # open at once; a 513th is answered 503 and closed
 HEADER_BYTES_MAX = 16 * 1024  # request line and headers; keys are at most 3 * 1024 when encoded
 JSON_BODY_BYTES_MAX = 4 * 1024  # bodies of POST requests
+TXN_BODY_BYTES_MAX = 512 * 1024  # JSON may take six characters for a byte
 CONNECTION_URL_BYTES_MAX = 512
 WATCHERS_MAX = 64  # event streams at once
 

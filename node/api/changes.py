@@ -1,4 +1,4 @@
-"""Server-sent events: the peers at once and after every change.
+"""Server-sent events; here those of the peers: at once and after every change.
 
 A slow reader gets the newest state, not a queue of old ones: memory stays bounded and what it
 reads is true. Format: WHATWG HTML, section "Server-sent events".
@@ -26,23 +26,24 @@ class ChangeStreams:
         self.closing = trio.Event()
 
 
-class PeerChanges(Response):
-    """The event stream of ``/v1/peers?watch=1``; each event's data is ``{"peers": rows}``."""
+class EventStream(Response):
+    """A response of server-sent events: ``write`` sends them until there are no more."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, facade: NodeFacade, streams: ChangeStreams) -> None:
+    def __init__(self, streams: ChangeStreams) -> None:
         if streams.open_count >= WATCHERS_MAX or streams.closing.is_set():
             raise Refused(429, "busy", f"at most {WATCHERS_MAX} event streams are served at once")
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._facade = facade
         self._streams = streams
-        self._rows: list[dict[str, Any]] | None = None
-        self._changed = trio.Event()
+
+    async def write(self, send: Send) -> None:
+        """Sends the events; cancelled when the client leaves or the service stops."""
+        raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the client leaves, the service stops or the node ends the watch."""
+        """Stream until the client leaves, the service stops or ``write`` ends."""
         self._streams.open_count += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -57,20 +58,37 @@ class PeerChanges(Response):
                     await self._streams.closing.wait()
                     nursery.cancel_scope.cancel()
 
-                async def watch() -> None:
-                    async with aclosing(self._facade.watch_peers()) as changes:  # type: ignore[type-var]
-                        async for rows in changes:
-                            self._rows = rows
-                            self._changed.set()
-                    nursery.cancel_scope.cancel()
-
                 nursery.start_soon(until_disconnect)
                 nursery.start_soon(until_closing)
-                nursery.start_soon(watch)
-                await self._write(send)
+                await self.write(send)
+                nursery.cancel_scope.cancel()
         finally:
             self._streams.open_count -= 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class PeerChanges(EventStream):
+    """The event stream of ``/v1/peers?watch=1``; each event's data is ``{"peers": rows}``."""
+
+    def __init__(self, facade: NodeFacade, streams: ChangeStreams) -> None:
+        super().__init__(streams)
+        self._facade = facade
+        self._rows: list[dict[str, Any]] | None = None
+        self._changed = trio.Event()
+
+    async def write(self, send: Send) -> None:
+        """Until the node ends the watch."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async with aclosing(self._facade.watch_peers()) as changes:  # type: ignore[type-var]
+                    async for rows in changes:
+                        self._rows = rows
+                        self._changed.set()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await self._write(send)
 
     async def _write(self, send: Send) -> None:
         while True:

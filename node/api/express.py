@@ -23,7 +23,8 @@ from node.api import bounds
 from node.api.answers import Refused, answer
 from node.api.bounds import HEADER_BYTES_MAX
 from node.api.gate import Gate
-from node.api.kv import PREFIX, RESERVED_PREFIX
+from node.api.kv import PREFIX
+from node.api.values import RESERVED_PREFIX
 from node.facade import KEY_BYTES_MAX, REQUEST_ID_BYTES_MAX, VALUE_BYTES_MAX, NodeFacade
 
 READ_BYTES = HEADER_BYTES_MAX + VALUE_BYTES_MAX

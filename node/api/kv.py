@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from node.api.answers import Refused, answer
 from node.api.bounds import BODY_TIMEOUT_S
+from node.api.values import Query, check_writable
 from node.facade import (
     KEY_BYTES_MAX,
     REQUEST_ID_BYTES_MAX,
@@ -20,7 +21,6 @@ from node.facade import (
 )
 
 PREFIX = b"/v1/kv/"
-RESERVED_PREFIX = b"_cluster/"  # the cluster's own facts; written by blocks, not by clients
 
 
 def kv_routes(facade: NodeFacade) -> list[Route]:
@@ -31,22 +31,30 @@ def kv_routes(facade: NodeFacade) -> list[Route]:
         method = request.method
         if method in ("GET", "HEAD"):
             return await _get(facade, key, request)
-        if key.startswith(RESERVED_PREFIX):
-            raise Refused(403, "reserved_key", "keys that start with _cluster/ are the cluster's")
-        request_id = _request_id(request)
+        check_writable(key)
+        name = request_id(request)
         if method == "PUT":
-            write = await facade.put(key, await read_body(request, VALUE_BYTES_MAX), request_id)
+            lease = Query(request, "lease").number("lease", 0) or 0
+            value = await read_body(request, VALUE_BYTES_MAX)
+            if lease:
+                write = await facade.kv.put(key, value, name, lease)
+            else:
+                write = await facade.put(key, value, name)
         else:
             await read_body(request, 0)
-            write = await facade.delete(key, request_id)
+            write = await facade.delete(key, name)
         return answer({"revision": write.revision, "existed": write.existed})
 
     return [Route("/v1/kv/{key:path}", entry, methods=["GET", "PUT", "DELETE"])]
 
 
 async def _get(facade: NodeFacade, key: bytes, request: Request) -> Response:
-    stale = b"stale=1" in request.scope["query_string"].split(b"&")
-    found = await facade.get(key, linearizable=not stale)
+    query = Query(request, "stale", "revision")
+    revision, stale = query.number("revision"), query.switch("stale")
+    if revision is None:
+        found = await facade.get(key, linearizable=not stale)
+    else:
+        found = await facade.kv.get(key, not stale, revision)
     if found is None:
         raise Refused(404, "no_such_key", "the key does not exist")
     return Response(
@@ -59,6 +67,7 @@ async def _get(facade: NodeFacade, key: bytes, request: Request) -> Response:
             "x-revision": str(found.mod_revision),
             "x-create-revision": str(found.create_revision),
             "x-version": str(found.version),
+            "x-lease": str(found.lease),
         },
     )
 
@@ -74,7 +83,8 @@ def _key(request: Request) -> bytes:
     return key
 
 
-def _request_id(request: Request) -> bytes | None:
+def request_id(request: Request) -> bytes | None:
+    """The checked ``Idempotency-Key``, None without one. Raises BadRequest."""
     found = [value for name, value in request.scope["headers"] if name == b"idempotency-key"]
     if not found:
         return None

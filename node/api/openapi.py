@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from consensus.limits import (
+    LEASE_TTL_MS_MAX,
+    LEASE_TTL_MS_MIN,
+    RANGE_KEYS_MAX,
+    TXN_COMPARES_MAX,
+    TXN_OPS_MAX,
+)
 from node.api.bounds import CONNECTION_URL_BYTES_MAX
 from node.facade import KEY_BYTES_MAX, REQUEST_ID_BYTES_MAX, VALUE_BYTES_MAX
 
@@ -25,6 +32,46 @@ _REQUEST_ID = {
 
 def _switch(name: str, text: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": text, "schema": {"enum": ["0", "1"]}}
+
+
+def _number(name: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "description": text,
+        "schema": {"type": "integer", "minimum": 0},
+    }
+
+
+def _bytes_in(name: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "description": text + ", percent-encoded",
+        "schema": {"type": "string"},
+    }
+
+
+_SPAN = [
+    _bytes_in("prefix", "all keys that begin with it"),
+    _bytes_in("key", "the first key of the range, or the only one"),
+    _bytes_in("end", "the first key behind the range; %00 is no end"),
+]
+_LEASE_IN_PATH = {
+    "name": "lease",
+    "in": "path",
+    "required": True,
+    "description": "the lease's number",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _read(text: str, **more: Any) -> dict[str, Any]:
@@ -75,8 +122,11 @@ DOCUMENT: dict[str, Any] = {
                 }
             ],
             "get": {
-                "summary": "the value; X-Revision, X-Create-Revision and X-Version tell its place",
-                "parameters": [_switch("stale", "answer from this node's own state at once")],
+                "summary": "the value; X-Revision, X-Create-Revision, X-Version, X-Lease with it",
+                "parameters": [
+                    _switch("stale", "answer from this node's own state at once"),
+                    _number("revision", "the value at this revision; 410 when it is too old"),
+                ],
                 "responses": {
                     "200": _reply("the value", "application/octet-stream", _BYTES),
                     "404": _ERROR,
@@ -85,9 +135,98 @@ DOCUMENT: dict[str, Any] = {
             },
             "put": _write(
                 "write the body as the key's value",
+                parameters=[_REQUEST_ID, _number("lease", "a lease that the key goes with")],
                 requestBody={"content": {"application/octet-stream": {"schema": _BYTES}}},
             ),
             "delete": _write("delete the key"),
+        },
+        "/v1/kv": {
+            "get": {
+                "summary": "the entries of a range, by key; more is true when they are not all",
+                "parameters": [
+                    *_SPAN,
+                    _number("limit", "at most so many entries"),
+                    _number("revision", "as it was at this revision; 410 when it is too old"),
+                    _switch("stale", "answer from this node's own state at once"),
+                    _switch("keys_only", "without the values"),
+                    _switch("count_only", "without the entries"),
+                ],
+                "responses": {"200": _reply("range", schema=_ref("Range")), "default": _ERROR},
+            },
+            "delete": {
+                "summary": f"delete a range of at most {RANGE_KEYS_MAX} keys in one revision",
+                "parameters": [*_SPAN, _REQUEST_ID],
+                "responses": {"200": _reply("deleted", schema=_ref("Deleted")), "default": _ERROR},
+            },
+        },
+        "/v1/txn": {
+            "post": {
+                "summary": "if all comparisons hold then, else else; all of it in one revision",
+                "parameters": [_REQUEST_ID],
+                "requestBody": _body(_ref("Txn")),
+                "responses": {
+                    "200": _reply("committed", schema=_ref("TxnOutcome")),
+                    "default": _ERROR,
+                },
+            }
+        },
+        "/v1/leases": {
+            "get": _read("all leases")["get"],
+            "post": {
+                "summary": "begin a lease: its keys go when it is not kept alive for ttl_ms",
+                "parameters": [_REQUEST_ID],
+                "requestBody": _body(
+                    {
+                        "type": "object",
+                        "required": ["ttl_ms"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "ttl_ms": {
+                                "type": "integer",
+                                "minimum": LEASE_TTL_MS_MIN,
+                                "maximum": LEASE_TTL_MS_MAX,
+                            },
+                            "lease": {
+                                "type": "integer",
+                                "description": "its number; 0 or none: the node chooses one",
+                            },
+                        },
+                    }
+                ),
+                "responses": {"200": _reply("lease and ttl_ms"), "default": _ERROR},
+            },
+        },
+        "/v1/leases/{lease}": {
+            "parameters": [_LEASE_IN_PATH],
+            "get": _read("the lease, what is left of it in block time, its keys")["get"],
+            "delete": {
+                "summary": "end a lease; its keys go",
+                "parameters": [_REQUEST_ID],
+                "responses": {"200": _reply("deleted", schema=_ref("Deleted")), "default": _ERROR},
+            },
+        },
+        "/v1/leases/{lease}/keepalive": {
+            "parameters": [_LEASE_IN_PATH],
+            "post": {
+                "summary": "let the lease run for its whole time again",
+                "responses": {"200": _reply("lease and ttl_ms"), "default": _ERROR},
+            },
+        },
+        "/v1/watch": {
+            "get": {
+                "summary": "every change of a range as server-sent events, without gaps",
+                "description": "Events: changes (all of one revision; the id is the revision), "
+                "progress (told up to its revision), error (the last one). Last-Event-ID goes on "
+                "after it; 410, or an error with the code compacted, when that is too long ago.",
+                "parameters": [
+                    *_SPAN,
+                    _number("revision", "the first revision that is told; without it: from now on"),
+                ],
+                "responses": {
+                    "200": _reply("events", "text/event-stream", {"type": "string"}),
+                    "default": _ERROR,
+                },
+            }
         },
         "/v1/register": {
             "post": {
@@ -136,6 +275,92 @@ DOCUMENT: dict[str, Any] = {
                             "message": {"type": "string"},
                         },
                     }
+                },
+            },
+            "Deleted": {
+                "type": "object",
+                "required": ["revision", "deleted"],
+                "properties": {"revision": {"type": "integer"}, "deleted": {"type": "integer"}},
+            },
+            "Entry": {
+                "type": "object",
+                "description": "key or key_base64, value or value_base64: text if it is UTF-8",
+                "required": ["create_revision", "mod_revision", "version", "lease"],
+                "properties": {
+                    **{n: {"type": "string"} for n in ("key", "key_base64")},
+                    **{n: {"type": "string"} for n in ("value", "value_base64")},
+                    **{
+                        n: {"type": "integer"}
+                        for n in ("create_revision", "mod_revision", "version", "lease")
+                    },
+                },
+            },
+            "Range": {
+                "type": "object",
+                "required": ["revision", "count", "more", "entries"],
+                "properties": {
+                    "revision": {"type": "integer"},
+                    "count": {"type": "integer", "description": "of the whole range"},
+                    "more": {"type": "boolean"},
+                    "entries": {"type": "array", "items": _ref("Entry")},
+                },
+            },
+            "Txn": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "compare": {
+                        "type": "array",
+                        "maxItems": TXN_COMPARES_MAX,
+                        "items": _ref("Compare"),
+                    },
+                    "then": {
+                        "type": "array",
+                        "maxItems": TXN_OPS_MAX,
+                        "items": _ref("Operation"),
+                    },
+                    "else": {
+                        "type": "array",
+                        "maxItems": TXN_OPS_MAX,
+                        "items": _ref("Operation"),
+                    },
+                },
+            },
+            "Compare": {
+                "type": "object",
+                "description": "target of key relates to value (or value_base64), else to number; "
+                "of a missing key all numbers are 0 and nothing holds for the value",
+                "required": ["target"],
+                "properties": {
+                    "key": {"type": "string"},
+                    "target": {
+                        "enum": ["value", "version", "create_revision", "mod_revision", "lease"]
+                    },
+                    "relation": {"enum": ["=", ">", "<", "!="], "default": "="},
+                    "value": {"type": "string"},
+                    "number": {"type": "integer"},
+                },
+            },
+            "Operation": {
+                "type": "object",
+                "description": "one of put {key, value, lease}, delete {key, end or prefix}, "
+                "range {key, end or prefix, limit}; bytes also as <name>_base64",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "additionalProperties": False,
+                "properties": {n: {"type": "object"} for n in ("put", "delete", "range")},
+            },
+            "TxnOutcome": {
+                "type": "object",
+                "required": ["revision", "succeeded", "responses"],
+                "properties": {
+                    "revision": {"type": "integer"},
+                    "succeeded": {"type": "boolean", "description": "the comparisons held"},
+                    "responses": {
+                        "type": ["array", "null"],
+                        "items": {"type": "object"},
+                        "description": "one for each operation; null when the request is repeated",
+                    },
                 },
             },
             "Write": {

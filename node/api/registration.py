@@ -23,15 +23,19 @@ def registration_routes(facade: NodeFacade) -> list[Route]:
     """The one route of this file."""
 
     async def register(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            # also keeps out forms of web pages, which can send text without asking first
-            raise Refused(415, "wrong_type", "expected Content-Type: application/json")
+        check_json(request)
         url = connection_url(await read_body(request, JSON_BODY_BYTES_MAX))
         await facade.announce_url(url)
         return answer({"connection_url": url})
 
     return [Route("/v1/register", register, methods=["POST"])]
+
+
+def check_json(request: Request) -> None:
+    """Refuses a body of another type; also forms of web pages, which are sent without asking."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(415, "wrong_type", "expected Content-Type: application/json")
 
 
 def connection_url(body: bytes) -> str:

@@ -41,8 +41,11 @@ from node.api.changes import ChangeStreams
 from node.api.express import Express
 from node.api.gate import ABORT_KEY, Gate
 from node.api.kv import kv_routes
+from node.api.leases import lease_routes
 from node.api.reads import read_routes
 from node.api.registration import registration_routes
+from node.api.transactions import transaction_routes
+from node.api.watch import watch_routes
 from node.config import ApiConfig, Config
 from node.config_values import listens_only_here
 from node.facade import NodeFacade
@@ -68,6 +71,9 @@ def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> 
     """
     routes = [
         *kv_routes(facade),  # first: the busy ones
+        *transaction_routes(facade),
+        *lease_routes(facade),
+        *watch_routes(facade, streams),
         *read_routes(facade, streams),
         *registration_routes(facade),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from node.config import Config, parse_config
-from node.facade import Entry, Write
+from node.facade import Entry, KeyValueFacade, Write
 
 CONTRACT = "0x5fbdb2315678afecb367f032d93f642f64180aa3"
 INSTANCE_ID = "11" * 20
@@ -61,6 +61,11 @@ class MemoryNode:
             "last_seen_ms": 3,
         }
         self._changed = trio.Event()
+
+    @property
+    def kv(self) -> KeyValueFacade:
+        """Only ``kv_node.KvNode`` has it."""
+        raise NotImplementedError
 
     def change(self, **values: Any) -> None:
         """Change the other member's row and tell the watchers."""

@@ -78,14 +78,16 @@ async def test_every_documented_route_exists_and_every_route_is_documented(
     document = (await http.get("/openapi.json")).json()
     assert document == json.loads(json.dumps(DOCUMENT))
     for path, verbs in document["paths"].items():
-        real = path.replace("{key}", "k")
+        real = path.replace("{key}", "k").replace("{lease}", "1")
         allowed = {verb.upper() for verb in verbs if verb != "parameters"}
         response = await http.request("OPTIONS", real)
         assert error_of(response, 405) == "wrong_method"
         assert set(re.split(r",\s*", response.headers["allow"])) - {"HEAD"} == allowed, path
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/status/", "/v2/status", "/v1/kv", "/v1/%6bv/a"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/status/", "/v2/status", "/v1/txn/", "/v1/%6bv/a"]
+)
 async def test_unknown_routes_are_404_in_the_same_shape(path: str, http: httpx.AsyncClient) -> None:
     assert error_of(await http.get(path), 404) == "not_found"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 import trio
 import trio.lowlevel
 
+from consensus.commands import Compare, Put, Range, Relation, Target, Txn
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
-from node.facade import BadRequest, Unavailable
+from node.facade import BadRequest, Found, NotDone, TxnOutcome, Unavailable, Write
 from node.service import NodeService
 from tests.unit.node.small_cluster import Cluster, small_cluster
 
@@ -136,3 +137,61 @@ async def test_before_the_core_runs_it_says_what_it_waits_for() -> None:
     with pytest.raises(Unavailable):
         await service.get(b"k", linearizable=False)
     assert service.members() == [] and service.peers() == []
+
+
+async def test_a_watch_goes_on_without_a_gap_on_another_node_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with four_services(tmp_path) as (cluster, services):
+        told: list[tuple[int, bytes]] = []
+
+        async def read(service: NodeService, upto: int) -> None:
+            after = told[-1][0] if told else 0
+            async with aclosing(service.kv.watch(b"k", b"l", after)) as batches:  # type: ignore[type-var]
+                async for changes, _ in batches:
+                    told.extend((c.revision, c.key) for c in changes)
+                    if told and told[-1][0] >= upto:
+                        return
+
+        async def write(seat: int, first: int) -> None:
+            for number in range(first, first + 5):
+                await services[seat].kv.put(b"k%d" % number, b"", None)
+
+        with trio.fail_after(60):
+            await write(1, 0)
+            await read(services[2], 5)
+            await write(1, 5)
+            await read(services[3], 10)
+            await cluster.kill(3)
+            await write(1, 10)
+            await cluster.start(3)
+            await cluster.wait_active()
+            services[3] = service_of(cluster, 3)
+            await read(services[3], 15)
+            assert await services[3].kv.get(b"k3", True, 2) is None
+            assert await services[3].kv.get(b"k3", True, 4) is not None
+    assert told == [(number + 1, b"k%d" % number) for number in range(15)]
+
+
+async def test_leases_and_transactions_run_through_consensus(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        lease = (await services[1].kv.grant(5000)).lease
+        free = Compare(b"lock", Target.CREATE, Relation.EQUAL, 0)
+        take = Txn((free,), (Put(b"lock", b"mine", lease),), (Range(b"lock"),))
+        first = await services[2].kv.txn(take, b"request")
+        assert first.succeeded and first.responses == (Write(1, False),)
+        second = await services[3].kv.txn(take)
+        assert not second.succeeded and second.responses is not None
+        (found,) = second.responses
+        assert isinstance(found, Found) and found.entries[0][1].lease == lease
+        repeated = await services[4].kv.txn(take, b"request")
+        assert repeated == TxnOutcome(1, True, None)
+        with trio.fail_after(60):  # block time runs by itself: nobody writes
+            async with aclosing(services[4].kv.watch(b"lock", b"")) as batches:  # type: ignore[type-var]
+                async for changes, _ in batches:
+                    if changes:
+                        break
+        assert changes[0].entry is None
+        with pytest.raises(NotDone) as refused:
+            await services[1].kv.keep_alive(lease)
+        assert refused.value.code == "no_lease"
