@@ -20,6 +20,7 @@ from consensus.engine import Engine
 from consensus.interface import (
     Alarm,
     EpochOpened,
+    EpochRecord,
     Event,
     FinalizedRecord,
     LeaderChanged,
@@ -28,6 +29,7 @@ from consensus.interface import (
     PeerConnected,
     PeerLost,
     Received,
+    Record,
     Send,
     ServeBlocks,
     ServeEpochs,
@@ -239,7 +241,7 @@ class Driver:
         """The duties of ``consensus.interface.Output``, in its order."""
         for applied in output.applied:
             self.history.note(self.engine.machine, applied)
-        urgent = [r for r in output.persist if not isinstance(r, FinalizedRecord)]
+        urgent, final = _parted(output.persist)
         if urgent:
             self._store.write(urgent)
             await self._votes_disk.sync()
@@ -257,8 +259,8 @@ class Driver:
                 waiter.rejected = rejected.reason
                 waiter.done.set()
         # What is final may wait: others need not wait for it.
-        if len(urgent) < len(output.persist):
-            self._store.write([r for r in output.persist if isinstance(r, FinalizedRecord)])
+        if final:
+            self._store.write(final)
             if not self._unsynced:
                 self._unsynced = True
                 self._deadlines.set(None, trio.current_time() + SYNC_DELAY_S)
@@ -336,6 +338,17 @@ class Driver:
                 self._send_all([Send(request.to, reply)])
         finally:
             self._serving.discard(request.to)
+
+
+def _parted(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """What must be on disk before anything is sent, and finalized blocks, which may wait; but an
+    epoch stands on its last block, so there all of it comes first, in order."""
+    if any(isinstance(record, EpochRecord) for record in records):
+        return records, []
+    final = [record for record in records if isinstance(record, FinalizedRecord)]
+    if not final:
+        return records, []
+    return [record for record in records if not isinstance(record, FinalizedRecord)], final
 
 
 class _Disk:

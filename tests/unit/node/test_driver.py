@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -10,9 +12,10 @@ import trio.testing
 
 from consensus import wire
 from consensus.commands import Command, Put
-from consensus.machine import Result
+from consensus.interface import EpochRecord, FinalizedRecord, Output, Record, VoteRecord
+from consensus.machine import Machine, Result
 from node import votelog
-from node.driver import SafetyStop
+from node.driver import Driver, SafetyStop
 from node.facade import OutcomeUnknown
 from tests.unit.node.small_cluster import decoded, small_cluster
 
@@ -120,3 +123,25 @@ async def test_a_superseded_copy_stops_for_good(tmp_path: Path) -> None:
             # The older copy, still running, votes: the others answer with the newer boot.
             cluster.members[4] = older
             await trio.sleep_forever()
+
+
+async def test_finalized_blocks_wait_for_messages_but_an_epoch_for_its_last_block() -> None:
+    done: list[Any] = []
+    store: Any = SimpleNamespace(
+        write=done.extend,
+        sync_votes=lambda: done.append("durable"),
+        sync=lambda: done.append("all durable"),
+        history=SimpleNamespace(rows=tuple),
+    )
+    engine: Any = SimpleNamespace(machine=Machine())
+    driver = Driver(engine, store, SimpleNamespace(), cluster_id=bytes(32))  # type: ignore[arg-type]
+    final, vote, epoch = (cls.__new__(cls) for cls in (FinalizedRecord, VoteRecord, EpochRecord))
+
+    async def written(*records: Record) -> list[Any]:
+        done.clear()
+        await driver._carry_out(Output(persist=list(records)))
+        return list(done)
+
+    assert await written(final, vote) == [vote, "durable", final]
+    assert await written(final) == [final]
+    assert await written(vote, final, epoch, vote) == [vote, final, epoch, vote, "durable"]
