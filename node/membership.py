@@ -14,6 +14,7 @@ import structlog
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
+from consensus.epochs import next_set
 from consensus.interface import (
     ChainHead,
     EpochOpened,
@@ -63,6 +64,7 @@ class MembershipFeed:
         self._current: ValidatorSet | None = None
         self._previous: ValidatorSet | None = None
         self._tell: Callable[[Event], None] | None = None
+        self._unusable = ""  # why the registry's newest set cannot be followed
         self._alarms: tuple[str, ...] = ()
         self._log = structlog.get_logger("node.membership")
 
@@ -74,9 +76,12 @@ class MembershipFeed:
         for found in seen.views:
             view = chain_view(found, self._cluster_id)
             if view is None:
-                self._log.error("unusable_view", block=found.block_number, voters=len(found.voters))
+                self._unusable = (
+                    f"the registry's set of block {found.block_number} cannot be followed: it has"
+                    f" {len(found.voters)} voters, 1 to {limits.MEMBERS_MAX} are possible"
+                )
                 continue
-            self.view = view
+            self.view, self._unusable = view, ""
             self._log.info(
                 "membership_changed",
                 block=view.block_number,
@@ -211,8 +216,16 @@ class MembershipFeed:
 
     def alarms(self) -> list[str]:
         """What an operator must look at now, one line each; empty when all is well."""
-        found = []
+        found = [self._unusable] if self._unusable else []
         current = self._current
+        if current is not None and self.view is not None:
+            step = next_set(current.validators, self.view.validators)
+            if step != self.view.validators:
+                seats = ", ".join(str(v.seat) for v in step)
+                found.append(
+                    "the registry changes more than one epoch may; the next set is seats"
+                    f" {seats}, the rest follows after it"
+                )
         if current is not None and self.revoked:
             left = current.total - sum(current.weights[seat] for seat in self.revoked)
             if not current.is_quorum(left):

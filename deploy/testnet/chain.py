@@ -201,6 +201,13 @@ class RegistryDesk:
         """As the contract's owner: take the node off the seat."""
         await self._send([Call(self._owner, "deactivate", (seat,))])
 
+    async def is_active(self, seat: int) -> bool:
+        """Whether a node sits on the seat, in the newest block."""
+        member = self._abi.function("member")
+        call = {"to": self.address, "data": "0x" + member.encode(seat).hex()}
+        (row,) = member.decode(_hex(await _ask(self._rpc, "eth_call", [call, "latest"])))
+        return bool(row[3] == MemberStatus.ACTIVE)
+
     async def set_weight(self, seat: int, weight: int) -> None:
         """As the contract's owner."""
         await self._send([Call(self._owner, "setWeight", (seat, weight))])

@@ -12,11 +12,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import trio
 
 from . import agents, chain, layout, nodes, processes
 from .layout import NodeRecord, Testnet, TestnetError
+from .survey import fetch_status
 
 LOCK_WAIT_S = 10.0
 
@@ -75,6 +78,38 @@ async def replace_machine(directory: Path, seat: int, deadline_s: float) -> None
         nodes.write_config(testnet, testnet.node(seat), trust)
         testnet = _start(testnet, seat)
     await nodes.wait_answers(testnet, seat, deadline_s)
+
+
+async def recover(directory: Path, deadline_s: float) -> tuple[int, int]:
+    """Break the glass: give up the seats whose daemons are dead and go on with the others.
+
+    All seat owners, whose wallets a testnet has, vote for the highest block that a survivor shows;
+    what was final above it is lost. Returns the new epoch and that block's height.
+    """
+    async with _changing(directory, deadline_s) as (testnet, desk):
+        alive = [node.seat for node in testnet.nodes if processes.is_alive(node.process)]
+        found = await _statuses(testnet, alive)
+        if not found:
+            raise TestnetError("no node answers: nobody is left to go on with")
+        best = max(found, key=lambda status: (status["epoch"], status["height"]))
+        for node in testnet.nodes:
+            if node.seat not in alive and await desk.is_active(node.seat):
+                await desk.deactivate(node.seat)
+        seats = [node.seat for node in testnet.nodes]
+        epoch, height = best["epoch"] + 1, best["height"]
+        vote = (epoch, height, bytes.fromhex(best["block_hash"]))
+        await desk.vote_recovery(testnet, seats, *vote)
+        await desk.recover(seats, *vote)
+        await desk.wait_time(chain.RECOVERY_DELAY_S)
+        await desk.recover(seats, *vote)
+    return epoch, height
+
+
+async def _statuses(testnet: Testnet, seats: list[int]) -> list[dict[str, Any]]:
+    """What those of the seats say whose core runs."""
+    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        answers = [await fetch_status(client, testnet.api_url(seat)) for seat in seats]
+    return [answer for answer in answers if answer is not None and answer.get("block_hash")]
 
 
 @asynccontextmanager

@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     weigh.add_argument("weight", type=int, metavar="W")
     verb("replace", _replace, "another machine (disk, instance, key) on a dead seat", seat=True)
 
+    verb("recover", _recover, "a quorum is lost: give up dead seats, go on with the others")
+
     put = verb("put", _put, "write a key; returns when the write is committed")
     put.add_argument("key")
     put.add_argument("value")
@@ -363,6 +365,12 @@ async def _weigh(arguments: argparse.Namespace) -> int:
     directory = _directory(arguments)
     await changes.weigh(directory, arguments.seat, arguments.weight, CHANGE_DEADLINE_S)
     print(f"seat {arguments.seat}: weight {arguments.weight}")
+    return 0
+
+
+async def _recover(arguments: argparse.Namespace) -> int:
+    epoch, height = await changes.recover(_directory(arguments), CHANGE_DEADLINE_S)
+    print(f"epoch {epoch} goes on from height {height}; what was final above it is lost")
     return 0
 
 

@@ -184,6 +184,10 @@ class Testnet:
         """Another machine, without the old one's disk, instance and key, on a dead seat."""
         await changes.replace_machine(self.directory, seat, DEADLINE_S)
 
+    async def recover(self) -> tuple[int, int]:
+        """Break the glass, with the nodes that run; the new epoch and the height it stands on."""
+        return await changes.recover(self.directory, DEADLINE_S)
+
     async def wait_epoch(self, epoch: int, weights: dict[int, int]) -> Survey:
         """Wait until all these seats vote in this epoch or a later one, with these weights.
 

@@ -170,6 +170,20 @@ def test_a_replaced_node_is_cut_off_for_the_one_that_the_registry_shows() -> Non
     assert node.feed.status()["pending"] == {"joining": [], "leaving": [], "changing": [4]}
 
 
+def test_a_change_that_takes_several_epochs_is_told_until_one_is_left() -> None:
+    node = Node()
+    node.feed.saw(sighting(6, *FOUR))
+    node.run(*FOUR)
+    six = (*FOUR, member(5), member(6))
+    node.feed.saw(sighting(7, *six))
+    (alarm,) = node.feed.alarms()
+    assert "more than one epoch may" in alarm and "seats 1, 2, 3, 4, 5, the rest" in alarm
+    node.open(1, *six[:5])
+    assert node.feed.alarms() == [] and node.feed.pending() == {
+        "joining": [6], "leaving": [], "changing": [],
+    }  # fmt: skip
+
+
 def test_alarms_say_what_is_wrong_and_go_away() -> None:
     node = Node()
     node.feed.saw(sighting(6, *FOUR))
@@ -180,7 +194,7 @@ def test_alarms_say_what_is_wrong_and_go_away() -> None:
     assert node.feed.alarms() == [], "three of four are a quorum"
     two_gone = tuple(replace(m, status=MemberStatus.INACTIVE) if m.seat > 2 else m for m in FOUR)
     node.feed.saw(sighting(8, *two_gone))
-    (alarm,) = node.feed.alarms()
+    _, alarm = node.feed.alarms()
     assert "needed for the quorum: seats 3, 4" in alarm and "weight 2 of 4, a quorum is 3" in alarm
     waiting = PendingRecovery(3, 77, b"h" * 32, 5000)
     node.feed.saw(sighting(9, *FOUR, pending_recovery=waiting))
@@ -236,3 +250,6 @@ def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:
     nobody = tuple(replace(m, status=MemberStatus.INACTIVE) for m in FOUR)
     node.feed.saw(sighting(7, *nobody))
     assert all(e.view.block_number == 6 for e in node.take(MembershipSeen))
+    assert any("it has 0 voters" in alarm for alarm in node.feed.alarms())
+    node.feed.saw(sighting(8, *FOUR))
+    assert node.feed.alarms() == []
