@@ -40,7 +40,7 @@ class Convicting(State):
             return ()
         known = set(self.machine.standing.convicted)
         known.update(e.first.seat for block in branch for e in block.evidence)
-        return self.evidence.one_of_each(without=known)
+        return self.evidence.one_of_each(self._sets(), without=known)
 
     def _judge_evidence(self, block: Block) -> str | None:
         """What is wrong with the evidence in a block, None when it convicts."""

@@ -70,10 +70,27 @@ class EvidenceBook:
         self._pairs.setdefault(evidence.first.seat, []).append(evidence)
         return True
 
-    def one_of_each(self, without: Collection[int] = ()) -> tuple[Evidence, ...]:
-        """The first evidence against each seat that is not in ``without``, as many as a block."""
-        chosen = [self._pairs[s][0] for s in sorted(self._pairs) if s not in without]
+    def one_of_each(
+        self, sets: Sequence[ValidatorSet], without: Collection[int] = ()
+    ) -> tuple[Evidence, ...]:
+        """Evidence against each present member that is not in ``without``: a block's worth."""
+        chosen = []
+        for seat in sorted(self._pairs):
+            found = [e for e in self._pairs[seat] if is_present(e, sets)]
+            if found and seat not in without:
+                chosen.append(found[0])
         return tuple(chosen[: limits.EVIDENCE_PER_BLOCK_MAX])
+
+
+def is_present(evidence: Evidence, sets: Sequence[ValidatorSet]) -> bool:
+    """True when the key that signed it still holds the seat; ``sets``: the present one is first.
+
+    A new holder of a seat answers for nothing that the last one did, and of epochs before the
+    last not everybody has the keys.
+    """
+    seat = evidence.first.seat
+    keys = [s.keys.get(seat) for s in sets if s.epoch == evidence.first.epoch]
+    return bool(keys) and keys[0] is not None and keys[0] == sets[0].keys.get(seat)
 
 
 def judge_committed(
@@ -87,6 +104,6 @@ def judge_committed(
     if len(set(seats)) != len(seats):
         return "evidence against one seat twice"
     for e in evidence:
-        if not is_genuine(e, sets, cluster_id, verifier):
+        if not is_present(e, sets) or not is_genuine(e, sets, cluster_id, verifier):
             return f"evidence that does not convict seat {e.first.seat}"
     return None

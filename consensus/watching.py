@@ -57,8 +57,8 @@ class Watching(Booting):
                 return Reason.SUPERSEDED
             if answers.behind >= BEHIND_MAX:
                 return Reason.BEHIND_CHAIN
-        if self.catchup.target is not None:
-            # What it does now we see only later.
+        if self.catchup.target is not None or self._is_ending():
+            # What it does now we see only later; or there is no room for commands any more.
             self.fairness.forget()
             self.pace.forget()
             return None
@@ -121,7 +121,7 @@ class Watching(Booting):
     def _saw_proposal(self, block: Block) -> None:
         """We vote for a block of the leader; does it leave somebody out?"""
         suspicion = self.fairness.suspicion
-        if suspicion is None:
+        if suspicion is None or block.next_epoch is not None:
             return
         if self._is_proposed(suspicion.front.command_id):
             self.fairness.forget()
@@ -139,6 +139,7 @@ class Watching(Booting):
         self.fairness.forget()
         self.pace.forget()
         super()._open_epoch(opening, tip)
+        self._tick_view = self.view
 
     # --- challenges ---
 
@@ -203,6 +204,7 @@ class Watching(Booting):
 
     def _tell_evidence(self, seat: int) -> None:
         """To a member that connects: what is not committed yet."""
-        pairs = self.evidence.one_of_each(without=self.machine.standing.convicted)
+        convicted = self.machine.standing.convicted
+        pairs = self.evidence.one_of_each(self._sets(), without=convicted)
         if pairs:
             self._send(seat, EvidenceMessage(pairs))

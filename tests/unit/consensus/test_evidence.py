@@ -75,9 +75,23 @@ def test_the_book_keeps_a_few_pairs_of_each_seat_once() -> None:
 def test_a_block_carries_one_pair_for_each_seat_that_is_not_convicted_yet() -> None:
     cluster = Cluster((1,) * 12)
     book = EvidenceBook(_pair(cluster, seat, n) for seat in range(1, 13) for n in range(2))
-    chosen = book.one_of_each(without={1, 2})
+    chosen = book.one_of_each([cluster.validators], without={1, 2})
     assert [e.first.seat for e in chosen] == list(range(3, 3 + limits.EVIDENCE_PER_BLOCK_MAX))
-    assert EvidenceBook().one_of_each() == ()
+
+
+def test_a_new_holder_of_a_seat_answers_for_nothing_that_the_last_one_did() -> None:
+    cluster = Cluster()
+    pair = _pair(cluster, 2)
+    book = EvidenceBook([pair])
+    old = cluster.validators
+    members = [
+        replace(v, node_key=b"\2" + bytes(32)) if v.seat == 2 else v for v in old.validators
+    ]
+    same, rekeyed = replace(old, epoch=1), replace(old, epoch=1, validators=tuple(members))
+    assert book.one_of_each([same, old]) == (pair,)
+    for sets in ([rekeyed, old], [same]):
+        assert book.one_of_each(sets) == ()
+        assert judge_committed([pair], sets, CLUSTER_ID, cluster.verifier) is not None
 
 
 def test_a_proposal_with_evidence_that_proves_nothing_is_refused() -> None:
