@@ -34,6 +34,8 @@ class Booting(Syncing):
 
     def _open_epoch(self, opening: Opening, tip: Tip) -> None:
         """R20: the new set acknowledges who we are, and so learns whose votes to count."""
+        if self.is_abstaining:
+            self.boot.done = False  # it may know votes there that we forgot: first it must tell
         super()._open_epoch(opening, tip)
         self._set_timer(Timer.BOOT, None)
         self._ask_to_boot()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
-from consensus.digests import boot_digest
+from consensus.digests import boot_digest, digest_of
 from consensus.engine import Engine
 from consensus.interface import (
     AbstainRecord,
@@ -13,6 +13,7 @@ from consensus.interface import (
     IncarnationRecord,
     PeerConnected,
     Received,
+    RecoverySeen,
     Restored,
     Started,
     Timer,
@@ -25,6 +26,7 @@ from consensus.types import (
     BootCertificate,
     BootRequest,
     Certificate,
+    Recovery,
     View,
     Vote,
     VoteKind,
@@ -193,6 +195,24 @@ def test_a_rolled_back_log_abstains_until_two_terms_after_the_highest_told(
     assert engine.boot.done
     assert AbstainRecord(0, until) in output.persist
     assert not engine.can_vote
+
+
+def test_a_rolled_back_log_is_told_again_by_the_set_of_the_next_epoch() -> None:
+    """Else a vote in that epoch which the old set never saw would be forgotten with the log."""
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    forgotten = cluster.vote(1, VoteKind.NULLIFY, View(3, 2))
+    for seat in (2, 3):
+        engine.step(Received(seat, _ack(cluster, engine, seat, forgotten)), 1)
+    recovery = Recovery(1, 0, GENESIS, cluster.validators.validators, bytes(32))
+    engine.step(RecoverySeen(recovery), 1)
+    assert engine.validators.epoch == 1
+    assert not engine.can_vote
+    unsigned = Vote(VoteKind.NULLIFY, 1, View(5, 0), 1, bytes(32), 0, b"")
+    signature = cluster.signers[1].sign(digest_of(CLUSTER_ID, unsigned))
+    engine.step(Received(2, _ack(cluster, engine, 2, unsigned._replace(signature=signature))), 1)
+    output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
+    assert AbstainRecord(1, 7) in output.persist
 
 
 def test_a_log_that_holds_all_that_was_told_votes_at_once() -> None:
