@@ -11,7 +11,9 @@ one zero byte, else ``key <= k < end``.
 
 from __future__ import annotations
 
+import itertools
 import struct
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -224,12 +226,16 @@ def decode_command(raw: bytes) -> Command:
     client, sequence, tag = _HEAD.unpack_from(raw)
     if sequence > limits.I64_MAX:
         raise WireError(f"a sequence of {sequence}")
+    if tag == _PUT_TAG and len(raw) >= _PUT.size:  # nearly all of them: without the reader
+        lease, size = _PUT_REST.unpack_from(raw, _HEAD.size)
+        end = _PUT.size + size
+        if end > len(raw):
+            raise WireError("a command that ends too early")
+        key = _key(raw[_PUT.size : end])
+        return Command(client, sequence, Put(key, _value(raw[end:]), _lease(lease, least=0)))
     rest = _Reader(raw, _HEAD.size)
     action: Action
     match tag:
-        case Tag.PUT:
-            lease, size = rest.unpack(_PUT_REST)
-            action = Put(_key(rest.take(size)), _value(rest.rest()), _lease(lease, least=0))
         case Tag.DELETE:
             (size,) = rest.unpack(_DELETE_REST)
             action = Delete(_key(rest.take(size)), _end(rest.rest()))
@@ -253,6 +259,7 @@ def decode_command(raw: bytes) -> Command:
     return Command(client, sequence, action)
 
 
+_PUT_TAG = int(Tag.PUT)
 _PUT_REST = struct.Struct(">QH")
 _DELETE_REST = struct.Struct(">H")
 
@@ -351,12 +358,11 @@ def _decode_op(rest: _Reader) -> TxnOp:
 
 def _check_writes(branch: tuple[TxnOp, ...]) -> None:
     """A key that changed twice in one revision would have two values at it."""
-    written: set[bytes] = set()
+    written = sorted(op.key for op in branch if isinstance(op, Put))
+    if any(a == b for a, b in itertools.pairwise(written)):
+        raise WireError("a transaction that writes a key twice")
     for op in branch:
-        if isinstance(op, Put):
-            if op.key in written:
-                raise WireError("a transaction that writes a key twice")
-            written.add(op.key)
-    for op in branch:
-        if isinstance(op, Delete) and any(contains(op.key, op.end, key) for key in written):
-            raise WireError("a transaction that writes a key and deletes it")
+        if isinstance(op, Delete):
+            at = bisect_left(written, op.key)  # of those in the range the first, if there is one
+            if at < len(written) and contains(op.key, op.end, written[at]):
+                raise WireError("a transaction that writes a key and deletes it")

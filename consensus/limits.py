@@ -25,7 +25,8 @@ NULLIFICATIONS_PER_BLOCK_MAX = 32
 CLOCK_AHEAD_MS_MAX = 2_000
 CLOCK_BEHIND_MS_MAX = 30_000
 
-STATE_BYTES_MAX = 512 * 1024 * 1024  # keys and values that the state holds; all of it is in memory
+STATE_BYTES_MAX = 512 * 1024 * 1024  # of entries; all of the state is in memory
+ENTRY_BYTES = 256  # what an entry counts beside its key and value
 TXN_COMPARES_MAX = 128
 TXN_OPS_MAX = 128  # in each branch
 RANGE_KEYS_MAX = 1024  # keys that a deletion removes, a transaction reads, a lease holds

@@ -142,6 +142,10 @@ class Applied:
     state_hash: bytes
 
 
+def _room(key: bytes) -> int:
+    return limits.ENTRY_BYTES + len(key)
+
+
 class Machine:
     """The state at one height. ``apply`` is the only way to change it."""
 
@@ -154,7 +158,7 @@ class Machine:
         self.standing = Standing()
         self.leases: dict[int, Lease] = {}
         self.facts: dict[bytes, bytes] = {}
-        self.bytes = 0  # of keys and values
+        self.bytes = 0  # of entries, as ``limits.STATE_BYTES_MAX`` counts them
         self._keys = SortedList()
         self._ends = SortedList()  # (expires_ms, lease)
         self._lease_keys: dict[int, dict[bytes, None]] = {}
@@ -325,10 +329,11 @@ class Machine:
     ) -> Result:
         if isinstance(command.action, Barrier):
             return Result(self.revision)
-        known = self.answer(command.id)
+        command_id = command.id
+        known = self.answer(command_id)
         if known is not None:
             return known
-        result = self._run(command.action, command.id in wanted, changes)
+        result = self._run(command.action, command_id in wanted, changes)
         self._used += 1
         session = Session(
             command.sequence,
@@ -447,7 +452,7 @@ class Machine:
                 case Put(key, value, lease_id):
                     before = self.entries.get(key)
                     grows += len(value)
-                    grows += len(key) if before is None else -len(before.value)
+                    grows += _room(key) if before is None else -len(before.value)
                     if lease_id:
                         if not self._is_alive(lease_id):
                             return Refusal.NO_LEASE
@@ -523,7 +528,7 @@ class Machine:
         before = self.entries.get(key)
         if before is not None:
             self._sum -= element(entry_item(key, before))
-            self.bytes -= len(key) + len(before.value)
+            self.bytes -= _room(key) + len(before.value)
             if before.lease:
                 del self._lease_keys[before.lease][key]
         if entry is None:
@@ -532,7 +537,7 @@ class Machine:
             return
         self.entries[key] = entry
         self._sum += element(entry_item(key, entry))
-        self.bytes += len(key) + len(entry.value)
+        self.bytes += _room(key) + len(entry.value)
         if entry.lease:
             self._lease_keys[entry.lease][key] = None
         if before is None and index:

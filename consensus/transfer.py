@@ -84,6 +84,7 @@ class Importer:
                 case bytes(), Head():
                     self._head = value
                 case bytes(), Fact():
+                    self._bytes += len(key) + len(value.value)
                     self._facts[key] = value.value
                 case int(), Lease():
                     self._leases[key] = value
@@ -92,7 +93,7 @@ class Importer:
                         raise WireError("two sessions of one client")
                     self._sessions[key] = value
                 case bytes(), KeyValue():
-                    self._bytes += len(key) + len(value.value)
+                    self._bytes += limits.ENTRY_BYTES + len(key) + len(value.value)
                     self._entries[key] = value
             self._check_bounds()
 

@@ -171,11 +171,16 @@ class Model:
                 if {op.key for op in puts if op.lease == number} <= held:
                     continue
                 raise _Refused("LEASE_IS_FULL")
-        before = sum(len(key) + len(row[0]) for key, row in self.rows.items())
+        before = self.size()
         after = dict(self.rows) | {op.key: (op.value,) for op in puts}
-        size = sum(len(key) + len(row[0]) for key, row in after.items())
+        size = sum(limits.ENTRY_BYTES + len(key) + len(row[0]) for key, row in after.items())
         if size > before and size > limits.STATE_BYTES_MAX:
             raise _Refused("STATE_IS_FULL")
+
+    def size(self) -> int:
+        """What the state counts."""
+        rows = self.rows.items()
+        return sum(limits.ENTRY_BYTES + len(key) + len(row[0]) for key, row in rows)
 
     def _do(self, op: Any, revision: int, budget: list[int]) -> Any:
         if isinstance(op, Put):

@@ -27,7 +27,8 @@ from tests.kv_strategies import keys, requests, values
 
 SMALL = {
     "SESSIONS_MAX": 4,
-    "STATE_BYTES_MAX": 24,
+    "STATE_BYTES_MAX": 30,
+    "ENTRY_BYTES": 1,
     "RANGE_KEYS_MAX": 3,
     "RANGE_BYTES_MAX": 12,
     "LEASES_MAX": 3,
@@ -144,7 +145,7 @@ class MachineAndModel(RuleBasedStateMachine):
         assert {n: (x.ttl_ms, x.expires_ms) for n, x in machine.leases.items()} == model.leases
         assert list(machine.sessions) == list(model.clients)
         assert machine.revision == model.revision
-        assert machine.bytes == sum(len(k) + len(r[0]) for k, r in model.rows.items())
+        assert machine.bytes == model.size()
         assert self.log == model.log
 
 
