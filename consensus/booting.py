@@ -5,13 +5,13 @@ from __future__ import annotations
 from .digests import digest_of
 from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Timer
 from .ledger import Tip
+from .restoring import Restoring
 from .state import ABSTAIN_TERMS
-from .syncing import Syncing
 from .types import BootAck, BootRequest, Opening, Vote, VoteKind
 from .wire import BootRefused
 
 
-class Booting(Syncing):
+class Booting(Restoring):
     """Boot requests and their answers; ``boot`` keeps the books."""
 
     def _ask_to_boot(self) -> None:

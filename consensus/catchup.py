@@ -72,6 +72,7 @@ class CatchUp:
         # A dict for its order: the order of a set of bytes differs from process to process.
         self.wanted: dict[bytes, None] = {}
         self.target: Certificate | None = None  # a finalization whose blocks we do not all have
+        self.paused = False  # a snapshot is on its way: it will bring us further than blocks
         self.best_height = height  # the highest height that a certificate proved
         self.held = height  # without a gap up to here: final and applied, or certified and at hand
         self._ready: dict[int, Stretch] = {}  # by first height, none overlaps another
@@ -108,7 +109,7 @@ class CatchUp:
     def ask(self, connected: Iterable[int], preferred: int | None = None) -> list[Send]:
         """Gives every idle member something to fetch."""
         sends: list[Send] = []
-        if self.target is None:
+        if self.target is None or self.paused:
             return sends
         for seat in self._order(connected, preferred):
             if len(self._asked) >= REQUESTS_MAX:
@@ -208,6 +209,15 @@ class CatchUp:
                 return stretch
         return None
 
+    def pick(self, connected: Iterable[int]) -> int | None:
+        """Whom to ask for something big; None when everybody had their turn before the retry."""
+        return next((s for s in self._order(connected, None) if s not in self._spared), None)
+
+    def is_stuck_at(self, sender: int) -> bool:
+        """True while a member owes us the very next blocks."""
+        request = self._asked.get(sender)
+        return request is not None and request.first <= self.held + 1
+
     def has_nothing(self, sender: int) -> None:
         """A member cannot give what we asked for; no offence."""
         self._asked.pop(sender, None)
@@ -218,11 +228,17 @@ class CatchUp:
         self.has_nothing(sender)
         offences = self._offences[sender] = self._offences.get(sender, 0) + 1
         spared = BARRED_RETRIES_MAX if most else BARRED_RETRIES << min(offences - 1, 8)
-        self._barred[sender] = self._retries + min(spared, BARRED_RETRIES_MAX)
+        until = self._retries + min(spared, BARRED_RETRIES_MAX)
+        self._barred[sender] = max(until, self._barred.get(sender, 0))
 
     def lost(self, seat: int) -> None:
         """The link to a member closed: it will not answer."""
         self._asked.pop(seat, None)
+
+    def restored(self, height: int) -> None:
+        """A snapshot was installed."""
+        self.paused = False
+        self._start_over(height)
 
     def reached(self, certificate: Certificate, height: int) -> None:
         """The blocks up to ``certificate`` are applied."""

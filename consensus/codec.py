@@ -26,6 +26,7 @@ from .types import (
     Evidence,
     FinalHeader,
     Header,
+    Manifest,
     NextEpoch,
     Opening,
     Part,
@@ -167,6 +168,47 @@ def read_header(value: Any) -> Header:
         uint(state_height),
         blob(state, 32),
     )
+
+
+def pack_manifest(m: Manifest) -> Any:
+    return (
+        pack_header(m.header),
+        [pack_header(h) for h in m.links],
+        pack_certificate(m.finalization),
+        m.chunks,
+    )
+
+
+def read_manifest(value: Any) -> Manifest:
+    header, links, finalization, chunks = record(value, 4)
+    return Manifest(
+        read_header(header),
+        tuple(map(read_header, array(links, limits.SYNC_LINKS_MAX))),
+        read_certificate(finalization),
+        uint(chunks, limits.SNAPSHOT_CHUNKS_MAX),
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """A manifest for a snapshot's file."""
+    packed: bytes = msgpack.packb(pack_manifest(manifest))
+    return packed
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Inverse of ``encode_manifest``; raises WireError."""
+    return read_manifest(unpack(data))
+
+
+def encode_header(header: Header) -> bytes:
+    """A header for the store."""
+    packed: bytes = msgpack.packb(pack_header(header))
+    return packed
+
+
+def decode_header(data: bytes) -> Header:
+    """Inverse of ``encode_header``; raises WireError."""
+    return read_header(unpack(data))
 
 
 def pack_final_header(f: FinalHeader) -> Any:

@@ -24,6 +24,7 @@ from .interface import (
     RecoverySeen,
     Rejected,
     Restored,
+    ServeSnapshot,
     Started,
     Status,
     StepDown,
@@ -35,6 +36,7 @@ from .leadership import Leadership
 from .ledger import Ledger, Tip
 from .signatures import Signer, Verifier
 from .types import (
+    GENESIS,
     BootAck,
     BootCertificate,
     BootRequest,
@@ -59,6 +61,9 @@ from .wire import (
     Probe,
     ProbeReply,
     ProposalMessage,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
     SyncReply,
     SyncRequest,
     VoteMessage,
@@ -124,7 +129,7 @@ class Engine(Watching):
         for request in restored.acknowledged:
             if self.boot.genuine(request):  # the seat may have another key by now
                 self.boot.known[request.seat] = request
-        if self.ledger.tip.finalization is not None:
+        if self.ledger.tip.view > GENESIS:
             self.view = max(self.view, self.ledger.tip.view.next())
         self._restored = restored
         self._resume()
@@ -189,6 +194,8 @@ class Engine(Watching):
                 f"boot acknowledged by weight {have} of {self.validators.total}, "
                 f"needed {self.validators.quorum_weight}"
             )
+        elif self.fetch is not None:
+            state, reason = "syncing", f"fetching a snapshot: {self.fetch}"
         elif self.catchup.target is not None:
             state, reason = "syncing", "fetching finalized blocks"
         elif self.is_abstaining:
@@ -289,6 +296,12 @@ class Engine(Watching):
                 self._on_sync_request(sender, message)
             case SyncReply():
                 self._on_sync_reply(sender, message)
+            case SnapshotRequest(height, chunk):
+                self._out.serve.append(ServeSnapshot(sender, height, chunk))
+            case SnapshotOffer(manifest):
+                self._on_snapshot_offer(sender, manifest)
+            case SnapshotChunk():
+                self._on_snapshot_chunk(sender, message)
             case BootRequest():
                 self._on_boot_request(sender, message)
             case BootAck():
@@ -363,6 +376,7 @@ class Engine(Watching):
         self._told_epoch.clear()
         self._try_recovery()
         self._out.send += self.catchup.retry(self.ledger.tip.height, self.connected)
+        self._retry_snapshot()
         self._resend_commands()
         if self.view == self._retry_view:
             self._resend(None)

@@ -22,6 +22,7 @@ from .types import (
     Certificate,
     ChainView,
     Evidence,
+    Header,
     Opening,
     Recovery,
     View,
@@ -186,6 +187,22 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallRecord:
+    """A certified snapshot (R17) takes the place of the state and of all final blocks.
+
+    ``machine`` has the state at ``tip``, the block of ``header``; ``finalization`` is that of a
+    later block, and stays with the certificates: the tip has none of its own. ``openings`` are
+    those of the epochs since ours, as in ``EpochRecord``. One transaction, before the next step.
+    """
+
+    tip: Tip
+    header: Header
+    machine: Machine
+    finalization: Certificate
+    openings: tuple[Opening, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationRecord:
     """The incarnation and boot id that we ask for, on disk before anyone hears of it."""
 
@@ -221,6 +238,7 @@ Record = (
     | CertificateRecord
     | FinalizedRecord
     | EpochRecord
+    | InstallRecord
     | IncarnationRecord
     | AcknowledgedRecord
     | AbstainRecord
@@ -241,7 +259,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class ServeBlocks:
-    """Read finalized blocks from the store and send them to a member as a ``SyncReply``."""
+    """Read finalized blocks from the store and send them to a member as a ``SyncReply``.
+
+    When they are pruned: the newest snapshot's manifest as a ``SnapshotOffer``.
+    """
 
     to: int
     from_height: int
@@ -254,6 +275,15 @@ class ServeEpochs:
 
     to: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSnapshot:
+    """Send a member a chunk of the snapshot at a height, or, for 0, the manifest of the newest."""
+
+    to: int
+    height: int
+    chunk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,8 +348,9 @@ class Output:
     applied: list[Applied] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     timers: dict[Timer, int | None] = field(default_factory=dict)  # delay in ms, None cancels
-    serve: list[ServeBlocks | ServeEpochs] = field(default_factory=list)
+    serve: list[ServeBlocks | ServeEpochs | ServeSnapshot] = field(default_factory=list)
     notices: list[LeaderChanged | Misbehaved | EpochOpened | Alarm] = field(default_factory=list)
+    installed: bool = False  # an ``InstallRecord`` is in ``persist``: write it before the next step
     halt: Halt | None = None
 
     def merge(self, later: Output) -> None:
@@ -331,6 +362,7 @@ class Output:
         self.timers.update(later.timers)
         self.serve += later.serve
         self.notices += later.notices
+        self.installed = self.installed or later.installed
         self.halt = self.halt or later.halt
 
 
@@ -373,9 +405,11 @@ class Checkpoints:
     """Heights at which snapshots are possible; data, so that tests choose shorter ways.
 
     ``every`` is part of the protocol: members with different ones refuse each other's proposals.
+    A member further than ``gap`` heights behind looks for a snapshot before it fetches blocks.
     """
 
     every: int = limits.CHECKPOINT_HEIGHTS
+    gap: int = limits.SNAPSHOT_GAP_HEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

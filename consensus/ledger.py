@@ -9,7 +9,10 @@ from .types import GENESIS, Block, Certificate, Header, View, VoteKind
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest finalized block: where it is, and the proof (None at a genesis)."""
+    """The newest finalized block: where it is, and the proof.
+
+    No proof at a genesis, and when a later block's finalization covers it (R17).
+    """
 
     height: int
     hash: bytes
@@ -18,6 +21,24 @@ class Tip:
     state_height: int
     finalization: Certificate | None
     header: Header | None = None  # of that block; for the leadership certificate
+
+
+def tip_at(header: Header, hash_: bytes, finalization: Certificate | None) -> Tip:
+    """The tip at a header; without a finalization when it is final by that of a later block."""
+    return Tip(
+        header.height,
+        hash_,
+        header.view,
+        header.time_ms,
+        header.state_height,
+        finalization,
+        header,
+    )
+
+
+def opened_tip(header: Header, hash_: bytes) -> Tip:
+    """The tip of an epoch that stands on a block of the one before (R11)."""
+    return Tip(header.height, hash_, GENESIS, header.time_ms, header.state_height, None)
 
 
 def genesis_tip(genesis: bytes) -> Tip:

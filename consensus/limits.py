@@ -52,6 +52,12 @@ SYNC_LINKS_MAX = 1024  # headers from the last block of an answer to the finaliz
 STATE_HASHES_KEPT = 1024  # heights whose state hash can still be compared with a header's
 # Multiples of this are checkpoints: some header certifies the state hash at each of them (R2).
 CHECKPOINT_HEIGHTS = 1024
+# A node further behind than this looks for a snapshot before it fetches blocks.
+SNAPSHOT_GAP_HEIGHTS = 8192
+SNAPSHOT_CHUNK_BYTES = 512 * 1024
+SNAPSHOT_CHUNK_ITEMS = 2048
+SNAPSHOT_CHUNKS_MAX = 65_536
+SNAPSHOT_ITEM_BYTES_MAX = KEY_BYTES_MAX + VALUE_BYTES_MAX + 1024
 EVIDENCE_PER_BLOCK_MAX = 8
 EVIDENCE_PER_SEAT_MAX = 4  # so that one liar cannot crowd out evidence against others
 EVIDENCE_MAX = EVIDENCE_PER_SEAT_MAX * MEMBERS_MAX

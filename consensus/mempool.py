@@ -86,6 +86,10 @@ class Mempool:
     def __len__(self) -> int:
         return len(self._commands)
 
+    def ids(self) -> list[bytes]:
+        """All that wait, in no order that matters."""
+        return list(self._commands)
+
     def get(self, command_id: bytes) -> Waiting | None:
         """A waiting command."""
         known = self._commands.get(command_id)

@@ -17,6 +17,7 @@ from .machine import Machine
 from .mempool import Mempool
 from .order import leader_order
 from .signatures import Signer, Verifier
+from .snapshots import Fetch, Offer
 from .types import GENESIS, Certificate, Proposal, Reason, View, Vote, VoteKind
 from .validators import ValidatorSet
 from .wire import Certificates, Message
@@ -55,6 +56,10 @@ class State:
         self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
         self.book = VoteBook(validators, cluster_id, verifier)
         self.catchup = CatchUp(ledger.tip.height)
+        self.fetch: Fetch | None = None  # the snapshot that we are taking over
+        self._offered: int | None = None  # who was asked for its newest snapshot
+        self._offer: Offer | None = None  # it waits for the proof of the epochs up to it
+        self._served: set[int] = set()  # who gave us one since we were up to date
         self.durations = durations
         self.checkpoints = checkpoints
         self.connected: set[int] = set()

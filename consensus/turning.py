@@ -157,7 +157,8 @@ class Turning(Convicting):
         """R11: the epoch begins, on a final and applied block, with the views from the start."""
         validators = opened_set(opening)
         assert validators.epoch == self.validators.epoch + 1 and tip.view == GENESIS
-        self._out.persist.append(EpochRecord(opening))
+        if not self._out.installed:  # else it is in the record of the snapshot
+            self._out.persist.append(EpochRecord(opening))
         self.previous, self.validators = self.validators, validators
         self.order = leader_order(validators, self.machine.standing.opening)
         self.ledger = Ledger(tip)

@@ -187,6 +187,20 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Manifest:
+    """Proof of a snapshot (R17): whose state it is, and a header that certifies that state.
+
+    ``links`` lead from ``header`` to the block of ``finalization``; one of them commits to the
+    state at the height of ``header``. ``chunks`` is the sender's word only.
+    """
+
+    header: Header
+    links: tuple[Header, ...]
+    finalization: Certificate
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinalHeader:
     """A header with the finalization of its block: proof of a height."""
 

@@ -40,11 +40,10 @@ from .interface import (
     Timer,
     VoteRecord,
 )
-from .ledger import Tip
+from .ledger import Tip, opened_tip, tip_at
 from .proposals import Verdict, judge, state_height, unfinalized
 from .turning import Turning
 from .types import (
-    GENESIS,
     ZERO_HASH,
     Block,
     Boundary,
@@ -313,6 +312,8 @@ class Voting(Turning):
 
     def _commit(self, target: Certificate, sender: int | None) -> None:
         """R6: apply the finalized block and all its ancestors; fetch what is missing."""
+        if self._out.installed:
+            return  # an installed state is written as it is before it changes
         goal, ahead = target.block, self._ahead
         links: tuple[Header, ...] = ()
         if ahead is not None and ahead.finalization.view == target.view:
@@ -352,30 +353,21 @@ class Voting(Turning):
                 self._forget_command(command.id)
             if block.next_epoch is not None:
                 above = tuple(b.header for b in branch[number + 1 :])
-                tip = Tip(
-                    header.height, block.hash, GENESIS, header.time_ms, header.state_height, None
-                )
-                self._open_epoch(Boundary(block, target, above + links), tip)
+                opening = Boundary(block, target, above + links)
+                self._open_epoch(opening, opened_tip(header, block.hash))
                 return
-        last = branch[-1].header
-        self.ledger.advance(
-            Tip(
-                last.height,
-                target.block,
-                last.view,
-                last.time_ms,
-                last.state_height,
-                target,
-                last,
-            )
-        )
-        self.catchup.reached(target, last.height)
+        self._advance(tip_at(branch[-1].header, target.block, target))
+        self.catchup.reached(target, self.ledger.tip.height)
+
+    def _advance(self, tip: Tip) -> None:
+        """Moves the final tip, and forgets what that makes superfluous."""
+        self.ledger.advance(tip)
         self._failed_terms = 0
         self._arm_stall()
-        self.book.prune(last.view.next())
-        for key in [k for k in self._mine if k[0] < last.view]:
+        self.book.prune(tip.view.next())
+        for key in [k for k in self._mine if k[0] < tip.view]:
             del self._mine[key]
-        self._unsaved = [c for c in self._unsaved if c.view > last.view]
+        self._unsaved = [c for c in self._unsaved if c.view > tip.view]
         self._try_recovery()
 
     def _deposed(self, block: Block) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ from .codec import (
     pack_evidence,
     pack_final_header,
     pack_header,
+    pack_manifest,
     pack_opening,
     pack_parts,
     pack_vote,
@@ -43,6 +44,7 @@ from .codec import (
     read_evidence,
     read_final_header,
     read_header,
+    read_manifest,
     read_opening,
     read_parts,
     read_vote,
@@ -62,6 +64,7 @@ from .types import (
     Evidence,
     FinalHeader,
     Header,
+    Manifest,
     Opening,
     Proposal,
     View,
@@ -156,6 +159,30 @@ class SyncReply:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """Asks for a chunk of the snapshot at a height; height 0: which is the newest?"""
+
+    height: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer:
+    """The newest snapshot of its sender; also the answer to a request for blocks it pruned."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChunk:
+    """Items of the state (``transfer``) at a height, the ``chunk``-th part of them."""
+
+    height: int
+    chunk: int
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BootRefused:
     """Answer to a request or vote under an old incarnation: the newer one, signed by the seat."""
 
@@ -225,6 +252,9 @@ Message = (
     | ProbeReply
     | EpochRequest
     | EpochReply
+    | SnapshotRequest
+    | SnapshotOffer
+    | SnapshotChunk
 )
 
 
@@ -288,6 +318,12 @@ def encode(message: Message) -> bytes:
             fields = (19, epoch)
         case EpochReply(openings):
             fields = (20, [pack_opening(o) for o in openings])
+        case SnapshotRequest(height, chunk):
+            fields = (16, height, chunk)
+        case SnapshotOffer(manifest):
+            fields = (17, pack_manifest(manifest))
+        case SnapshotChunk(height, chunk, items):
+            fields = (18, height, chunk, items)
     packed: bytes = msgpack.packb((VERSION, *fields))
     return packed
 
@@ -389,5 +425,21 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
             most = limits.EPOCHS_PER_MESSAGE_MAX
             return EpochReply(
                 tuple(read_opening(o, cluster_id) for o in array(openings, most))
+            )
+        case 16:
+            height, chunk = record(fields, 2)
+            return SnapshotRequest(uint(height), uint(chunk, limits.SNAPSHOT_CHUNKS_MAX))
+        case 17:
+            (manifest,) = record(fields, 1)
+            return SnapshotOffer(read_manifest(manifest))
+        case 18:
+            height, chunk, items = record(fields, 3)
+            return SnapshotChunk(
+                uint(height),
+                uint(chunk, limits.SNAPSHOT_CHUNKS_MAX),
+                tuple(
+                    short_bytes(item, limits.SNAPSHOT_ITEM_BYTES_MAX)
+                    for item in array(items, limits.SNAPSHOT_CHUNK_ITEMS)
+                ),
             )
     raise WireError("unknown type of message")

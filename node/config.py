@@ -110,6 +110,14 @@ class TimingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotsConfig:
+    """``[snapshots]``: how often the state is written whole, so that old blocks can go."""
+
+    every_blocks: int = 8_192  # heights between snapshots; also how far behind one is asked for
+    checkpoint_blocks: int = 1_024  # the same on all members; others than the default for tests
+
+
+@dataclass(frozen=True, slots=True)
 class InsecureConfig:
     """``[insecure]``: dangers, each off unless named; those that are on are shown in ``status``."""
 
@@ -132,6 +140,7 @@ class Config:
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
     timing: TimingConfig = TimingConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
     insecure: InsecureConfig = InsecureConfig()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -198,6 +207,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "level": _Key(choice("debug", "info", "warning", "error"), env=True),
     },
     "timing": {name.name: _DURATION for name in fields(TimingConfig)},
+    "snapshots": {name.name: _Key(integer(1, 2**32 - 1)) for name in fields(SnapshotsConfig)},
     "insecure": {name.name: _Key(flag) for name in fields(InsecureConfig)},
 }
 _SECTIONS: dict[str, type] = {
@@ -207,6 +217,7 @@ _SECTIONS: dict[str, type] = {
     "api": ApiConfig,
     "log": LogConfig,
     "timing": TimingConfig,
+    "snapshots": SnapshotsConfig,
     "insecure": InsecureConfig,
 }
 
@@ -378,6 +389,9 @@ def _check_together(config: Config) -> None:
         )
     if not listens_only_here(config.api.listen) and config.api.token_file is None:
         raise wrong("api.token_file", f"a file, because {config.api.listen} is not local", "none")
+    every, checkpoint = config.snapshots.every_blocks, config.snapshots.checkpoint_blocks
+    if every % checkpoint:
+        raise wrong("snapshots.every_blocks", f"a multiple of {checkpoint}", every)
     for small, large in (
         ("heartbeat_ms", "leader_timeout_ms"),
         ("retry_ms", "leader_timeout_max_ms"),

@@ -30,12 +30,13 @@ from chain import (
 from chain.eip712 import domain_separator
 from consensus.digests import genesis_hash
 from consensus.engine import Engine
-from consensus.interface import Durations
+from consensus.interface import Checkpoints, Durations
 from consensus.machine import Applied
 from consensus.order import chain_seed, epoch_seed
 from consensus.validators import Validator, ValidatorSet
 from contracts import artifact
 from node import api
+from node.archivist import Archivist
 from node.config import Config, ConfigError, check_startable
 from node.driver import Driver, SafetyStop
 from node.membership import MembershipFeed
@@ -210,6 +211,13 @@ async def _run_core(
             restored=restored,
             boot_id=secrets.token_bytes(32),
             durations=durations(config),
+            checkpoints=checkpoints(config),
+        )
+        archivist = Archivist(
+            store,
+            config.node.state_dir,
+            checkpoint=config.snapshots.checkpoint_blocks,
+            every=config.snapshots.every_blocks,
         )
 
         def on_applied(applied: Applied) -> None:
@@ -222,6 +230,7 @@ async def _run_core(
             store,
             mesh,
             cluster_id=cluster_id,
+            archivist=archivist,
             on_applied=on_applied,
             on_links=service.changed,
             on_epoch=service.feed.opened,
@@ -278,6 +287,11 @@ def founding_set(genesis: Membership, cluster_id: bytes) -> ValidatorSet:
         ),
         seed=epoch_seed(chain_seed(cluster_id, genesis.block_hash, genesis.prev_randao), 0),
     )
+
+
+def checkpoints(config: Config) -> Checkpoints:
+    """How the core's checkpoints lie from the configuration."""
+    return Checkpoints(config.snapshots.checkpoint_blocks, config.snapshots.every_blocks)
 
 
 def durations(config: Config) -> Durations:

@@ -23,6 +23,7 @@ from consensus.interface import (
     EpochRecord,
     Event,
     FinalizedRecord,
+    InstallRecord,
     LeaderChanged,
     Misbehaved,
     Output,
@@ -33,6 +34,7 @@ from consensus.interface import (
     Send,
     ServeBlocks,
     ServeEpochs,
+    ServeSnapshot,
     Started,
     StepDown,
     Submitted,
@@ -41,6 +43,7 @@ from consensus.interface import (
 )
 from consensus.machine import Applied, Result
 from consensus.types import Reason
+from node.archivist import Archivist
 from node.deadlines import Deadlines
 from node.facade import Busy, OutcomeUnknown
 from node.history import History
@@ -67,6 +70,9 @@ _PRIORITIES: dict[type, Priority] = {
     wire.BlockReply: Priority.BULK,
     wire.EpochRequest: Priority.FORWARD,
     wire.EpochReply: Priority.BULK,
+    wire.SnapshotRequest: Priority.FORWARD,
+    wire.SnapshotOffer: Priority.BULK,
+    wire.SnapshotChunk: Priority.BULK,
 }
 
 
@@ -80,6 +86,7 @@ class Driver:
     Args:
         engine, store, mesh: this node's; the driver is the only one that steps the engine.
         cluster_id: 32 bytes, for decoding.
+        archivist: makes and serves snapshots; without one there are none.
         on_applied: called for every finalized block, when the votes that made it final are durable.
         on_links: called when a link opened or closed.
         on_epoch: called when another epoch began; the store has it.
@@ -92,6 +99,7 @@ class Driver:
         mesh: Mesh,
         *,
         cluster_id: bytes,
+        archivist: Archivist | None = None,
         on_applied: Callable[[Applied], None] = lambda _: None,
         on_links: Callable[[], None] = lambda: None,
         on_epoch: Callable[[EpochOpened], None] = lambda _: None,
@@ -103,6 +111,7 @@ class Driver:
         self._store = store
         self._mesh = mesh
         self._cluster_id = cluster_id
+        self._archivist = archivist
         self._on_applied = on_applied
         self._on_links = on_links
         self._on_epoch = on_epoch
@@ -111,7 +120,7 @@ class Driver:
         self._woken = trio.Event()
         self._deadlines: Deadlines[Timer | None] = Deadlines()  # None: the sync of what is final
         self._waiting: dict[bytes, list[_Waiter]] = {}
-        self._serving: set[int] = set()
+        self._serving: set[tuple[int, type]] = set()
         self._unsynced = False  # finalized blocks wait for a sync
         self._sync_due = False
         self._votes_disk = _Disk(store.sync_votes)
@@ -173,6 +182,9 @@ class Driver:
                 now_ms = time.time_ns() // 1_000_000
                 for event in self._next_events():
                     output.merge(self.engine.step(event, now_ms))
+                    if output.installed:  # to disk before the state changes again
+                        await self._carry_out(output)
+                        output = Output()
                 # What came in may have moved a timer that ran out meanwhile: then it did not.
                 while self._fired:
                     timer = self._fired.popleft()
@@ -250,6 +262,8 @@ class Driver:
                 self._send_all(output.send)
         if output.timers:
             self._set_timers(output.timers)
+        if output.installed:
+            self._answer_from_snapshot()
         for applied in output.applied:
             self.history.publish(applied.revision)
             self._answer(applied)
@@ -264,6 +278,8 @@ class Driver:
             if not self._unsynced:
                 self._unsynced = True
                 self._deadlines.set(None, trio.current_time() + SYNC_DELAY_S)
+            if self._archivist is not None and (pinned := self._store.take_pinned()) is not None:
+                self._nursery.start_soon(self._archivist.make, pinned)
         # Blocks are served from the database: what another member waits for must be there.
         if self._sync_due or (output.serve and self._unsynced):
             self._unsynced = self._sync_due = False
@@ -272,8 +288,8 @@ class Driver:
         for request in output.serve:
             if isinstance(request, ServeEpochs):
                 self._nursery.start_soon(self._serve_epochs, request)
-            elif request.to not in self._serving:
-                self._serving.add(request.to)
+            elif (request.to, type(request)) not in self._serving:
+                self._serving.add((request.to, type(request)))
                 self._nursery.start_soon(self._serve, request)
         for notice in output.notices:
             self._note(notice)
@@ -328,22 +344,40 @@ class Driver:
         if reply is not None:
             self._send_all([Send(request.to, reply)])
 
-    async def _serve(self, request: ServeBlocks) -> None:
-        """Blocks for a member that is behind; one answer at a time to each."""
+    def _answer_from_snapshot(self) -> None:
+        """Readers see the new state; so do commands of blocks that we never saw."""
+        self.history.replaced(self.engine.machine)
+        for command_id, waiters in self._waiting.items():
+            result = self.engine.machine.answer(command_id)
+            for waiter in waiters if result is not None else ():
+                waiter.result = result
+                waiter.done.set()
+
+    async def _serve(self, request: ServeBlocks | ServeSnapshot) -> None:
+        """Something big for a member that is behind; one answer at a time to each."""
         try:
-            reply = await trio.to_thread.run_sync(
-                self._store.blocks_from, request.from_height, request.count
-            )
+            reply = await trio.to_thread.run_sync(self._answer_from_disk, request)
             if reply is not None:
                 self._send_all([Send(request.to, reply)])
         finally:
-            self._serving.discard(request.to)
+            self._serving.discard((request.to, type(request)))
+
+    def _answer_from_disk(self, request: ServeBlocks | ServeSnapshot) -> wire.Message | None:
+        archivist = self._archivist
+        if isinstance(request, ServeBlocks):
+            blocks = self._store.blocks_from(request.from_height, request.count)
+            return archivist.offer() if blocks is None and archivist else blocks
+        if archivist is None:
+            return None
+        if request.height == 0:
+            return archivist.offer()
+        return archivist.chunk(request.height, request.chunk)
 
 
 def _parted(records: list[Record]) -> tuple[list[Record], list[Record]]:
     """What must be on disk before anything is sent, and finalized blocks, which may wait; but an
-    epoch stands on its last block, so there all of it comes first, in order."""
-    if any(isinstance(record, EpochRecord) for record in records):
+    epoch and a snapshot stand on what was before, so there all of it comes first, in order."""
+    if any(isinstance(record, EpochRecord | InstallRecord) for record in records):
         return records, []
     final = [record for record in records if isinstance(record, FinalizedRecord)]
     if not final:

@@ -80,6 +80,11 @@ class History:
         self._add(events)
         self._trim()
 
+    def replaced(self, machine: Machine) -> None:
+        """A snapshot took the place of the state: nothing before it can be shown."""
+        self._begin(machine)
+        self.publish(machine.revision)
+
     def _add(self, events: Iterable[Event]) -> None:
         for event in events:
             if event.revision > self._last:

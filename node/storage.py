@@ -16,11 +16,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus import limits, wire
+from consensus import codec, limits, wire
 from consensus.digests import keccak256
 from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
@@ -32,11 +32,12 @@ from consensus.interface import (
     EvidenceRecord,
     FinalizedRecord,
     IncarnationRecord,
+    InstallRecord,
     Record,
     Restored,
     VoteRecord,
 )
-from consensus.ledger import Tip, genesis_tip
+from consensus.ledger import Tip, genesis_tip, opened_tip, tip_at
 from consensus.machine import Applied, Machine
 from consensus.types import (
     GENESIS,
@@ -46,6 +47,7 @@ from consensus.types import (
     Evidence,
     FinalHeader,
     Header,
+    Manifest,
     Opening,
     Recovery,
     View,
@@ -57,6 +59,7 @@ from node.votelog import Entry, VoteLog, VoteLogError
 
 SCHEMA_VERSION = 4
 DATABASE_FILE = "cluster.sqlite3"
+SWEEP_EVERY, SWEEP_ROWS = 4, 8  # heights between removals of pruned blocks, and how many go
 LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
 
 _VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
@@ -67,6 +70,9 @@ CREATE TABLE finalized (
     height INTEGER PRIMARY KEY, hash BLOB NOT NULL, data BLOB NOT NULL, finalization BLOB,
     state_hash BLOB NOT NULL);
 CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, height INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE base (
+    id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER, hash BLOB NOT NULL,
+    header BLOB NOT NULL, state_hash BLOB NOT NULL);
 CREATE TABLE acknowledged (seat INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, seat INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
@@ -93,6 +99,10 @@ class Store:
         self._genesis = genesis
         self._final = (0, GENESIS)  # epoch and view of the newest finalized block, durable or not
         self._live: dict[object, _Live] = {}  # what the vote log must not lose
+        self.block_bytes = 0  # of all final blocks written since the start
+        self._prune_to = 0  # blocks up to here may go; they do, a few with each new block
+        self._wants_pin: Callable[[int], bool] = lambda _: False
+        self._pinned: Pinned | None = None
         self._urgent = False  # the open transaction has more than finalized blocks
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -102,9 +112,10 @@ class Store:
             os.close(self._lock)
             raise StorageError(f"{directory} is in use by another process") from None
         try:
-            self._db = self._open(directory / DATABASE_FILE)
+            self._file = directory / DATABASE_FILE
+            self._db = self._open(self._file)
             self._reader = sqlite3.connect(
-                directory / DATABASE_FILE, isolation_level=None, check_same_thread=False
+                self._file, isolation_level=None, check_same_thread=False
             )
             self._open_log(directory)
         except (sqlite3.Error, StorageError, VoteLogError, ValueError) as error:
@@ -155,6 +166,8 @@ class Store:
 
     def close(self) -> None:
         """Gives the directory free; what was not synced is lost, as in a crash."""
+        if self._pinned is not None:
+            self._pinned.db.close()
         self._log.close()
         self._reader.close()
         self._db.close()
@@ -243,6 +256,12 @@ class Store:
             case FinalizedRecord(applied, finalization):
                 self._begin()
                 self._put_finalized(applied, finalization)
+                if finalization is not None and self._wants_pin(applied.block.header.height):
+                    self._pin(applied)
+            case InstallRecord():
+                self._begin()
+                self._urgent = True
+                self._install(record)
             case _:
                 self._begin()
                 self._urgent = True
@@ -258,12 +277,8 @@ class Store:
                 self._put_meta("abstain_until_epoch", epoch)
                 self._put_meta("abstain_until_term", term)
             case EpochRecord(opening):
-                epoch = opened_set(opening).epoch
-                db.execute(
-                    "INSERT INTO epochs VALUES (?, ?, ?)",
-                    (epoch, opening_height(opening), wire.encode_opening(opening)),
-                )
-                self._final = (epoch, GENESIS)
+                self._put_opening(opening)
+                self._final = (opened_set(opening).epoch, GENESIS)
             case AcknowledgedRecord(request):
                 db.execute(
                     "INSERT OR REPLACE INTO acknowledged VALUES (?, ?)",
@@ -290,6 +305,7 @@ class Store:
         db, block = self._db, applied.block
         known = self._live.get(block.hash)
         data = known.entry[1] if known else wire.encode_block(block)
+        self.block_bytes += len(data)
         proof = None if finalization is None else wire.encode_certificate(finalization)
         db.execute(
             "INSERT INTO finalized VALUES (?, ?, ?, ?, ?)",
@@ -300,6 +316,98 @@ class Store:
         self._put_meta("revision", applied.revision)
         if finalization is not None:
             self._final = (block.header.epoch, block.header.view)
+        if block.header.height % SWEEP_EVERY == 0:
+            self._sweep(block.header.height)
+
+    def _put_opening(self, opening: Opening) -> None:
+        self._db.execute(
+            "INSERT INTO epochs VALUES (?, ?, ?)",
+            (opened_set(opening).epoch, opening_height(opening), wire.encode_opening(opening)),
+        )
+
+    def _install(self, record: InstallRecord) -> None:
+        """The blocks that are there stay until they are swept, but are not served any more."""
+        tip, header = record.tip, record.header
+        assert record.machine.height == tip.height == header.height
+        state_tables.replace_state(self._db, record.machine)
+        self._put_meta("revision", record.machine.revision)
+        self._db.execute(
+            "INSERT OR REPLACE INTO base VALUES (1, ?, ?, ?, ?)",
+            (tip.height, tip.hash, codec.encode_header(header), record.machine.state_hash),
+        )
+        for opening in record.openings:
+            self._put_opening(opening)
+        self.prune(tip.height)
+        self._put_meta("pruned", self._prune_to)
+        c = record.finalization
+        entry = (_CERTIFICATE, wire.encode_certificate(c))
+        self._keep_certificate(c, entry)
+        self._log.append(*entry)
+        epoch = opened_set(record.openings[-1]).epoch if record.openings else header.epoch
+        self._final = (epoch, tip.view)
+
+    # --- snapshots and pruning ---
+
+    def pin_when(self, wanted: Callable[[int], bool]) -> None:
+        """From now on the state of heights that are ``wanted`` is kept readable (``take_pinned``).
+
+        Of heights that have a finalization of their own: nearly all, and others end a step.
+        """
+        self._wants_pin = wanted
+
+    def _pin(self, applied: Applied) -> None:
+        if self._pinned is not None:
+            return
+        self.sync()
+        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        db.execute("BEGIN")
+        db.execute("SELECT 1 FROM meta").fetchone()  # from here on it sees no later commit
+        self._pinned = Pinned(applied.block.header.height, applied.revision, db)
+
+    def take_pinned(self) -> Pinned | None:
+        """The state at a wanted height, once; the caller closes it."""
+        pinned, self._pinned = self._pinned, None
+        return pinned
+
+    def prune(self, height: int) -> None:
+        """From some later block on, those up to ``height`` are not served, and go bit by bit."""
+        self._prune_to = max(height, self._prune_to)
+
+    def _sweep(self, height: int) -> None:
+        self._put_meta("pruned", self._prune_to)
+        # The state hashes of the last heights are still compared with those in headers.
+        last = min(self._prune_to, height - limits.STATE_HASHES_KEPT)
+        self._db.execute(
+            "DELETE FROM finalized WHERE height IN"
+            " (SELECT height FROM finalized WHERE height <= ? ORDER BY height LIMIT ?)",
+            (last, SWEEP_ROWS),
+        )
+
+    def manifest(self, height: int) -> Manifest | None:
+        """Proof of the state at ``height`` (R17), None while no finalized header commits to it.
+
+        Raises StorageError when none ever will, or the blocks are gone.
+        """
+        rows = self._reader.execute(
+            "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
+            (height, limits.SYNC_LINKS_MAX + 1),
+        )
+        headers: list[Header] = []
+        certified = False
+        for data, finalization in rows:
+            header = wire.decode_block(data, self._cluster_id).header
+            if not headers and header.height != height:
+                break
+            headers.append(header)
+            certified = certified or header.state_height == height
+            if header.state_height > height and not certified:
+                raise StorageError(f"no header commits to the state at height {height}")
+            if certified and finalization is not None:
+                final = wire.decode_certificate(finalization)
+                return Manifest(headers[0], tuple(headers[1:]), final, 0)
+        if not headers or len(headers) > limits.SYNC_LINKS_MAX:
+            raise StorageError(f"no proof of the state at height {height}")
+        return None
 
     # --- reading ---
 
@@ -313,6 +421,7 @@ class Store:
     def _restore(self) -> Restored:
         db = self._db
         meta = dict(db.execute("SELECT name, value FROM meta"))
+        self._prune_to = int(meta.get("pruned", 0))
         openings = self._restore_openings()
         tip, machine = self._restore_state(int(meta.get("revision", 0)), openings)
         # Of a term that a final block is in, an old nullify vote still closes the gate (R4).
@@ -347,36 +456,42 @@ class Store:
         self, revision: int, openings: Sequence[Opening]
     ) -> tuple[Tip, Machine]:
         db = self._db
-        newest = db.execute(
-            "SELECT height, hash, data, finalization FROM finalized ORDER BY height DESC LIMIT 1"
-        ).fetchone()
-        if newest is None:
-            return genesis_tip(self._genesis), Machine()
-        height, hash_, data, finalization = newest
-        block = wire.decode_block(data, self._cluster_id)
-        self._final = (block.header.epoch, block.header.view)
-        header = block.header
-        if openings and opening_height(openings[-1]) == height:
-            # The epoch that stands on this block has no final block of its own yet.
-            self._final = (opened_set(openings[-1]).epoch, GENESIS)
-            tip = Tip(height, hash_, GENESIS, header.time_ms, header.state_height, None)
-        else:
-            proof = wire.decode_certificate(finalization)
-            tip = Tip(
-                height, hash_, header.view, header.time_ms, header.state_height, proof, header
-            )
+        tip = self._restore_tip(openings)
+        if tip.height == 0:
+            return tip, Machine()
+        height = tip.height
         hashes = db.execute(
-            "SELECT height, state_hash FROM finalized WHERE height > ? ORDER BY height",
+            "SELECT height, state_hash FROM (SELECT height, state_hash FROM finalized"
+            " UNION SELECT height, state_hash FROM base) WHERE height > ? ORDER BY height",
             (height - limits.STATE_HASHES_KEPT,),
         )
         return tip, state_tables.read_machine(db, height, revision, tip.time_ms, hashes)
+
+    def _restore_tip(self, openings: Sequence[Opening]) -> Tip:
+        newest = self._db.execute(
+            "SELECT height, hash, data, finalization FROM finalized ORDER BY height DESC LIMIT 1"
+        ).fetchone()
+        base = self._db.execute("SELECT height, hash, header FROM base").fetchone()
+        if base is not None and (newest is None or newest[0] < base[0]):
+            hash_, header, proof = base[1], codec.decode_header(base[2]), None
+        elif newest is None:
+            return genesis_tip(self._genesis)
+        else:
+            _, hash_, data, proof = newest
+            header = wire.decode_block(data, self._cluster_id).header
+        if openings and opening_height(openings[-1]) == header.height:
+            # The epoch that stands on this block has no final block of its own yet.
+            self._final = (opened_set(openings[-1]).epoch, GENESIS)
+            return opened_tip(header, hash_)
+        self._final = (header.epoch, header.view)
+        return tip_at(header, hash_, None if proof is None else wire.decode_certificate(proof))
 
     def blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
         """``count`` finalized and synced blocks from ``height`` on, with the proof of finality.
 
         At most as many as one message holds. They end at a block that is directly final, a few
         above ``count`` if need be; when none is in reach, the headers up to the next one follow.
-        None when there is nothing to send.
+        None when there is nothing to send, or it is pruned.
         """
         try:
             return self._blocks_from(height, min(max(count, 1), limits.SYNC_BLOCKS_MAX))
@@ -388,6 +503,9 @@ class Store:
             "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_BLOCKS_MAX),
         )
+        pruned = self._reader.execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
+        if pruned is not None and height <= pruned[0]:
+            return None
         found: list[Block] = []
         proven, proof = 0, None
         size = 0
@@ -472,6 +590,15 @@ class Store:
         if final == shown:
             return None
         return FinalHeader(wire.decode_block(data, self._cluster_id).header, final)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The state at a height, in a read transaction that later commits do not change."""
+
+    height: int
+    revision: int
+    db: sqlite3.Connection
 
 
 @dataclass(frozen=True, slots=True)

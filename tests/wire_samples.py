@@ -38,6 +38,7 @@ from consensus.types import (
     Evidence,
     FinalHeader,
     Header,
+    Manifest,
     NextEpoch,
     Opening,
     Part,
@@ -222,6 +223,17 @@ def sync_reply(rng: Random) -> wire.SyncReply:
     return wire.SyncReply(blocks, links, certificate(rng), head)
 
 
+def manifest(rng: Random) -> Manifest:
+    links = tuple(header(rng) for _ in range(rng.randrange(4)))
+    chunks = rng.randrange(limits.SNAPSHOT_CHUNKS_MAX)
+    return Manifest(header(rng), links, certificate(rng), chunks)
+
+
+def snapshot_chunk(rng: Random) -> wire.SnapshotChunk:
+    items = tuple(rng.randbytes(rng.randrange(60)) for _ in range(rng.randrange(4)))
+    return wire.SnapshotChunk(number(rng), rng.randrange(limits.SNAPSHOT_CHUNKS_MAX), items)
+
+
 SENDER = 1  # of the vote in a ``VoteMessage``, which does not carry it
 
 MAKERS: dict[type, Callable[[Random], wire.Message]] = {
@@ -249,6 +261,11 @@ MAKERS: dict[type, Callable[[Random], wire.Message]] = {
         r.randbytes(16), number(r), number(r), view(r), *(number(r) for _ in range(3)),
         r.randbytes(65),
     ),
+    wire.SnapshotRequest: lambda r: wire.SnapshotRequest(
+        number(r), r.randrange(limits.SNAPSHOT_CHUNKS_MAX)
+    ),
+    wire.SnapshotOffer: lambda r: wire.SnapshotOffer(manifest(r)),
+    wire.SnapshotChunk: snapshot_chunk,
 }
 
 

@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", default="all", metavar="all|none|LIST", help=", ".join(FAULTS))
     parser.add_argument("--weights", default="", metavar="W,W,...", help="else the seed's choice")
     parser.add_argument("--chaos-ms", type=int, default=Settings().chaos_ms)
+    parser.add_argument("--absences", type=int, default=0, help="members that come back late")
     parser.add_argument("--above-third", action="store_true", help="forks must convict")
     parser.add_argument(
         "--twins", action="store_true", help="small scenarios of doubled seats, many a second"
@@ -61,6 +62,7 @@ def main() -> int:
         adversaries=_list(options.adversary, tuple(LIARS)),
         above_third=options.above_third,
         chaos_ms=options.chaos_ms,
+        absences=options.absences,
     )
     if options.trace:
         for seed in options.seeds:
@@ -76,6 +78,7 @@ def main() -> int:
         "blocks": sum(o.height for o in outcomes),
         "forks": sum(o.forked for o in outcomes),
         "recovery_ms_max": round(max(o.recovery_ms for o in outcomes)),
+        "snapshots": sum(o.snapshots for o in outcomes),
         "terms_max": max(o.terms for o in outcomes),
         "failures": [{"seed": o.seed, "failure": o.failure} for o in report.failures],
         "digest": report.digest,

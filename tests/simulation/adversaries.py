@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from consensus.digests import vote_digest
 from consensus.interface import Output
 from consensus.machine import Machine
-from consensus.types import ZERO_HASH, FinalHeader, Proposal, Reason, View, Vote, VoteKind
+from consensus.types import ZERO_HASH, FinalHeader, Manifest, Proposal, Reason, View, Vote, VoteKind
 from consensus.wire import (
     BootAck,
     BootRefused,
@@ -22,6 +22,8 @@ from consensus.wire import (
     Certificates,
     Message,
     ProposalMessage,
+    SnapshotChunk,
+    SnapshotOffer,
     SyncReply,
     VoteMessage,
     WireError,
@@ -394,6 +396,63 @@ class Twin(Liar):
         self._second.lost(peer)
 
 
+class SnapshotForger(Liar):
+    """A good member in the voting; its snapshots are wrong, short, endless, stale or another's."""
+
+    _spoils_chunks = False
+
+    def twist(self, peer: int, message: Message) -> list[Message]:
+        rng = self.world.rng
+        match message:
+            case SyncReply() if self.store.archive.proven and rng.random() < 0.7:
+                old = rng.choice(self.store.archive.proven).manifest
+                assert old is not None
+                return [SnapshotOffer(self._offer(old))]
+            case SnapshotOffer(manifest):
+                return [SnapshotOffer(self._offer(manifest))]
+            case SnapshotChunk():
+                return [self._chunk(message)]
+        return [message]
+
+    def _offer(self, m: Manifest) -> Manifest:
+        """Either the proof is wrong or, later, one of the chunks: a lie alone goes furthest."""
+        header = m.header
+        self._spoils_chunks = self.world.rng.random() < 0.5
+        if self._spoils_chunks:
+            return m
+        return self.world.rng.choice(
+            (
+                replace(m, chunks=2**16),
+                replace(m, chunks=max(1, m.chunks - 1)),
+                replace(m, header=replace(header, height=header.height + 2)),
+                replace(m, links=m.links[:-1]),
+                replace(m, links=(*m.links, header)),
+                replace(m, links=tuple(replace(h, state_hash=bytes(32)) for h in m.links)),
+                replace(m, finalization=replace(m.finalization, parts=m.finalization.parts[:1])),
+            )
+        )
+
+    def _chunk(self, c: SnapshotChunk) -> SnapshotChunk:
+        rng, items = self.world.rng, c.items
+        if not self._spoils_chunks or rng.random() < 0.7:
+            return c
+        at = rng.randrange(len(items))
+        item = bytearray(items[at])
+        item[rng.randrange(len(item))] ^= 1 << rng.randrange(8)
+        return replace(
+            c,
+            items=rng.choice(
+                (
+                    items,
+                    (*items[:at], bytes(item), *items[at + 1 :]),
+                    (*items[:at], *items[at + 1 :]),
+                    (*items[: at + 1], *items[at:]),
+                    (),
+                )
+            ),
+        )
+
+
 GALLERY: dict[str, type[Liar]] = {
     "silent": Silent,
     "mute": MuteLeader,
@@ -405,4 +464,5 @@ GALLERY: dict[str, type[Liar]] = {
     "mutator": Mutator,
     "forker": Forker,
     "twin": Twin,
+    "snapshots": SnapshotForger,
 }

@@ -29,6 +29,7 @@ class Outcome:
     messages: int
     recovery_ms: float
     terms: int
+    snapshots: int  # installed by members that were away
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ def run_seed(
         messages=world.network.messages,
         recovery_ms=world.oracle.recovery_ms,
         terms=world.oracle.terms,
+        snapshots=world.oracle.installs,
     )
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from consensus.engine import Engine
 from consensus.interface import (
-    Checkpoints,
     Event,
     Output,
     PeerConnected,
@@ -65,7 +64,7 @@ class Member:
             restored=self.store.restored(),
             boot_id=self.boot_id(),
             durations=self.world.durations,
-            checkpoints=Checkpoints(self.world.scenario.checkpoint_every),
+            checkpoints=self.world.scenario.checkpoints,
         )
         self.handle(Started())
         self.world.chain.started(self)
@@ -98,7 +97,7 @@ class Member:
         else:
             self._pending.merge(output)
         wait = self.world.scenario.group_commit_ms
-        if wait == 0.0:
+        if wait == 0.0 or output.installed:
             self._flush(self.life)
         elif not self._flush_planned:
             self._flush_planned = True

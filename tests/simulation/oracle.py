@@ -17,6 +17,7 @@ from consensus.interface import (
     AcknowledgedRecord,
     EpochRecord,
     FinalizedRecord,
+    InstallRecord,
     Output,
     VoteRecord,
 )
@@ -144,6 +145,8 @@ class Oracle:
         self._null: dict[int, int] = {}  # term -> lowest nullified index
         self._calm_since_ms = 0.0
         self._calm_term = 0
+        self._calm_height = 0
+        self.installs = 0
         self.recovery_ms = 0.0
         self.terms = 0
 
@@ -196,6 +199,8 @@ class Oracle:
                 self._own_vote(member.seat, record.vote)
             elif isinstance(record, AcknowledgedRecord):
                 self._acknowledged(member.seat, record.request)
+            elif isinstance(record, InstallRecord):
+                self._installed(member, record)
             elif isinstance(record, FinalizedRecord):
                 final = record.finalization
                 if final is not None:
@@ -346,6 +351,25 @@ class Oracle:
             self._done[seat].update(raw[:24] for raw in applied.block.commands)
             self._all_done()
 
+    def _installed(self, member: Member, record: InstallRecord) -> None:
+        """A snapshot is the state that everybody had at that height, and brings one further."""
+        seat, height = member.seat, record.tip.height
+        self.certificate(record.finalization, seat)
+        if height > len(self.blocks) or record.machine.height != height:
+            self.fail(f"seat {seat} installs a snapshot at {height}, which nobody has")
+        if self.blocks[height - 1].hash != record.tip.hash:
+            self.fork(f"seat {seat} installs a snapshot of another block at {height}")
+            return
+        if self._state[height - 1] != record.machine.state_hash:
+            self.fail(f"seat {seat} installs another state at height {height}")
+        if self._lives.get(seat) == member.life and self._height[seat] >= height:
+            self.fail(f"seat {seat} goes back to height {height}")
+        self.installs += 1
+        self._lives[seat], self._height[seat] = member.life, height
+        for block in self.blocks[self._calm_height : height]:
+            self._done[seat].update(raw[:24] for raw in block.commands)
+        self._all_done()
+
     def _running(self) -> list[Member]:
         return [m for m in self._world.correct if not m.halted]
 
@@ -362,7 +386,7 @@ class Oracle:
             here, before = spot(header.epoch, header.view), spot(last.epoch, last.view)
             if header.time_ms < last.time_ms or here <= before:
                 self.fail(f"time or view goes back at height {height}")
-            every = self._world.scenario.checkpoint_every
+            every = self._world.scenario.checkpoints.every
             if header.state_height // every > last.state_height // every and (
                 header.state_height > (last.state_height // every + 1) * every
             ):
@@ -477,6 +501,7 @@ class Oracle:
     def calm_begins(self) -> None:
         self._calm_since_ms = self._world.now_ms
         self._calm_term = self._term()
+        self._calm_height = len(self.blocks)
 
     def _all_done(self) -> None:
         if not self._expected:

@@ -12,7 +12,7 @@ from consensus import voting
 from consensus.engine import Engine
 from consensus.interface import Checkpoints, Output, Restored, Timer, VoteRecord
 from consensus.proposals import Verdict
-from consensus.types import Certificate, Proposal, VoteKind
+from consensus.types import Certificate, Manifest, Proposal, VoteKind
 from consensus.validators import ValidatorSet
 from consensus.wire import Commands, Message
 
@@ -227,6 +227,25 @@ class CheckpointsPassedOver(Engine):
         self.checkpoints = Checkpoints()
 
 
+class SnapshotsBelieved(Engine):
+    """Takes a state over without asking for its hash."""
+
+    def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
+        super()._on_snapshot_offer(sender, manifest)
+        if self.fetch is not None:
+            self.fetch._state_hash = None  # type: ignore[assignment]
+
+
+class ManifestsBelieved(Engine):
+    """Takes any finalization in a manifest for one."""
+
+    def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
+        genuine = self._is_genuine
+        self._is_genuine = lambda c: True  # type: ignore[method-assign]
+        super()._on_snapshot_offer(sender, manifest)
+        self._is_genuine = genuine  # type: ignore[method-assign]
+
+
 @dataclass(frozen=True, slots=True)
 class Planted:
     """A bug, where it shows, and how many seeds may pass before it is found."""
@@ -239,6 +258,7 @@ class Planted:
 _LIARS = Settings(byzantine=1)
 _CALM = Settings(faults=("delay", "reorder"))
 _CRASHES = Settings(faults=("delay", "reorder", "crash", "crash_all", "partition"))
+_FORGED = Settings(byzantine=1, adversaries=("snapshots",), absences=1, clients=6)
 
 BUGS: tuple[Planted, ...] = (
     Planted(GateRemoved, _CRASHES, 20),
@@ -261,5 +281,7 @@ BUGS: tuple[Planted, ...] = (
     Planted(ViewForgottenAtRestart, _CRASHES, 40),
     Planted(ParentFromAnyView, Settings(), 60),
     Planted(CheckpointsPassedOver, _CRASHES, 40),
+    Planted(SnapshotsBelieved, _FORGED, 40),
+    Planted(ManifestsBelieved, _FORGED, 40),
 )
 __all__ = ["BUGS", "Planted"]

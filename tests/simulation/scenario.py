@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from consensus.interface import Checkpoints
+
 FAULTS = (
     "delay",
     "loss",
@@ -36,6 +38,7 @@ class Settings:
     calm_ms: int = 60_000  # liveness: all must commit within this time of calm
     terms_max: int = 12  # ... and within this many terms
     clients: int = 3
+    absences: int = 0  # members that miss most of the chaos; checkpoints are near each other then
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Scenario:
     delay_ms: tuple[float, float] = (1.0, 10.0)
     group_commit_ms: float = 0.0
     serve_blocks: int = 64
-    checkpoint_every: int = 8
+    checkpoints: Checkpoints = Checkpoints()  # noqa: RUF009 - frozen
 
 
 def _below_third(weight: int, total: int) -> bool:
@@ -109,7 +112,9 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
     scenario.group_commit_ms = rng.choice((0.0, 0.0, 2.0))
     scenario.serve_blocks = rng.choice((3, 64))
     _schedule(rng, scenario)
-    scenario.checkpoint_every = rng.choice((2, 8, 1024))
+    scenario.checkpoints = Checkpoints(rng.choice((2, 8, 1024)), rng.choice((3, 20)))
+    if settings.absences:
+        _absences(rng, scenario)
     return scenario
 
 
@@ -127,6 +132,19 @@ def _movable(
             movable.append(seat)
             left -= weights[seat]
     return tuple(movable)
+
+
+def _absences(rng: Random, s: Scenario) -> None:
+    """Some correct members come back when the others have long pruned what they need."""
+    s.checkpoints = Checkpoints(rng.choice((2, 4)), rng.choice((3, 20)))
+    end = s.settings.chaos_ms
+    for _ in range(s.settings.absences):
+        at = rng.uniform(0.0, 0.3 * end)
+        until = rng.uniform(0.7 * end, end)
+        wiped = bool(s.fragile) and rng.random() < 0.5
+        seat = rng.choice(s.fragile if wiped else [x for x in s.weights if x not in s.byzantine])
+        s.faults.append(Fault(at, "wipe" if wiped else "crash", (seat,), until))
+    s.faults.sort(key=lambda f: f.at_ms)
 
 
 def _schedule(rng: Random, s: Scenario) -> None:

@@ -23,14 +23,16 @@ from consensus.interface import (
     EvidenceRecord,
     FinalizedRecord,
     IncarnationRecord,
+    InstallRecord,
     Record,
     Restored,
     ServeBlocks,
     ServeEpochs,
+    ServeSnapshot,
     VoteRecord,
 )
 from consensus.items import KeyValue, Lease, Session
-from consensus.ledger import Tip, genesis_tip
+from consensus.ledger import Tip, genesis_tip, opened_tip
 from consensus.machine import Machine
 from consensus.types import (
     GENESIS,
@@ -47,6 +49,7 @@ from consensus.types import (
 )
 from consensus.wire import (
     EpochReply,
+    Message,
     SyncReply,
     decode_block,
     decode_boot_request,
@@ -60,16 +63,30 @@ from consensus.wire import (
     encode_vote,
 )
 
+from .archive import KEPT, Archive
+
 
 class SimStore:
     """One member's disk."""
 
-    def __init__(self, cluster_id: bytes, seat: int, genesis: bytes, serve_blocks: int) -> None:
+    def __init__(
+        self,
+        cluster_id: bytes,
+        seat: int,
+        genesis: bytes,
+        serve_blocks: int,
+        every: int = limits.CHECKPOINT_HEIGHTS,
+    ) -> None:
         self._cluster_id = cluster_id
         self._seat = seat
         self._serve_blocks = serve_blocks
         self.tip: Tip = genesis_tip(genesis)
-        self.chain: list[tuple[Block, Certificate | None]] = []
+        self._every = every  # the distance of checkpoints
+        self.chain: list[tuple[Block, Certificate | None]] = []  # of the heights above ``base``
+        self.base = 0
+        self.installed = 0  # height of the snapshot that was installed last
+        self.genesis = genesis
+        self.archive = Archive()
         self.entries: dict[bytes, KeyValue] = {}
         self.sessions: dict[bytes, Session] = {}  # least recently used first
         self.leases: dict[int, Lease] = {}
@@ -93,8 +110,8 @@ class SimStore:
             if isinstance(record, FinalizedRecord):
                 self.waiting.append(record)
                 continue
-            if isinstance(record, EpochRecord):
-                self.sync()  # an epoch stands on its last block
+            if isinstance(record, EpochRecord | InstallRecord):
+                self.sync()  # they stand on what came before
             self.transact([record])
 
     def sync(self) -> None:
@@ -119,6 +136,8 @@ class SimStore:
                     self.certificates.append((c.epoch, c.kind, c.view, encode_certificate(c)))
                 case FinalizedRecord():
                     self._finalize(record)
+                case InstallRecord():
+                    self._install(record)
                 case IncarnationRecord(incarnation, _):
                     self.incarnation = incarnation
                 case AcknowledgedRecord(request):
@@ -132,7 +151,7 @@ class SimStore:
 
     def _finalize(self, record: FinalizedRecord) -> None:
         applied, header = record.applied, record.applied.block.header
-        assert header.height == len(self.chain) + 1, "a gap in the finalized chain"
+        assert header.height == self.height + 1, "a gap in the finalized chain"
         self.chain.append((applied.block, record.finalization))
         self.revision = applied.revision
         self.hashes[header.height] = applied.state_hash
@@ -142,6 +161,8 @@ class SimStore:
         _update(self.sessions, changes.sessions)
         _update(self.leases, changes.leases)
         _update(self.facts, changes.facts)
+        if header.height % self._every == 0:
+            self.archive.add(self._machine(header.height, header.time_ms))
         if record.finalization is None:
             return
         self.tip = Tip(
@@ -154,21 +175,46 @@ class SimStore:
             header,
         )
         self._prune(header.epoch, header.view)
+        self._prune_blocks()
+
+    @property
+    def height(self) -> int:
+        """The highest final block, here or in the snapshot that was installed."""
+        return self.base + len(self.chain)
+
+    def _prune_blocks(self) -> None:
+        """Blocks below the older of two snapshots go."""
+        self.archive.prove(self.chain)
+        if len(self.archive.proven) == KEPT:
+            lowest = self.archive.proven[0].height
+            del self.chain[: max(0, lowest - self.base)]
+            self.base = max(self.base, lowest)
+
+    def _install(self, record: InstallRecord) -> None:
+        machine, tip = record.machine, record.tip
+        assert machine.height == tip.height > self.height, "not written before the next step"
+        self.base, self.tip, self.revision = tip.height, tip, machine.revision
+        self.installed = tip.height
+        self.chain = []
+        self.archive = Archive()
+        self.entries, self.sessions = dict(machine.entries), dict(machine.sessions)
+        self.leases, self.facts = dict(machine.leases), dict(machine.facts)
+        self.hashes[tip.height] = machine.state_hash
+        self.openings += map(encode_opening, record.openings)
+        epochs = [record.header.epoch, *(opened_set(o).epoch for o in record.openings)]
+        self._prune(max(epochs), tip.view)
+        c = record.finalization
+        self.certificates.append((c.epoch, c.kind, c.view, encode_certificate(c)))
 
     def _open_epoch(self, opening: Opening) -> None:
         """Everything voted so far was in an epoch that is over."""
-        assert opening_height(opening) == len(self.chain), "not on the last block"
+        assert opening_height(opening) == self.height, "not on the last block"
         self.openings.append(encode_opening(opening))
-        self.tip = replace(
-            self.tip,
-            height=len(self.chain),
-            hash=self.chain[-1][0].hash,
-            view=GENESIS,
-            time_ms=self.chain[-1][0].header.time_ms,
-            state_height=self.chain[-1][0].header.state_height,
-            finalization=None,
-            header=None,
-        )
+        if self.chain:
+            block = self.chain[-1][0]
+            self.tip = opened_tip(block.header, block.hash)
+        else:
+            self.tip = replace(self.tip, view=GENESIS, finalization=None, header=None)
         epoch = opened_set(opening).epoch
         self.votes = {key: raw for key, raw in self.votes.items() if key[0] >= epoch}
         self.blocks = {h: b for h, b in self.blocks.items() if b[0] >= epoch}
@@ -177,10 +223,14 @@ class SimStore:
     def _openings(self) -> list[Opening]:
         return [decode_opening(raw, self._cluster_id) for raw in self.openings]
 
-    def answer(self, request: ServeBlocks | ServeEpochs) -> SyncReply | EpochReply | None:
+    def answer(self, request: ServeBlocks | ServeEpochs | ServeSnapshot) -> Message | None:
         """What the engine asked to be sent from the store."""
         if isinstance(request, ServeEpochs):
             return self.serve_epochs(request.epoch)
+        if isinstance(request, ServeSnapshot):
+            return self.archive.serve(request)
+        if request.from_height <= self.base:
+            return self.archive.offer()
         return self.serve(request.from_height, request.count)
 
     def serve_epochs(self, epoch: int) -> EpochReply | None:
@@ -210,22 +260,10 @@ class SimStore:
     def restored(self) -> Restored:
         """What a restarted engine is given."""
         self.waiting = []
-        assert self.tip.height == len(self.chain), "a half-written finalization"
-        machine = Machine()
-        if self.chain:
-            machine = Machine.restore(
-                len(self.chain),
-                self.revision,
-                self.entries.items(),
-                self.sessions.items(),
-                sorted(self.hashes.items()),
-                leases=self.leases.items(),
-                facts=self.facts.items(),
-                time_ms=self.tip.time_ms,
-            )
+        assert self.tip.height == self.height, "a half-written finalization"
         return Restored(
             tip=self.tip,
-            machine=machine,
+            machine=self._machine(self.height, self.tip.time_ms) if self.height else Machine(),
             votes=[decode_vote(raw, self._seat) for raw in self.votes.values()],
             blocks=[decode_block(raw, self._cluster_id) for _, _, raw in self.blocks.values()],
             certificates=[decode_certificate(raw) for _, _, _, raw in self.certificates],
@@ -236,15 +274,27 @@ class SimStore:
             evidence=self.evidence,
         )
 
+    def _machine(self, height: int, time_ms: int) -> Machine:
+        return Machine.restore(
+            height,
+            self.revision,
+            self.entries.items(),
+            self.sessions.items(),
+            sorted(self.hashes.items()),
+            leases=self.leases.items(),
+            facts=self.facts.items(),
+            time_ms=time_ms,
+        )
+
     def serve(self, from_height: int, count: int) -> SyncReply | None:
-        """The answer to a request for blocks, with links when it ends below a finalization."""
+        """Blocks, with links when they end below a finalization."""
         blocks: list[Block] = []
         links: list[Header] = []
         most = min(count, self._serve_blocks)
         head = next(
             (FinalHeader(b.header, c) for b, c in reversed(self.chain) if c is not None), None
         )
-        for block, finalization in self.chain[from_height - 1 :]:
+        for block, finalization in self.chain[from_height - 1 - self.base :]:
             if blocks and block.header.epoch != blocks[0].header.epoch:
                 break
             if len(blocks) < most and not links:
@@ -258,7 +308,7 @@ class SimStore:
             if finalization is not None and (len(blocks) == most or links):
                 return SyncReply(tuple(blocks), tuple(links), finalization, head)
         if blocks and not links:
-            final = self.chain[blocks[-1].header.height - 1][1]
+            final = self.chain[blocks[-1].header.height - 1 - self.base][1]
             assert final is not None
             return SyncReply(tuple(blocks), (), final, None)
         return None
@@ -269,6 +319,7 @@ class SimStore:
         for name, value in vars(self).items():
             if isinstance(value, (dict, list, set)):
                 setattr(clone, name, value.copy())
+        clone.archive = copy.copy(self.archive)
         clone.waiting = []
         return clone
 

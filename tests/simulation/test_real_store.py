@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consensus.catchup import is_consistent
-from consensus.interface import FinalizedRecord, Record, Restored, VoteRecord
+from consensus.interface import Checkpoints, FinalizedRecord, Record, Restored, VoteRecord
 from consensus.machine import Machine
 from consensus.types import Certificate, Part, View, Vote, VoteKind
 from consensus.wire import make_block
@@ -39,13 +39,9 @@ class PairedStore(SimStore):
             self.directory / str(self._seat),
             cluster_id=self._cluster_id,
             seat=self._seat,
-            genesis=self.tip.hash if self.tip.height == 0 else self.first_parent,
+            genesis=self.genesis,
         )
         return self.real
-
-    @property
-    def first_parent(self) -> bytes:
-        return self.chain[0][0].header.parent
 
     def transact(self, records: list[Record]) -> None:
         super().transact(records)
@@ -74,7 +70,8 @@ class PairedWorld(World):
     directory: Path
 
     def new_store(self, seat: int) -> SimStore:
-        store = PairedStore(self.cluster_id, seat, self.genesis, 3)
+        every = self.scenario.checkpoints.every
+        store = PairedStore(self.cluster_id, seat, self.genesis, 3, every)
         store.directory = self.directory
         return store
 
@@ -85,20 +82,22 @@ def world(
 ) -> Iterator[PairedWorld]:
     monkeypatch.setattr(storage, "LOG_BYTES_MAX", 4096)
     PairedWorld.directory = tmp_path
-    world = PairedWorld(scenario.build(request.param, SETTINGS, tuple(GALLERY)))
+    plan = scenario.build(request.param, SETTINGS, tuple(GALLERY))
+    plan.checkpoints = Checkpoints(2, 3)
+    world = PairedWorld(plan)
     yield world
     for member in world.members.values():
         if isinstance(member.store, PairedStore) and member.store.real is not None:
             member.store.real.close()
 
 
-@pytest.mark.parametrize("world", range(1, 9), indirect=True)
+@pytest.mark.parametrize("world", range(1, 13), indirect=True)
 def test_the_real_store_gives_back_what_the_simulated_one_does(world: PairedWorld) -> None:
     world.run()
     for member in world.correct:
         assert isinstance(member.store, PairedStore)
         assert member.store.real is not None
-        for height in range(1, member.store.tip.height + 1):
+        for height in range(member.store.installed + 1, member.store.tip.height + 1):
             reply = member.store.real.blocks_from(height, 4)
             assert reply is not None
             assert reply.blocks[0].header.height == height

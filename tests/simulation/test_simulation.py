@@ -61,6 +61,14 @@ def test_members_forget_the_same_clients_whatever_crashes(
     _hold(campaign.run(range(600, 612), Settings(faults=faults, clients=8)))
 
 
+@pytest.mark.parametrize("liars", [0, 1])
+def test_members_that_were_away_for_long_come_back_by_snapshots(liars: int) -> None:
+    settings = Settings(absences=1, clients=6, byzantine=liars, adversaries=("snapshots",))
+    report = campaign.run(range(700, 715), settings)
+    _hold(report)
+    assert sum(o.snapshots for o in report.outcomes) >= 8
+
+
 def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
     command = [sys.executable, "-m", "tests.simulation", "--byzantine", "1", "--seeds", "7..9"]
     digests = {

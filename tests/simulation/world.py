@@ -204,7 +204,10 @@ class World:
                 self.members[seat] = LIARS[kind](self, seat)
 
     def new_store(self, seat: int) -> SimStore:
-        return SimStore(self.cluster_id, seat, self.genesis, self.scenario.serve_blocks)
+        s = self.scenario
+        return SimStore(
+            self.cluster_id, seat, self.genesis, s.serve_blocks, s.checkpoints.every
+        )
 
     def next_number(self) -> int:
         self._number += 1

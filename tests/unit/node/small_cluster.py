@@ -15,8 +15,9 @@ from attest import SecretKey
 from consensus import wire
 from consensus.digests import genesis_hash, keccak256
 from consensus.engine import Engine
-from consensus.interface import Durations
+from consensus.interface import Checkpoints, Durations
 from consensus.validators import Validator, ValidatorSet
+from node.archivist import Archivist
 from node.driver import Driver
 from node.network import (
     MessageFrom,
@@ -103,7 +104,14 @@ class MemoryMesh:
 class Cluster:
     """Starts and kills members; links form and break at once."""
 
-    def __init__(self, directory: Path, weights: dict[int, int], nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        weights: dict[int, int],
+        nursery: trio.Nursery,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._checkpoints = checkpoints
         self.validators = validator_set(weights)
         self.members: dict[int, Member] = {}
         self._directory = directory
@@ -122,9 +130,12 @@ class Cluster:
             restored=store.restore(),
             boot_id=os.urandom(32),
             durations=QUICK,
+            checkpoints=self._checkpoints,
         )
         mesh = MemoryMesh(self, seat)
-        driver = Driver(engine, store, mesh, cluster_id=CLUSTER)  # type: ignore[arg-type]
+        every = self._checkpoints.every
+        archivist = Archivist(store, directory, checkpoint=every, every=every)
+        driver = Driver(engine, store, mesh, cluster_id=CLUSTER, archivist=archivist)  # type: ignore[arg-type]
         member = Member(seat, directory, mesh, store, driver)
         for other in self.members.values():
             other.mesh.deliver(PeerUp(seat))
@@ -161,10 +172,12 @@ class Cluster:
 
 
 @asynccontextmanager
-async def small_cluster(directory: Path, weights: dict[int, int]) -> AsyncIterator[Cluster]:
+async def small_cluster(
+    directory: Path, weights: dict[int, int], checkpoints: Checkpoints | None = None
+) -> AsyncIterator[Cluster]:
     """All members started and active."""
     async with trio.open_nursery() as nursery:
-        cluster = Cluster(directory, weights, nursery)
+        cluster = Cluster(directory, weights, nursery, checkpoints or Checkpoints())
         for seat in weights:
             await cluster.start(seat)
         await cluster.wait_active()

@@ -1,0 +1,148 @@
+"""R17 in one member: finding a certified snapshot, and putting it in the place of the state."""
+
+from __future__ import annotations
+
+from .catchup import PATIENCE_RETRIES
+from .certificates import verify_certificate
+from .digests import block_hash
+from .epochs import opened_set
+from .errors import WireError
+from .interface import InstallRecord
+from .ledger import opened_tip, tip_at
+from .machine import Machine
+from .snapshots import Fetch, Offer, certified_state
+from .syncing import Syncing
+from .types import Manifest
+from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
+
+
+class Restoring(Syncing):
+    """Snapshots, for a member that is too far behind, or lacks what all others pruned."""
+
+    def _is_far_behind(self, height: int) -> bool:
+        return height - self.ledger.tip.height > self.checkpoints.gap
+
+    def _retry_snapshot(self) -> None:
+        """At each retry another member is asked for its newest snapshot, or for the chunk again."""
+        if self.catchup.target is None:
+            self._served.clear()
+        self._offer = None
+        if self.fetch is None:
+            if self._is_far_behind(self.catchup.best_height):
+                self._ask_for_snapshot()
+            return
+        self.fetch.retries += 1
+        if self.fetch.retries >= PATIENCE_RETRIES or self.fetch.sender not in self.connected:
+            self._give_up()
+        elif self.fetch.retries > 1:
+            self._send(self.fetch.sender, self.fetch.request())
+
+    def _ask_for_snapshot(self) -> None:
+        seat = self.catchup.pick(self.connected)
+        if seat is not None:
+            self._offered = seat
+            self._send(seat, SnapshotRequest(0, 0))
+
+    def _give_up(self) -> None:
+        """The member that gave us a snapshot does not go on, or lied: another one."""
+        assert self.fetch is not None
+        self.catchup.bar(self.fetch.sender)
+        self.fetch = None
+        self.catchup.paused = False
+        self._out.send += self.catchup.ask(self.connected)
+
+    # --- offers ---
+
+    def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
+        """Taken when it was asked for, or comes in place of the next blocks, which are pruned."""
+        height = manifest.header.height
+        # Once from each: one with the whole past could lead us on from height to height for ever.
+        pruned = self.catchup.is_stuck_at(sender) and sender not in self._served
+        asked = sender == self._offered and self._is_far_behind(height)
+        if sender == self._offered:
+            self._offered = None
+        self.catchup.has_nothing(sender)
+        if self.fetch is None and height > self.ledger.tip.height and (pruned or asked):
+            offer = Offer(sender, manifest, self.validators)
+            if offer.lacks_epochs:
+                self._offer = offer
+                self._send(sender, EpochRequest(self.validators.epoch))
+            else:
+                self._take_offer(offer)
+        self._out.send += self.catchup.ask(self.connected)
+
+    def _on_epoch_reply(self, sender: int, reply: EpochReply) -> None:
+        """The epochs between ours and that of an offered snapshot; or as before."""
+        offer = self._offer
+        if offer is None or offer.sender != sender:
+            super()._on_epoch_reply(sender, reply)
+        elif not offer.learn(reply.openings, self.cluster_id, self._verifier):
+            self._offer = None
+            super()._on_epoch_reply(sender, reply)
+        elif offer.lacks_epochs:
+            self._send(sender, EpochRequest(offer.validators.epoch))
+        else:
+            self._offer = None
+            self._take_offer(offer)
+
+    def _take_offer(self, offer: Offer) -> None:
+        manifest, final = offer.manifest, offer.manifest.finalization
+        state_hash = certified_state(manifest, self.cluster_id)
+        if (
+            state_hash is None
+            or not verify_certificate(final, offer.validators, self.cluster_id, self._verifier)
+            or offer.epoch_at(block_hash(self.cluster_id, manifest.header)) is None
+        ):
+            what = f"a snapshot at {manifest.header.height} that nothing certifies"
+            self._accuse(offer.sender, what)
+            self.catchup.bar(offer.sender, most=True)
+            return
+        self._served.add(offer.sender)
+        self.fetch = Fetch(offer, state_hash)
+        self.catchup.paused = True
+        self._send(offer.sender, self.fetch.request())
+
+    # --- chunks ---
+
+    def _on_snapshot_chunk(self, sender: int, chunk: SnapshotChunk) -> None:
+        fetch = self.fetch
+        if fetch is None or not fetch.expects(sender, chunk):
+            return
+        try:
+            machine = fetch.take(chunk)
+        except WireError as error:
+            self._accuse(sender, f"a snapshot at {fetch.height} that is none: {error}")
+            self.catchup.bar(sender, most=True)
+            self._give_up()
+            return
+        if machine is None:
+            self._send(sender, fetch.request())
+            return
+        self.fetch = None
+        if fetch.height > self.ledger.tip.height:  # blocks may have brought us further meanwhile
+            self._install(fetch.offer, machine)
+        self.catchup.restored(self.ledger.tip.height)
+        self._take_certificate(fetch.manifest.finalization, checked=True)
+        self._out.send += self.catchup.ask(self.connected)
+
+    def _install(self, offer: Offer, machine: Machine) -> None:
+        """Puts a checked state in the place of ours, and opens the epochs up to it."""
+        header, final = offer.manifest.header, offer.manifest.finalization
+        hash_ = block_hash(self.cluster_id, header)
+        epoch = offer.epoch_at(hash_)
+        openings = tuple(
+            o for o in offer.openings if self.validators.epoch < opened_set(o).epoch <= (epoch or 0)
+        )
+        begun = epoch != header.epoch
+        tip = opened_tip(header, hash_) if begun else tip_at(header, hash_, None)
+        self._out.persist.append(InstallRecord(tip, header, machine, final, openings))
+        self._out.installed = True
+        self.machine = machine
+        for opening in openings:
+            self._open_epoch(opening, opened_tip(header, hash_))
+        if not begun:
+            self._advance(tip)
+            if tip.view.next() > self.view:
+                self._enter(tip.view.next())
+        for command_id in filter(machine.done, self.mempool.ids()):
+            self._forget_command(command_id)

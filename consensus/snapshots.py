@@ -1,0 +1,131 @@
+"""Certified snapshots (R17): what proves one, and taking one over chunk by chunk.
+
+A snapshot is the state at a checkpoint. Its manifest shows a finalized header that commits to
+that state, so a quorum checked its hash (R2). The chunks prove nothing one by one: they are taken
+from one member, within the bounds of any state, and believed as a whole when the hash is right. A
+member whose chunks end in another hash lied, and the next one is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .digests import block_hash
+from .epochs import ends_epoch, opened_set
+from .errors import WireError
+from .machine import Machine
+from .signatures import Verifier
+from .transfer import Importer
+from .types import Boundary, Manifest, Opening, VoteKind
+from .validators import ValidatorSet
+from .wire import SnapshotChunk, SnapshotRequest
+
+
+def certified_state(manifest: Manifest, cluster_id: bytes) -> bytes | None:
+    """The state hash that a manifest proves for its height, None when it proves nothing.
+
+    The finalization itself is checked by the caller.
+    """
+    height, state_hash = manifest.header.height, None
+    at = block_hash(cluster_id, manifest.header)
+    for distance, link in enumerate(manifest.links, 1):
+        if link.parent != at or link.height != height + distance:
+            return None
+        if link.state_height == height:
+            state_hash = link.state_hash
+        at = block_hash(cluster_id, link)
+    final = manifest.finalization
+    proved = final.kind is VoteKind.FINALIZE and final.block == at
+    return state_hash if proved else None
+
+
+class Offer:
+    """A snapshot that a member shows, and the sets of the epochs from ours up to its finalization.
+
+    They are proven one by another (R11), without any state.
+    """
+
+    def __init__(self, sender: int, manifest: Manifest, validators: ValidatorSet) -> None:
+        self.sender = sender
+        self.manifest = manifest
+        self.openings: list[Opening] = []
+        self.validators = validators  # the newest set that is proven
+
+    @property
+    def lacks_epochs(self) -> bool:
+        """True while the set that finalized it is not proven."""
+        return self.validators.epoch < self.manifest.finalization.epoch
+
+    def learn(self, openings: Iterable[Opening], cluster_id: bytes, verifier: Verifier) -> bool:
+        """Takes proofs of how epochs ended; False when one is false, or proves nothing alone."""
+        for opening in openings:
+            following = opened_set(opening)
+            if following.epoch <= self.validators.epoch or not self.lacks_epochs:
+                continue
+            if not isinstance(opening, Boundary):
+                return False
+            if not ends_epoch(opening, self.validators, cluster_id, verifier):
+                return False
+            self.openings.append(opening)
+            self.validators = following
+        return True
+
+    def epoch_at(self, block: bytes) -> int | None:
+        """The epoch that goes on from the snapshot, whose block has this hash.
+
+        None when that block began one, and the proof of that epoch names another block: a proof
+        may name any of those that carry the record, but an epoch stands on the first (R11).
+        """
+        header, following = self.manifest.header, self.manifest.links[0]
+        if following.epoch == header.epoch:
+            return header.epoch
+        for opening in self.openings:
+            if isinstance(opening, Boundary) and opening.block.hash == block:
+                return following.epoch
+        return None
+
+
+class Fetch:
+    """A snapshot on its way from one member."""
+
+    def __init__(self, offer: Offer, state_hash: bytes) -> None:
+        self.offer = offer
+        self.sender = offer.sender
+        self.manifest = offer.manifest
+        self.retries = 0  # since the last chunk
+        self._state_hash = state_hash
+        self._importer = Importer()
+        self._chunk = 0
+
+    def __str__(self) -> str:
+        height = self.manifest.header.height
+        return f"height {height}, chunk {self._chunk} of {self.manifest.chunks}"
+
+    @property
+    def height(self) -> int:
+        """Height of the state."""
+        return self.manifest.header.height
+
+    def request(self) -> SnapshotRequest:
+        """Asks for the next chunk."""
+        return SnapshotRequest(self.height, self._chunk)
+
+    def expects(self, sender: int, chunk: SnapshotChunk) -> bool:
+        """True for the chunk that was asked for last."""
+        asked = (self.sender, self.height, self._chunk)
+        return (sender, chunk.height, chunk.chunk) == asked
+
+    def take(self, chunk: SnapshotChunk) -> Machine | None:
+        """The machine when this was the last chunk.
+
+        Raises WireError: the sender is no correct member, or its disk is broken.
+        """
+        if not chunk.items:
+            raise WireError("an empty chunk")
+        self._importer.add(chunk.items)
+        self.retries = 0
+        self._chunk += 1
+        if self._chunk < self.manifest.chunks:
+            return None
+        header = self.manifest.header
+        return self._importer.finish(header.height, header.time_ms, self._state_hash)

@@ -1,0 +1,286 @@
+"""Snapshot files: whole or not there, checked when read; and what a store forgets behind them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from consensus import limits
+from consensus.commands import Command, Put, encode_command
+from consensus.interface import Checkpoints, FinalizedRecord, InstallRecord
+from consensus.ledger import tip_at
+from consensus.machine import Machine
+from consensus.transfer import export
+from consensus.types import Block, Certificate, Manifest, Part, View, VoteKind
+from consensus.wire import make_block
+from node import snapshots, state_tables
+from node.archivist import Archivist
+from node.snapshots import SnapshotError, SnapshotFile
+from node.storage import StorageError, Store
+from tests.unit.node.small_cluster import CLUSTER, GENESIS, Cluster, small_cluster
+
+AT = 8
+
+
+def _finalization(block: Block) -> Certificate:
+    parts = tuple(Part(seat, 0, bytes(65)) for seat in (1, 2, 3))
+    return Certificate(VoteKind.FINALIZE, 0, block.header.view, block.hash, parts)
+
+
+class Past:
+    """A chain whose headers commit to true states."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.blocks: list[Block] = []
+
+    def extend(self, *, proven: bool = True) -> FinalizedRecord:
+        height = len(self.blocks) + 1
+        known = max(0, height - 3)
+        command = Command(bytes([height % 7]) * 16, height, Put(b"k%d" % height, bytes(100)))
+        state_hash = self.machine.hash_at(known)
+        assert state_hash is not None
+        block = make_block(
+            CLUSTER,
+            epoch=0,
+            view=View(1, height - 1),
+            proposer=1,
+            height=height,
+            parent=self.blocks[-1].hash if self.blocks else GENESIS,
+            time_ms=height,
+            state_height=known,
+            state_hash=state_hash,
+            commands=(encode_command(command),),
+            nullifications=(),
+        )
+        self.blocks.append(block)
+        final = _finalization(block) if proven else None
+        return FinalizedRecord(self.machine.apply(block), final)
+
+    def manifest(self) -> Manifest:
+        links = tuple(b.header for b in self.blocks[AT : AT + 3])
+        final = _finalization(self.blocks[AT + 2])
+        return Manifest(self.blocks[AT - 1].header, links, final, 0)
+
+    def install(self) -> InstallRecord:
+        """The snapshot at ``AT`` as a member takes it over."""
+        machine = Machine()
+        for block in self.blocks[:AT]:
+            machine.apply(block)
+        header = self.blocks[AT - 1].header
+        tip = tip_at(header, self.blocks[AT - 1].hash, None)
+        return InstallRecord(tip, header, machine, self.manifest().finalization, ())
+
+
+def _past(length: int = 12) -> Past:
+    past = Past()
+    for _ in range(length):
+        past.extend()
+    return past
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = _open(tmp_path)
+    yield store
+    store.close()
+
+
+def _open(directory: Path) -> Store:
+    return Store(directory / "node", cluster_id=CLUSTER, seat=1, genesis=GENESIS)
+
+
+def _items(machine: Machine) -> list[bytes]:
+    return export(machine, b"", 10**9)[0]
+
+
+def _file(directory: Path) -> Path:
+    """A complete snapshot."""
+    past = _past()
+    draft = snapshots.write_state(directory, AT, _items(past.install().machine))
+    return snapshots.complete(draft, past.manifest())
+
+
+def test_a_snapshot_is_read_back_and_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_ITEMS", 4)
+    file = SnapshotFile(_file(tmp_path))
+    assert file.height == AT and file.manifest.chunks > 2
+    machine = file.verify(CLUSTER)
+    assert machine.state_hash == _past().install().machine.state_hash
+    with pytest.raises(SnapshotError, match="prove no state"):
+        file.verify(bytes(32))
+    file.close()
+
+
+def test_a_file_cut_anywhere_is_no_snapshot(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SnapshotError):
+            SnapshotFile(path)
+
+
+def test_a_bit_that_the_disk_turned_is_noticed(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    whole = path.read_bytes()
+    for place in range(len(snapshots.MAGIC), len(whole), 41):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(SnapshotError):
+            SnapshotFile(path).verify(CLUSTER)
+
+
+def test_a_state_that_is_not_the_certified_one_is_refused(tmp_path: Path) -> None:
+    past = _past()
+    draft = snapshots.write_state(tmp_path, AT, _items(past.machine))
+    with pytest.raises(SnapshotError, match="hash"):
+        SnapshotFile(snapshots.complete(draft, past.manifest())).verify(CLUSTER)
+
+
+def test_what_a_crash_left_is_no_snapshot_and_goes(store: Store, tmp_path: Path) -> None:
+    directory = tmp_path / snapshots.DIRECTORY
+    snapshots.write_state(directory, AT, _items(_past().machine))
+    (directory / "16.snapshot").write_bytes(b"damaged by somebody else")
+    assert len(list(directory.iterdir())) == 2
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    assert archivist.heights == [] and archivist.offer() is None
+    assert list(directory.iterdir()) == []
+
+
+def test_a_pinned_state_does_not_follow_what_comes_after(store: Store) -> None:
+    past = Past()
+    store.pin_when(lambda height: height == AT)
+    for _ in range(12):
+        store.write([past.extend()])
+    store.sync()
+    pinned = store.take_pinned()
+    assert pinned is not None and pinned.height == AT and store.take_pinned() is None
+    items = list(state_tables.read_items(pinned.db, pinned.revision))
+    pinned.db.close()
+    assert items == _items(past.install().machine)
+
+
+def test_the_proof_of_a_state_comes_from_the_blocks_that_follow(store: Store) -> None:
+    past = Past()
+    for _ in range(AT + 2):
+        store.write([past.extend()])
+    store.sync()
+    assert store.manifest(AT) is None, "no header commits to it yet"
+    store.write([past.extend(proven=False)])
+    store.sync()
+    assert store.manifest(AT) is None, "the header that does is not final by itself"
+    store.write([past.extend()])
+    store.sync()
+    manifest = store.manifest(AT)
+    assert manifest is not None and len(manifest.links) == 4
+    with pytest.raises(StorageError):
+        store.manifest(99)
+
+
+def test_pruned_blocks_are_not_served_and_go_little_by_little(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STATE_HASHES_KEPT", 4)
+    past = Past()
+    for _ in range(40):
+        store.write([past.extend()])
+    store.prune(30)
+    rows = [_rows(store)]
+    for _ in range(20):
+        store.write([past.extend()])
+        store.sync()
+        rows.append(_rows(store))
+    assert rows[0] == 40 and rows[-1] == 30
+    assert max(a - b for a, b in itertools.pairwise(rows)) < 8, "never many at once"
+    assert store.blocks_from(30, 5) is None
+    reply = store.blocks_from(31, 5)
+    assert reply is not None and reply.blocks[0].header.height == 31
+
+
+def _rows(store: Store) -> int:
+    count: int = store._db.execute("SELECT count(*) FROM finalized").fetchone()[0]
+    return count
+
+
+def test_an_installed_snapshot_is_there_after_a_restart_or_not_at_all(tmp_path: Path) -> None:
+    past = Past()
+    store = _open(tmp_path)
+    store.write([past.extend() for _ in range(3)])
+    store.sync()
+    while len(past.blocks) < 12:
+        past.extend()
+    record = past.install()
+    for synced in (False, True):
+        store.write([record])
+        if synced:
+            store.sync_votes()
+        store.close()  # as a kill: what was not synced is gone
+        store = _open(tmp_path)
+        restored = store.restore()
+        assert restored.tip.height == (AT if synced else 3)
+        assert restored.machine.height == restored.tip.height
+    assert restored.tip == record.tip
+    assert restored.machine.state_hash == record.machine.state_hash
+    assert list(restored.certificates) == [record.finalization]
+    assert store.blocks_from(1, 9) is None, "its blocks have a gap now"
+    again = Past()
+    records = [again.extend() for _ in range(12)]
+    store.write(records[AT:])
+    store.sync()
+    assert store.restore().machine.state_hash == past.machine.state_hash
+    reply = store.blocks_from(AT + 1, 9)
+    assert reply is not None and reply.blocks[0].header.height == AT + 1
+    store.close()
+
+
+# --- members in one process, with real files ---
+
+SHORT = Checkpoints(every=AT, gap=16)
+
+
+async def _write(cluster: Cluster, seat: int, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        command = Command(b"client of sixtee", number + 1, Put(b"key %d" % (number % 50), b"v"))
+        await cluster.members[seat].driver.execute(command, 10)
+
+
+def _height(cluster: Cluster, seat: int) -> int:
+    return cluster.members[seat].driver.engine.ledger.tip.height
+
+
+def _hash(cluster: Cluster, seat: int) -> Callable[[], bytes]:
+    return lambda: cluster.members[seat].driver.engine.machine.state_hash
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+@pytest.mark.trio
+async def test_a_member_that_missed_what_the_others_pruned_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wiped: bool
+) -> None:
+    monkeypatch.setattr(limits, "STATE_HASHES_KEPT", 16)
+    weights = {1: 1, 2: 1, 3: 1, 4: 1}
+    async with small_cluster(tmp_path, weights, SHORT) as cluster:
+        await _write(cluster, 1, 0, 10)
+        away = cluster.members[3]
+        left_at = _height(cluster, 3)
+        await cluster.kill(3)
+        await _write(cluster, 1, 10, 150)
+        stores = [cluster.members[seat].store for seat in (1, 2, 4)]
+        await cluster.wait(lambda: all(s.blocks_from(left_at + 1, 1) is None for s in stores))
+        if wiped:
+            away.directory.rename(away.directory.with_name("lost"))
+        back = await cluster.start(3)
+        # A wiped member abstains until the term is two higher (R10); it follows all the same.
+        caught_up = "abstaining" if wiped else "active"
+        await cluster.wait(lambda: back.driver.engine.status().state == caught_up)
+        await _write(cluster, 1, 160, 5)
+        await cluster.wait(lambda: _hash(cluster, 3)() == _hash(cluster, 1)())
+        assert back.store._db.execute("SELECT height FROM base").fetchone()[0] > left_at
+        await _write(cluster, 3, 165, 5)
