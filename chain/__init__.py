@@ -2,9 +2,9 @@
 
 Enters: chain clients and their state files; the contract's interface comes from ``contracts``.
 Read membership (the values), rpc (one endpoint), agreement (k of n at finalized blocks), watermark,
-replay (events proven by the digest), evm (the registry), follow (views of who votes), then sender
-with journal and transactions, and registration; abi, eip712, keys and decoding are their alphabet.
-All errors are ``ChainError``.
+replay (events proven by the digest), evm (the registry), follow (views of who votes), memory, then
+sender with journal and transactions, and registration; abi, eip712, keys and decoding are their
+alphabet. All errors are ``ChainError``.
 """
 
 from chain.abi import ContractAbi
@@ -39,6 +39,7 @@ from chain.membership import (
     Sighting,
     Voter,
 )
+from chain.memory import RegistryMemory
 from chain.registration import NodeRegistrar, purpose_text
 from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
 
@@ -64,6 +65,7 @@ __all__ = [
     "PinMismatch",
     "RecoveryVote",
     "Registry",
+    "RegistryMemory",
     "RollbackRefused",
     "RootUnknown",
     "SetView",

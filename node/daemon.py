@@ -11,6 +11,7 @@ import secrets
 import signal
 from collections.abc import Iterable
 from contextlib import aclosing
+from functools import partial
 
 import structlog
 import trio
@@ -24,6 +25,8 @@ from chain import (
     LocalKey,
     Membership,
     NodeRegistrar,
+    RegistryMemory,
+    Sighting,
     TransactionSender,
     open_reader,
 )
@@ -168,16 +171,27 @@ async def _serve(service: NodeService) -> None:
         seat=seat,
         listen=config.node.listen,
     )
-    service.feed = feed = MembershipFeed(cluster_id, seat, mesh, service.changed)
-    service.keeper = keeper = SeatKeeper(
-        registry,
-        NodeRegistrar(registry, sender),
-        identity,
-        seat,
-        config.node.endpoint,
-        feed.saw,
+    memory = RegistryMemory(
+        config.node.state_dir / "registry.json", chain_id=chain.chain_id, contract=chain.contract
     )
+    service.feed = feed = MembershipFeed(cluster_id, seat, mesh, service.changed)
+    if memory.newest is not None:
+        feed.remember(memory.newest)
     async with aclosing(reader), trio.open_nursery() as nursery:
+
+        def on_sighting(seen: Sighting) -> None:
+            feed.saw(seen)
+            if seen.changed:
+                nursery.start_soon(partial(memory.keep, newest=seen.membership))
+
+        service.keeper = keeper = SeatKeeper(
+            registry,
+            NodeRegistrar(registry, sender),
+            identity,
+            seat,
+            config.node.endpoint,
+            on_sighting,
+        )
         await nursery.start(mesh.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.recover)
@@ -185,7 +199,12 @@ async def _serve(service: NodeService) -> None:
         if not (config.node.state_dir / DATABASE_FILE).exists():
             await keeper.wait_registered()
         # Else it was a member, and may still be one whose vote is needed to let it leave.
-        genesis = await _wait_for_genesis(service, registry)
+        genesis = memory.genesis
+        if genesis is None:
+            genesis = await _wait_for_genesis(service, registry)
+            await memory.keep(genesis=genesis)
+        else:
+            nursery.start_soon(_check_genesis, registry, genesis)
         validators = founding_set(genesis, cluster_id)
         await _run_core(service, validators, cluster_id, genesis)
 
@@ -276,6 +295,27 @@ async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Memb
             _log.info("waiting", reason=service.phase)
             told = service.phase
         await trio.sleep(GENESIS_POLL_S)
+
+
+async def _check_genesis(registry: EvmRegistry, remembered: Membership) -> None:
+    """Holds what we started with against the chain, as soon as that answers.
+
+    Raises SafetyStop: the cluster of this disk is not the one that the registry launched.
+    """
+    while True:
+        try:
+            genesis = await registry.genesis()
+        except ChainError:
+            genesis = None
+        if genesis is not None:
+            break
+        await trio.sleep(GENESIS_POLL_S)
+    if genesis != remembered:
+        raise SafetyStop(
+            f"the founding set on disk is not the registry's: block {remembered.block_number},"
+            f" digest {remembered.digest.hex()} here, {genesis.block_number},"
+            f" {genesis.digest.hex()} there"
+        )
 
 
 def founding_set(genesis: Membership, cluster_id: bytes) -> ValidatorSet:

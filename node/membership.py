@@ -70,6 +70,12 @@ class MembershipFeed:
 
     # --- in ---
 
+    def remember(self, membership: Membership) -> None:
+        """What an earlier run saw last: good enough to find the others, until the chain answers."""
+        if self.newest is None:
+            self.newest = membership
+            self._apply()
+
     def saw(self, seen: Sighting) -> None:
         """A new finalized block of the chain."""
         self.newest = seen.membership

@@ -188,12 +188,14 @@ class Testnet:
         """Break the glass, with the nodes that run; the new epoch and the height it stands on."""
         return await changes.recover(self.directory, DEADLINE_S)
 
-    async def wait_epoch(self, epoch: int, weights: dict[int, int]) -> Survey:
+    async def wait_epoch(
+        self, epoch: int, weights: dict[int, int], total: int | None = None
+    ) -> Survey:
         """Wait until all these seats vote in this epoch or a later one, with these weights.
 
-        All nodes that run have the same set then, observers too.
+        All nodes that run have the same set then, of this total weight, observers too.
         """
-        total = sum(weights.values())
+        total = sum(weights.values()) if total is None else total
 
         def there(seen: Survey) -> bool:
             rows = {row.seat: row for row in seen.nodes if row.answers}

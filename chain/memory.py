@@ -1,0 +1,122 @@
+"""What a node saw of the registry last, on disk, so that a restart does not wait for the chain.
+
+A cache: it says with whom to link and which set the cluster was founded with until the chain
+answers, and the chain's answer then replaces or refutes it. A file that is damaged, or of another
+registry, is as good as none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from chain.files import load_json, replace_json
+from chain.membership import Change, Member, Membership, MemberStatus
+
+_FORMAT = 1
+_FILE_BYTES_MAX = 8 * 1024 * 1024
+
+
+class RegistryMemory:
+    """The founding set and the newest membership of one registry.
+
+    Args:
+        path: JSON file; its directory must exist.
+        chain_id, contract: the registry; a file of another one is not read.
+    """
+
+    def __init__(self, path: Path, *, chain_id: int, contract: bytes) -> None:
+        self.genesis: Membership | None = None
+        self.newest: Membership | None = None
+        self._path = path
+        self._lock = trio.Lock()
+        try:
+            fields = load_json(path, _FILE_BYTES_MAX)
+            if fields is None or fields["format"] != _FORMAT:
+                return
+            found = [_membership(fields[name]) for name in ("genesis", "newest")]
+        except (ValueError, KeyError, TypeError, OSError):
+            return
+        if all(m is None or (m.chain_id, m.contract) == (chain_id, contract) for m in found):
+            self.genesis, self.newest = found
+
+    async def keep(
+        self, *, genesis: Membership | None = None, newest: Membership | None = None
+    ) -> None:
+        """Writes what is new, durably. Raises OSError."""
+        self.genesis = genesis or self.genesis
+        if newest is not None and (
+            self.newest is None or newest.block_number > self.newest.block_number
+        ):
+            self.newest = newest
+        async with self._lock:
+            fields = {
+                "format": _FORMAT,
+                "genesis": _fields(self.genesis),
+                "newest": _fields(self.newest),
+            }
+            await trio.to_thread.run_sync(partial(replace_json, self._path, fields))
+
+
+def _fields(membership: Membership | None) -> Any:
+    """As JSON takes it; what belongs to one block alone (a recovery that waits) is left out."""
+    if membership is None:
+        return None
+    fields = asdict(membership)
+    del fields["pending_recovery"]
+    return _hex(fields)
+
+
+def _hex(value: Any) -> Any:
+    match value:
+        case bytes():
+            return value.hex()
+        case dict():
+            return {name: _hex(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_hex(part) for part in value]
+    return value
+
+
+def _membership(fields: Any) -> Membership | None:
+    if fields is None:
+        return None
+    change = fields["last_change"]
+    return Membership(
+        chain_id=int(fields["chain_id"]),
+        contract=bytes.fromhex(fields["contract"]),
+        block_number=int(fields["block_number"]),
+        block_hash=bytes.fromhex(fields["block_hash"]),
+        block_time_s=int(fields["block_time_s"]),
+        prev_randao=bytes.fromhex(fields["prev_randao"]),
+        version=int(fields["version"]),
+        digest=bytes.fromhex(fields["digest"]),
+        members=tuple(_member(row) for row in fields["members"]),
+        last_change=None
+        if change is None
+        else Change(
+            int(change["block_number"]), int(change["version"]), bytes.fromhex(change["digest"])
+        ),
+        roots=tuple((int(epoch), int(ends_s)) for epoch, ends_s in fields["roots"]),
+        recoveries=int(fields["recoveries"]),
+    )
+
+
+def _member(row: Any) -> Member:
+    return Member(
+        seat=int(row["seat"]),
+        weight=int(row["weight"]),
+        status=MemberStatus(row["status"]),
+        node_key=bytes.fromhex(row["node_key"]),
+        instance_id=bytes.fromhex(row["instance_id"]),
+        incarnation=int(row["incarnation"]),
+        endpoint=str(row["endpoint"]),
+        lease_expires_s=int(row["lease_expires_s"]),
+        root_epoch=int(row["root_epoch"]),
+        scheme=int(row["scheme"]),
+        owner=bytes.fromhex(row["owner"]),
+    )
