@@ -88,11 +88,23 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
         ("status", "what a node says of itself"),
         ("members", "seats of the validator set"),
         ("peers", "other members and whether they are connected"),
-        ("leader", "who leads, and the fencing token"),
+        ("evidence", "proofs that members broke the rules"),
     ):
         reader = commands.add_parser(name, help=text)
         _add_api(reader)
         reader.set_defaults(command=_ask, question=name)
+
+    leader = commands.add_parser("leader", help="who leads; hand over, or complain")
+    leader.add_argument(
+        "action",
+        nargs="?",
+        choices=("show", "step-down", "complain"),
+        default="show",
+        help="show (the default): leader and fencing token; step-down: this node hands over; "
+        "complain: this node votes to depose the leader",
+    )
+    _add_api(leader)
+    leader.set_defaults(command=_leader)
 
     kv = commands.add_parser("kv", help="read and write keys")
     verbs = kv.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -255,6 +267,13 @@ def _ask(options: argparse.Namespace) -> int:
     else:
         _print_pairs(document)
     return 0
+
+
+def _leader(options: argparse.Namespace) -> int:
+    options.question = {"step-down": "step_down", "complain": "complain"}.get(
+        options.action, "leader"
+    )
+    return _ask(options)
 
 
 def _kv(options: argparse.Namespace) -> int:

@@ -144,6 +144,18 @@ class ApiClient:
         """``NodeFacade.leader()``."""
         return await self._json("/v1/leader")
 
+    async def evidence(self) -> list[dict[str, Any]]:
+        """``NodeFacade.evidence()``."""
+        return _rows(await self._json("/v1/evidence"), "evidence")
+
+    async def step_down(self) -> dict[str, Any]:
+        """``NodeFacade.step_down()``."""
+        return await self._act("/v1/leader/step-down")
+
+    async def complain(self) -> dict[str, Any]:
+        """``NodeFacade.complain()``."""
+        return await self._act("/v1/leader/complain")
+
     async def healthy(self) -> bool:
         """Whether the process works; raises as the others do when nobody answers."""
         return (await self._json("/v1/health")).get("status") == "ok"
@@ -255,6 +267,13 @@ class ApiClient:
 
     async def _json(self, path: str) -> dict[str, Any]:
         status, _, body = await self._request("GET", path)
+        if status != 200:
+            raise _error(status, body)
+        return _document(body)
+
+    async def _act(self, path: str) -> dict[str, Any]:
+        headers = {"content-type": "application/json"}
+        status, _, body = await self._request("POST", path, content=b"{}", headers=headers)
         if status != 200:
             raise _error(status, body)
         return _document(body)

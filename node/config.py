@@ -103,9 +103,14 @@ class TimingConfig:
 
     leader_timeout_ms: int = 2_000  # silence after which the leader is voted out
     leader_timeout_max_ms: int = 16_000  # cap of its linear growth
-    heartbeat_ms: int = 500  # an idle leader proposes an empty block this often
+    heartbeat_ms: int = 300  # an idle leader proposes an empty block this often
     retry_ms: int = 500  # own last votes are sent again this often
-    stall_ms: int = 6_000  # an entered, never finalized view counts as a timeout after this
+    stall_ms: int = 2_500  # a term in which nothing becomes final for so long counts as one
+    probe_ms: int = 1_000  # members are challenged this often; a leader that misses three goes
+    censor_ms: int = 2_000  # a leader may leave out a command that is next for so long
+    slow_ms: int = 1_500  # it may let commands wait for so long and make hardly any block
+    behind_chain_ms: int = 60_000  # it may see a chain block so much later than this node
+    patience_ms: int = 60_000  # after a false complaint timers are longer; a step back per this
     request_timeout_ms: int = 10_000  # a command's outcome is awaited this long
 
 

@@ -342,6 +342,11 @@ def durations(config: Config) -> Durations:
         heartbeat_ms=t.heartbeat_ms,
         stall_ms=t.stall_ms,
         retry_ms=t.retry_ms,
+        probe_ms=t.probe_ms,
+        censor_ms=t.censor_ms,
+        slow_ms=t.slow_ms,
+        behind_chain_ms=t.behind_chain_ms,
+        patience_ms=t.patience_ms,
         growth_max=max(1, t.leader_timeout_max_ms // t.leader_timeout_ms),
     )
 

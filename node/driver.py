@@ -19,6 +19,7 @@ from consensus.commands import Command, encode_command
 from consensus.engine import Engine
 from consensus.interface import (
     Alarm,
+    Complain,
     EpochOpened,
     EpochRecord,
     Event,
@@ -165,6 +166,10 @@ class Driver:
     def step_down(self) -> None:
         """Gives up leadership, if this node has it."""
         self._put(StepDown())
+
+    def complain(self) -> None:
+        """Complains about the leader, on the operator's word."""
+        self._put(Complain())
 
     # --- the loop ---
 

@@ -240,7 +240,9 @@ class NodeFacade(Protocol):
         weight_total, quorum_weight, weight_connected. Consensus: height, epoch, term, view
         ("term.index"), index, leader (seat or None), incarnation, revision, block_hash and
         state_hash (hex, of the newest final block), lag (blocks behind the best certified height),
-        complaints (seat to reason code), mempool, evidence, leader_changes, commits. Network:
+        complaints (of the present term, seat to reason), probes (seat to what it answered last:
+        age_ms, rtt_ms, missed, term, height, lag in blocks behind us, chain_block), patience (steps
+        by which our timers are longer), mempool, evidence, leader_changes, commits. Network:
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
         endpoints: [...]}. Membership: membership {chain_block (of the registry's newest set),
@@ -265,6 +267,26 @@ class NodeFacade(Protocol):
 
     def leader(self) -> dict[str, Any]:
         """epoch, term, leader (seat or None), self (bool), fencing_token "epoch.term"."""
+        ...
+
+    async def step_down(self) -> dict[str, Any]:
+        """Hands leadership over; ``leader()`` afterwards. Raises NotDone when we do not lead."""
+        ...
+
+    async def complain(self) -> dict[str, Any]:
+        """Complains about the leader once; ``leader()`` afterwards.
+
+        One complaint deposes nobody: members of more than a third of the weight must complain, then
+        all join. Raises NotDone when this node leads itself, or has no vote now.
+        """
+        ...
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """Proofs that members broke the rules.
+
+        Rows: seat, epoch, convicted (it is in the replicated state), votes (two, each kind, view
+        "term.index", block, reason, signature).
+        """
         ...
 
     def ready(self) -> list[str]:

@@ -20,6 +20,13 @@ dstack_cluster_weight_total                gauge    weight of the whole validato
 dstack_cluster_weight_quorum               gauge    weight that a quorum needs
 dstack_cluster_lag_blocks                  gauge    blocks behind the best certified height known
 dstack_cluster_incarnation                 gauge    boot number of this seat
+dstack_cluster_mempool_commands            gauge    commands that wait for a block
+dstack_cluster_patience_steps              gauge    half leader timers by which ours is longer
+dstack_cluster_evidence                    gauge    proofs against members that this node holds
+dstack_cluster_complaints{reason=}         gauge    members that complain about the present leader
+dstack_cluster_probe_age_seconds{seat=}    gauge    since a member's last answer to a challenge
+dstack_cluster_probe_rtt_seconds{seat=}    gauge    from that challenge to its answer
+dstack_cluster_probe_lag_blocks{seat=}     gauge    blocks behind this node, as it answered
 dstack_cluster_uptime_seconds              gauge    age of the process
 dstack_cluster_ready                       gauge    1 while linearizable requests are served
 dstack_cluster_state{state=}               gauge    1 for the present state, 0 for the others
@@ -38,6 +45,7 @@ dstack_cluster_info{version=,...}          info     version, seat, chain and con
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -70,6 +78,9 @@ _GAUGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("weight_quorum", ("quorum_weight",), "Weight that a quorum needs"),
     ("lag_blocks", ("lag",), "Blocks behind the best certified height known"),
     ("incarnation", ("incarnation",), "Boot number of this seat"),
+    ("mempool_commands", ("mempool",), "Commands that wait for a block"),
+    ("patience_steps", ("patience",), "Half leader timers by which ours is longer"),
+    ("evidence", ("evidence",), "Proofs against members that this node holds"),
     ("uptime_seconds", ("uptime_s",), "Age of the process"),
     ("chain_finalized_block", ("chain", "finalized_number"), "Newest finalized block seen"),
     ("chain_finalized_age_seconds", ("chain", "finalized_age_s"), "Age of that block"),
@@ -121,6 +132,7 @@ class StatusCollector(Collector):
         for mode in status.get("insecure") or ():
             insecure.add_metric([str(mode)], 1.0)
         yield insecure
+        yield from _health(status)
         for name, key, text in _COUNTERS:
             value = _number(status, (key,))
             if value is not None:
@@ -133,6 +145,26 @@ class StatusCollector(Collector):
             "contract": str(chain.get("contract", "")),
         }
         yield InfoMetricFamily(PREFIX.rstrip("_"), "What runs here", value=info)
+
+
+def _health(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Complaints about the leader, and what members answered to challenges."""
+    complaints = GaugeMetricFamily(
+        PREFIX + "complaints", "Members that complain about the present leader", labels=["reason"]
+    )
+    for reason, count in sorted(Counter((status.get("complaints") or {}).values()).items()):
+        complaints.add_metric([str(reason)], float(count))
+    yield complaints
+    for name, key, unit, text in (
+        ("probe_age_seconds", "age_ms", 1000, "Since a member's last answer to a challenge"),
+        ("probe_rtt_seconds", "rtt_ms", 1000, "From that challenge to its answer"),
+        ("probe_lag_blocks", "lag", 1, "Blocks behind this node, as it answered"),
+    ):
+        family = GaugeMetricFamily(PREFIX + name, text, labels=["seat"])
+        for seat, row in (status.get("probes") or {}).items():
+            if key in row:
+                family.add_metric([seat], row[key] / unit)
+        yield family
 
 
 def metrics_registry(facade: NodeFacade) -> CollectorRegistry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +15,9 @@ from attest import NodeIdentity
 from chain import EvmRegistry
 from consensus.commands import Action, Barrier, Command
 from consensus.digests import keccak256
+from consensus.interface import Status
 from consensus.machine import Result
+from consensus.types import Reason, Vote
 from consensus.validators import ValidatorSet
 from node.config import Config
 from node.driver import Driver
@@ -24,6 +26,7 @@ from node.facade import (
     BadRequest,
     Entry,
     NodeError,
+    NotDone,
     Unavailable,
     Write,
 )
@@ -135,7 +138,11 @@ class NodeService:
             "state_hash": s.state_hash.hex(),
             "revision": s.revision,
             "lag": s.lag,
-            "complaints": {str(seat): reason for seat, reason in s.complaints.items()},
+            "complaints": {
+                str(seat): Reason(reason).name.lower() for seat, reason in s.complaints.items()
+            },
+            "probes": self._probes(s),
+            "patience": s.patience,
             "mempool": s.mempool,
             "evidence": s.evidence,
             "leader_changes": driver.leader_changes,
@@ -260,6 +267,79 @@ class NodeService:
             "fencing_token": None if term is None else f"{epoch}.{term}",
         }
 
+    def _probes(self, status: Status) -> dict[str, Any]:
+        """What members answered last; those that never did have only ``missed``."""
+        now_ms = time.time_ns() // 1_000_000
+        rows: dict[str, Any] = {}
+        for seat, peer in sorted(status.peers.items()):
+            row: dict[str, Any] = {"missed": peer.missed}
+            if peer.answered_ms:
+                row |= {
+                    "age_ms": max(0, now_ms - peer.answered_ms),
+                    "rtt_ms": peer.rtt_ms,
+                    "epoch": peer.epoch,
+                    "term": peer.term,
+                    "height": peer.height,
+                    "lag": max(0, status.height - peer.height),
+                    "chain_block": peer.chain_block,
+                }
+            rows[str(seat)] = row
+        return rows
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """See ``NodeFacade.evidence``."""
+        if self.driver is None:
+            return []
+        engine = self.driver.engine
+        convicted = engine.machine.standing.convicted
+        return [
+            {
+                "seat": pair.first.seat,
+                "epoch": pair.first.epoch,
+                "convicted": pair.first.seat in convicted,
+                "votes": [_vote_row(vote) for vote in (pair.first, pair.second)],
+            }
+            for pair in engine.evidence
+        ]
+
+    # --- the operator and the leader ---
+
+    async def step_down(self) -> dict[str, Any]:
+        """See ``NodeFacade.step_down``."""
+        driver = self._running()
+        before = self.leader()
+        if not before["self"]:
+            raise NotDone(f"seat {before['leader']} leads, not this node", "not_leading")
+        driver.step_down()
+        await self._until(lambda: not self.leader()["self"], "no other member took over")
+        return self.leader()
+
+    async def complain(self) -> dict[str, Any]:
+        """See ``NodeFacade.complain``."""
+        driver = self._running()
+        before = self.leader()
+        if before["self"]:
+            raise NotDone("this node leads itself: it may step down", "leading")
+        if not driver.engine.can_vote:
+            raise NotDone("this node has no vote now", "no_vote")
+        own = self.config.node.seat
+
+        def heard() -> bool:
+            complaints = driver.engine.status().complaints
+            return own in complaints or self.leader()["fencing_token"] != before["fencing_token"]
+
+        driver.complain()
+        await self._until(heard, "the complaint was not made")
+        return self.leader()
+
+    async def _until(self, done: Callable[[], bool], otherwise: str) -> None:
+        """Waits for something that the core does at once when it can. Raises Unavailable."""
+        with trio.move_on_after(self.config.timing.request_timeout_ms / 1000):
+            while not done():  # noqa: ASYNC110 - rare, short, and the core tells no one else
+                await trio.sleep(0.01)
+            return
+        raise Unavailable(f"{otherwise} in time")
+
     def ready(self) -> list[str]:
         """See ``NodeFacade.ready``."""
         status = self.status()
@@ -368,3 +448,13 @@ class _Round:
     def __init__(self) -> None:
         self.done = False
         self.failure: NodeError | None = None
+
+
+def _vote_row(vote: Vote) -> dict[str, Any]:
+    return {
+        "kind": vote.kind.name.lower(),
+        "view": str(vote.view),
+        "block": vote.block.hex(),
+        "reason": vote.reason,
+        "signature": vote.signature.hex(),
+    }

@@ -78,6 +78,13 @@ def _read(text: str, **more: Any) -> dict[str, Any]:
     return {"get": {"summary": text, "responses": {"200": _reply(text), "default": _ERROR}, **more}}
 
 
+def _act(text: str) -> dict[str, Any]:
+    """Empty JSON in, who leads then out."""
+    replies = {"200": _reply(text), "409": _ERROR, "default": _ERROR}
+    body = _body({"type": "object"}) | {"required": False}
+    return {"post": {"summary": text, "requestBody": body, "responses": replies}}
+
+
 def _write(text: str, **more: Any) -> dict[str, Any]:
     return {
         "summary": text,
@@ -106,6 +113,9 @@ DOCUMENT: dict[str, Any] = {
             ],
         ),
         "/v1/leader": _read("epoch, term, leader and fencing token"),
+        "/v1/leader/step-down": _act("the leader hands over; 409 when this node does not lead"),
+        "/v1/leader/complain": _act("one complaint about the leader; 409 when this node leads"),
+        "/v1/evidence": _read("pairs of votes that convict their signers"),
         "/v1/health": _read("200 while the process works"),
         "/v1/ready": _read(
             "200 while linearizable requests are served, else 503 with the reasons",

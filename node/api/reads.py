@@ -29,6 +29,9 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
     async def leader(request: Request) -> Response:
         return answer(facade.leader())
 
+    async def evidence(request: Request) -> Response:
+        return answer({"evidence": facade.evidence()})
+
     async def peers(request: Request) -> Response:
         if _asked(request, "watch"):
             if "text/event-stream" not in request.headers.get("accept", ""):
@@ -60,6 +63,7 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         "/v1/members": members,
         "/v1/peers": peers,
         "/v1/leader": leader,
+        "/v1/evidence": evidence,
         "/v1/health": health,
         "/v1/ready": ready,
         "/metrics": metrics,

@@ -41,6 +41,7 @@ from node.api.changes import ChangeStreams
 from node.api.express import Express
 from node.api.gate import ABORT_KEY, Gate
 from node.api.kv import kv_routes
+from node.api.leadership import leadership_routes
 from node.api.leases import lease_routes
 from node.api.reads import read_routes
 from node.api.registration import registration_routes
@@ -76,6 +77,7 @@ def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> 
         *watch_routes(facade, streams),
         *read_routes(facade, streams),
         *registration_routes(facade),
+        *leadership_routes(facade),
     ]
     token = None if config.token_file is None else read_token(config.token_file)
     return Gate(Router(routes, redirect_slashes=False), _hosts(config.listen), token)

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from node.config import Config, parse_config
-from node.facade import Entry, KeyValueFacade, Write
+from node.facade import Entry, KeyValueFacade, NotDone, Write
 
 CONTRACT = "0x5fbdb2315678afecb367f032d93f642f64180aa3"
 INSTANCE_ID = "11" * 20
@@ -116,6 +116,15 @@ class MemoryNode:
 
     def leader(self) -> dict[str, Any]:
         return {"epoch": 1, "term": 4, "leader": 1, "self": True, "fencing_token": "1.4"}
+
+    async def step_down(self) -> dict[str, Any]:
+        return {**self.leader(), "leader": 2, "self": False}
+
+    async def complain(self) -> dict[str, Any]:
+        raise NotDone("this node leads itself: it may step down", "leading")
+
+    def evidence(self) -> list[dict[str, Any]]:
+        return [{"seat": 2, "epoch": 0, "convicted": False, "votes": []}]
 
     def ready(self) -> list[str]:
         return self.reasons

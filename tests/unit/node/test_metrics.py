@@ -40,6 +40,17 @@ def test_the_page_tells_the_same_numbers_as_the_status(node: MemoryNode) -> None
     assert found[("dstack_cluster_insecure", (("mode", "simulator"),))] == 1
 
 
+def test_complaints_and_answers_to_challenges_have_labels(node: MemoryNode) -> None:
+    base = node.status()
+    probes = {"2": {"missed": 0, "age_ms": 300, "rtt_ms": 2, "lag": 1}, "3": {"missed": 4}}
+    complaints = {"2": "slow", "3": "slow"}
+    node.status = lambda: {**base, "probes": probes, "complaints": complaints}  # type: ignore[method-assign]
+    found = samples(node)
+    assert found[("dstack_cluster_complaints", (("reason", "slow"),))] == 2
+    assert found[("dstack_cluster_probe_age_seconds", (("seat", "2"),))] == 0.3
+    assert ("dstack_cluster_probe_age_seconds", (("seat", "3"),)) not in found
+
+
 def test_a_number_the_node_does_not_know_is_absent_and_not_zero(node: MemoryNode) -> None:
     base = node.status()
 
@@ -68,7 +79,15 @@ def test_openmetrics_is_spoken_when_asked_for(node: MemoryNode) -> None:
 
 def test_the_documented_table_and_the_page_name_the_same_metrics(node: MemoryNode) -> None:
     base = node.status()
-    more = {"commits": 1, "refused_handshakes": 2}
+    more = {
+        "commits": 1,
+        "refused_handshakes": 2,
+        "mempool": 3,
+        "patience": 1,
+        "evidence": 2,
+        "complaints": {"2": "slow"},
+        "probes": {"2": {"missed": 0, "age_ms": 300, "rtt_ms": 2, "lag": 1}},
+    }
     node.status = lambda: {**base, **more}  # type: ignore[method-assign]
     documented = set(re.findall(r"^(dstack_cluster_\w+)", node_metrics_doc(), re.M))
     assert {name for name, _ in samples(node)} == documented
