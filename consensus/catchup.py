@@ -231,6 +231,15 @@ class CatchUp:
         until = self._retries + min(spared, BARRED_RETRIES_MAX)
         self._barred[sender] = max(until, self._barred.get(sender, 0))
 
+    def unneeded(self, sender: int, first: int) -> None:
+        """An answer that says nothing new ends the request that it answers, and no other one.
+
+        Were each copy of an answer to lead to a request, the two could multiply without end.
+        """
+        request = self._asked.get(sender)
+        if request is not None and request.first == first:
+            del self._asked[sender]
+
     def lost(self, seat: int) -> None:
         """The link to a member closed: it will not answer."""
         self._asked.pop(seat, None)

@@ -57,7 +57,7 @@ class Syncing(Voting):
             else:
                 self._take_reply(sender, reply)
         else:
-            self.catchup.lost(sender)
+            self.catchup.unneeded(sender, reply.blocks[0].header.height)
         self._out.send += self.catchup.ask(self.connected)
 
     def _take_reply(self, sender: int, reply: SyncReply) -> None:

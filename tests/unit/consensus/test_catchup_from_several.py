@@ -207,3 +207,12 @@ def test_a_member_from_whom_one_vote_is_withheld_asks_what_is_final() -> None:
     assert final is not None
     engine.step(Received(asked[-1], SyncReply((), (), final)), 1_000)
     assert engine.ledger.tip.height == 6
+
+
+def test_copies_of_an_answer_lead_to_no_more_requests() -> None:
+    engine, output = _behind()
+    seat, request = min(_asked(output).items(), key=lambda item: item[1].from_height)
+    answer = _answer(request)
+    engine.step(Received(seat, answer), 6)
+    for _ in range(5):
+        assert not _asked(engine.step(Received(seat, answer), 7))
