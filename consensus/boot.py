@@ -193,12 +193,11 @@ class Boot:
     def told(self) -> tuple[Vote | None, int]:
         """The highest vote of ours that anyone saw, and the highest term anyone proved to be in."""
         acks = self.progress.acks.values()
-        epoch = self._validators.epoch
-        votes = [a.last_vote for a in acks if a.last_vote and a.last_vote.epoch == epoch]
-        highest = max(votes, key=Vote.position, default=None)
+        votes = [a.last_vote for a in acks if a.last_vote is not None]
+        highest = max(votes, key=Vote.moment, default=None)
         # Who holds the nullification of a term is in the next one, and may have complained there.
         tips = [a.tip for a in acks if a.tip is not None]
         terms = [tip.view.term + (tip.kind is VoteKind.NULLIFY) for tip in tips]
-        if highest is not None:
+        if highest is not None and highest.epoch == self._validators.epoch:
             terms.append(highest.view.term)
-        return highest, max(terms, default=0)
+        return highest, max(terms, default=1)

@@ -7,7 +7,7 @@ from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Tim
 from .ledger import Tip
 from .restoring import Restoring
 from .state import ABSTAIN_TERMS
-from .types import BootAck, BootRequest, Opening, Vote, VoteKind
+from .types import BootAck, BootRequest, Opening, Vote
 from .wire import BootRefused
 
 
@@ -100,8 +100,7 @@ class Booting(Restoring):
         if had_the_right:
             return
         told, term = self.boot.told()
-        floor = max(self._last_position, (self.ledger.tip.view, int(VoteKind.FINALIZE)))
-        if told is not None and told.position() > floor:
+        if told is not None and told.moment() > self._floor:
             until = (self.validators.epoch, term + ABSTAIN_TERMS)
             self._abstain_until = max(self._abstain_until, until)
             self._out.persist.append(AbstainRecord(*self._abstain_until))

@@ -371,9 +371,7 @@ def pack_boot_request(r: BootRequest) -> tuple[Any, ...]:
 
 def read_boot_request(value: tuple[Any, ...]) -> BootRequest:
     seat, incarnation, boot_id, signature = record(value, 4)
-    return BootRequest(
-        uint(seat), uint(incarnation), blob(boot_id, 32), blob(signature, 65)
-    )
+    return BootRequest(uint(seat), uint(incarnation), blob(boot_id, 32), blob(signature, 65))
 
 
 def unpack(data: bytes) -> Any:

@@ -93,6 +93,7 @@ class Engine(Watching):
         durations: Durations = Durations(),  # noqa: B008 - frozen
         checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
     ) -> None:
+        founders = validators
         if restored.openings:
             validators = opened_set(restored.openings[-1])
         super().__init__(
@@ -116,7 +117,7 @@ class Engine(Watching):
             checkpoints=checkpoints,
             abstain_until=restored.abstain_until,
         )
-        self._init_epochs(restored)
+        self._init_epochs(restored, founders)
         self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
@@ -133,6 +134,8 @@ class Engine(Watching):
             self.view = max(self.view, self.ledger.tip.view.next())
         self._restored = restored
         self._resume()
+        final = (self.validators.epoch, self.ledger.tip.view, int(VoteKind.FINALIZE))
+        self._floor = max([final, *(vote.moment() for vote in restored.votes)])
 
     def _resume(self) -> None:
         """What the store holds of this epoch.
@@ -265,6 +268,8 @@ class Engine(Watching):
                 self._nullify(Reason.OPERATOR)
             case ChainHead(number, time_ms):
                 self.chain.saw(number, time_ms, self.tick)
+        if self._later:
+            self._follow_later()
         if self._stirred:
             self._settle()
         return self._out

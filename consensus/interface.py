@@ -392,7 +392,7 @@ class Durations:
     slow_ms: int = 1500  # how long it may let commands wait, and make few blocks
     behind_chain_ms: int = 60_000  # how much later than we a leader may see a chain block
     patience_ms: int = 60_000  # time with finality until a step of patience is given back
-    epoch_settle_ms: int = 2000  # how long a leader gives others to see the change on chain too
+    epoch_settle_ms: int = 3000  # how long a leader waits for others to see the change on chain
     epoch_grace_ms: int = 6000  # how long a leader may leave a due epoch unproposed
 
     def ticks(self, duration_ms: int) -> int:

@@ -61,7 +61,7 @@ from .wire import (
 class Turning(Convicting):
     """What the registry shows, and the way into the next epoch."""
 
-    def _init_epochs(self, restored: Restored) -> None:
+    def _init_epochs(self, restored: Restored, founders: ValidatorSet) -> None:
         self.previous: ValidatorSet | None = None  # the set of the epoch before, for its evidence
         self.revoked: frozenset[int] = frozenset()  # whose single votes count no more (R19)
         self._chain_views = ChainViews()
@@ -72,12 +72,13 @@ class Turning(Convicting):
         self._ahead: Boundary | None = None  # proof that our epoch is over, its blocks on the way
         self._recovery: Recovery | None = None  # waits until we have the block it stands on
         self._recoveries = [o for o in restored.openings if isinstance(o, Recovery)]
+        self._later: list[tuple[int, Opening]] = []  # what followed, to be checked in its turn
         self._asked_for_epoch: set[int] = set()  # since the last retry
         self._told_epoch: set[int] = set()  # since the last retry
         if restored.openings:
             self._origin = origin_of(restored.openings[-1])
-        if len(restored.openings) > 1:
-            self.previous = opened_set(restored.openings[-2])
+            before = restored.openings[-2:-1]
+            self.previous = opened_set(before[0]) if before else founders
 
     def _sets(self) -> tuple[ValidatorSet, ...]:
         """Evidence convicts members of the epoch before too."""
@@ -117,12 +118,18 @@ class Turning(Convicting):
 
     def _record_to_propose(self) -> NextEpoch | None:
         """R15: what we as the leader would end the epoch with."""
-        settled = self._now_ms - self._seen_ms >= self.durations.epoch_settle_ms
-        if self._due is not None and settled:
+        if self._due is not None and self._is_settled(self._due.chain_block):
             return self._due
         if self.view.term > len(self.order):
             return order_only(self.validators, self._origin)
         return None
+
+    def _is_settled(self, chain_block: int) -> bool:
+        """True when a quorum says that it sees the chain that far, or had the time to."""
+        if self._now_ms - self._seen_ms >= self.durations.epoch_settle_ms:
+            return True
+        seen = [s for s, peer in self.prober.peers.items() if peer.chain_block >= chain_block]
+        return self.validators.is_quorum(self.validators.weight([*seen, self.seat]))
 
     def _accepts(self, record: NextEpoch, term: int) -> bool:
         """R15: is it what we compute ourselves from a view of the registry that we saw?"""
@@ -166,7 +173,6 @@ class Turning(Convicting):
         self.catchup = CatchUp(tip.height)
         self.view = View(1, 0)
         self._mine.clear()
-        self._last_position = (GENESIS, 0)
         self._nullified = None
         self._proposals.clear()
         self._unsaved.clear()
@@ -178,6 +184,7 @@ class Turning(Convicting):
         self._origin = origin_of(opening)
         self._ahead = None
         self._told_epoch.clear()
+        self._asked_for_epoch.clear()
         if isinstance(opening, Recovery):
             self._recoveries.append(opening)
             self._recovery = None
@@ -222,11 +229,17 @@ class Turning(Convicting):
             self._out.serve.append(ServeEpochs(sender, epoch))
 
     def _on_epoch_reply(self, sender: int, reply: EpochReply) -> None:
-        """How our epoch ended: a proof, or nothing."""
-        for opening in reply.openings:
-            if self.halted is not None or self._ahead is not None:
-                return
+        """How our epoch ended, and those after it."""
+        if self._ahead is None:
+            self._later = [(sender, opening) for opening in reply.openings]
+            self._follow_later()
+
+    def _follow_later(self) -> None:
+        """The next proof in turn; it is worth nothing before its epoch is ours."""
+        while self._later and self._ahead is None and self.halted is None:
+            sender, opening = self._later.pop(0)
             if isinstance(opening, Recovery):
+                self._later.clear()
                 self._try_recovery()  # believed from the chain only
                 return
             if opening.block.header.epoch != self.validators.epoch:
@@ -234,6 +247,7 @@ class Turning(Convicting):
             if opening.block.header.height <= self.ledger.tip.height or not ends_epoch(
                 opening, self.validators, self.cluster_id, self._verifier
             ):
+                self._later.clear()
                 self._accuse(sender, f"a false end of epoch {self.validators.epoch}")
                 return
             self._follow_boundary(opening, sender)

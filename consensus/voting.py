@@ -106,7 +106,6 @@ class Voting(Turning):
 
     def _remember_own(self, vote: Vote) -> None:
         self._mine[vote.view, vote.kind] = vote
-        self._last_position = max(self._last_position, vote.position())
         if vote.kind is VoteKind.NULLIFY:
             self._nullified = max(self._nullified or vote.view, vote.view)
         self.book.add(vote)
@@ -203,6 +202,7 @@ class Voting(Turning):
             return
         if final or reason is not Reason.STALL:
             self.patience.was_wrong(epoch, view.term)
+
     def _on_epoch_timer(self) -> None:
         """R15: a leader that leaves a due epoch unproposed is found wanting."""
         if self._is_due:
@@ -329,9 +329,7 @@ class Voting(Turning):
             return
         self._apply(branch, target, links)
 
-    def _apply(
-        self, branch: list[Block], target: Certificate, links: tuple[Header, ...]
-    ) -> None:
+    def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
         """Applies final blocks in order, up to the first that ends the epoch (R11)."""
         for number, block in enumerate(branch):
             header = block.header

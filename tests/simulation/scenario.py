@@ -67,6 +67,7 @@ class Scenario:
     delay_ms: tuple[float, float] = (1.0, 10.0)
     group_commit_ms: float = 0.0
     serve_blocks: int = 64
+    epoch_settle_ms: int = 3000
     checkpoints: Checkpoints = Checkpoints()  # noqa: RUF009 - frozen
 
 
@@ -111,6 +112,7 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
         scenario.delay_ms = (rng.choice((0.2, 1.0)), most)
     scenario.group_commit_ms = rng.choice((0.0, 0.0, 2.0))
     scenario.serve_blocks = rng.choice((3, 64))
+    scenario.epoch_settle_ms = rng.choice((0, 100, 1000, 3000))
     _schedule(rng, scenario)
     scenario.checkpoints = Checkpoints(rng.choice((2, 8, 1024)), rng.choice((3, 20)))
     if settings.absences:
@@ -176,4 +178,8 @@ def _schedule(rng: Random, s: Scenario) -> None:
                 everyone = sorted(s.weights)
                 seats = tuple(rng.sample(everyone, rng.randint(1, max(1, len(everyone) // 2))))
         s.faults.append(Fault(at, kind, seats, until, rng.choice((0.05, 0.2, 0.5))))
+    for _ in range(rng.randint(1, 4) if s.movable else 0):
+        seats = tuple(rng.sample(s.movable, rng.randint(1, len(s.movable))))
+        level = rng.choice((0.05, 0.2, 0.5))
+        s.faults.append(Fault(rng.uniform(0.0, 0.8 * end), "membership", seats, end, level))
     s.faults.sort(key=lambda f: f.at_ms)

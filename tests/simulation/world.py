@@ -189,7 +189,7 @@ class World:
         founders = {s: v for s, v in self.registrable.items() if s not in scenario.outside}
         self.validators = ValidatorSet(0, tuple(founders.values()), seed)
         self.chain = SimChain(self, founders)
-        self.durations = Durations()
+        self.durations = Durations(epoch_settle_ms=scenario.epoch_settle_ms)
         self.oracle = Oracle(self)
         self.network = Network(self)
         self.members: dict[int, Member] = {}

@@ -139,6 +139,20 @@ def test_a_leader_that_ignores_a_due_epoch_is_replaced() -> None:
     assert set(town.epochs().values()) == {1}
 
 
+def test_a_leader_waits_until_a_quorum_can_see_the_change_too() -> None:
+    """Else members whose endpoints are slower would find its proposal wanting."""
+    town = Town(4, 5, settle_ms=60_000)
+    leader = town.leader
+    town.change(*founders(town, 5))
+    town.pass_time(4)
+    assert set(town.epochs().values()) == {0}
+    peers = town.engines[leader].prober.peers
+    for seat in (s for s in (1, 2, 3, 4) if s != leader):
+        peers[seat].chain_block = town.number
+    town.pass_time(4)
+    assert set(town.epochs().values()) == {1}
+
+
 def test_an_older_view_of_the_registry_leads_nowhere() -> None:
     town = Town()
     old = town.change(*founders(town, 6), tell=(6,))
@@ -361,6 +375,28 @@ def test_a_member_rolled_back_over_an_epochs_edge_abstains() -> None:
     assert not any(v.epoch == 1 for v in old.votes_ever)
 
 
+def test_a_rollback_shows_though_all_that_was_forgotten_lies_in_the_epoch_before() -> None:
+    """Nobody can tell a vote of the new epoch, and yet there may be one."""
+    town = Town(4, 4)
+    old = town.stores[3].copy()
+    town.commit()
+    town.change(town.heavier(1, 2), *founders(town)[1:])
+    while set(town.epochs().values()) != {1}:
+        town.now_ms += 300
+        town.fire(Timer.HEARTBEAT)
+        town.deliver()
+    town.crash(3)
+    for engine in town.engines.values():
+        engine._seen[3] = max((v for v in town.votes(3) if v.epoch == 0), key=lambda v: v.moment())
+    town.stores[3] = old
+    town.start(3)
+    town.settle(2)
+    engine = town.engines[3]
+    assert engine.validators.epoch == 1
+    assert engine.boot.done
+    assert engine.is_abstaining
+
+
 # --- revocation ---
 
 
@@ -402,10 +438,15 @@ def test_the_single_votes_of_a_revoked_seat_are_not_counted() -> None:
 # --- evidence ---
 
 
-def test_evidence_of_the_epoch_before_still_convicts() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_evidence_of_the_epoch_before_still_convicts(restarted: bool) -> None:
     town = Town(4, 5)
     town.change(*founders(town, 5))
     town.pass_time()
+    if restarted:
+        town.crash(1, 2, 3, 4, 5)
+        town.start()
+        town.settle()
     one = town.cluster.vote(4, VoteKind.NOTARIZE, View(1, 90), bytes(32))
     other = town.cluster.vote(4, VoteKind.NOTARIZE, View(1, 90), b"\1" * 32)
     for seat in town.engines:

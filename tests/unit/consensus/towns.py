@@ -27,8 +27,8 @@ def chain_view(number: int, *validators: Validator) -> ChainView:
 class Town(Net):
     """``seats`` that run, of which the first ``founders`` are the set of epoch 0."""
 
-    def __init__(self, founders: int = 4, seats: int = 6) -> None:
-        super().__init__(*(1,) * seats, durations=Durations(epoch_settle_ms=0, epoch_grace_ms=6000))
+    def __init__(self, founders: int = 4, seats: int = 6, settle_ms: int = 0) -> None:
+        super().__init__(*(1,) * seats, durations=Durations(epoch_settle_ms=settle_ms))
         everyone = [*self.seats, *(s + NEW_KEY for s in self.seats)]
         self.keys, self.signers, self.cluster.verifier = keys_for(everyone)
         self.cluster.keys, self.cluster.signers = self.keys, dict(self.signers)
