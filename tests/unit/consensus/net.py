@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from consensus.engine import Engine
 from consensus.interface import (
+    Checkpoints,
     Durations,
     Event,
     Output,
@@ -30,17 +31,26 @@ Filter = Callable[[int, int, Message], bool]
 class Net:
     """``weights`` of the members; all are linked and have nothing to say before ``start``."""
 
-    def __init__(self, *weights: int, durations: Durations = Durations()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        *weights: int,
+        durations: Durations = Durations(),  # noqa: B008
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008
+    ) -> None:
+        self.checkpoints = checkpoints
         self.cluster = Cluster(weights or (1, 1, 1, 1))
         self.seats = self.cluster.validators.seats
         self.durations = durations
-        self.stores = {s: SimStore(CLUSTER_ID, s, GENESIS, 64) for s in self.seats}
+        self.stores = {s: self.new_store(s) for s in self.seats}
         self.engines: dict[int, Engine] = {}
         self.queue: deque[tuple[int, int, bytes]] = deque()
         self.cut: set[tuple[int, int]] = set()  # directed: messages vanish
         self.outputs: list[tuple[int, Output]] = []
         self.now_ms = 1_000
         self.boots = 0
+
+    def new_store(self, seat: int) -> SimStore:
+        return SimStore(CLUSTER_ID, seat, GENESIS, 64, self.checkpoints.every)
 
     # --- what the test does ---
 
@@ -57,6 +67,7 @@ class Net:
                 restored=self.stores[seat].restored(),
                 boot_id=self.boots.to_bytes(32, "big"),
                 durations=self.durations,
+                checkpoints=self.checkpoints,
             )
             self.step(seat, Started())
             for other in list(self.engines):

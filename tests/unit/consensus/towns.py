@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consensus.digests import keccak256
-from consensus.interface import Durations, MembershipSeen, Timer
+from consensus.interface import Checkpoints, Durations, MembershipSeen, Timer
 from consensus.types import ChainView
 from consensus.validators import Validator, ValidatorSet
 from tests.simulation.signing import keys_for
-from tests.simulation.store import SimStore
-from tests.unit.consensus.clusters import CLUSTER_ID, GENESIS, Cluster, command
+from tests.unit.consensus.clusters import Cluster, command
 from tests.unit.consensus.net import Net
 
 NEW_KEY = 100  # seat s + NEW_KEY has the key that seat s may change to
@@ -27,8 +26,15 @@ def chain_view(number: int, *validators: Validator) -> ChainView:
 class Town(Net):
     """``seats`` that run, of which the first ``founders`` are the set of epoch 0."""
 
-    def __init__(self, founders: int = 4, seats: int = 6, settle_ms: int = 0) -> None:
-        super().__init__(*(1,) * seats, durations=Durations(epoch_settle_ms=settle_ms))
+    def __init__(
+        self,
+        founders: int = 4,
+        seats: int = 6,
+        settle_ms: int = 0,
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008
+    ) -> None:
+        durations = Durations(epoch_settle_ms=settle_ms)
+        super().__init__(*(1,) * seats, durations=durations, checkpoints=checkpoints)
         everyone = [*self.seats, *(s + NEW_KEY for s in self.seats)]
         self.keys, self.signers, self.cluster.verifier = keys_for(everyone)
         self.cluster.keys, self.cluster.signers = self.keys, dict(self.signers)
@@ -84,7 +90,7 @@ class Town(Net):
     def rekey(self, seat: int) -> None:
         """Another instance with another key takes a seat; it starts with an empty disk."""
         self.crash(seat)
-        self.stores[seat] = SimStore(CLUSTER_ID, seat, GENESIS, 64)
+        self.stores[seat] = self.new_store(seat)
         self.cluster.signers[seat] = self.signers[seat + NEW_KEY]
 
     def heavier(self, seat: int, weight: int) -> Validator:
