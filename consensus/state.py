@@ -80,7 +80,7 @@ class State:
         self._out = Output()
         self._stirred = True  # False when an event changed nothing that a conclusion rests on
         self._mine: dict[tuple[View, VoteKind], Vote] = {}
-        self._floor: tuple[int, View, int] = (0, GENESIS, 0)  # what our store knew at the start
+        self._floor: tuple[int, View, int] = (0, GENESIS, 0)  # our highest known vote
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
         self._abstain_until = abstain_until  # epoch and term
         self._proposals: dict[View, Proposal] = {}

@@ -106,6 +106,7 @@ class Voting(Turning):
 
     def _remember_own(self, vote: Vote) -> None:
         self._mine[vote.view, vote.kind] = vote
+        self._floor = max(self._floor, vote.moment())
         if vote.kind is VoteKind.NULLIFY:
             self._nullified = max(self._nullified or vote.view, vote.view)
         self.book.add(vote)

@@ -71,6 +71,18 @@ def test_who_leaves_observes_and_goes_on_serving() -> None:
     assert not any(v.epoch == 1 for v in town.votes(5))
 
 
+def test_who_comes_back_votes_at_once_for_its_log_is_as_it_was() -> None:
+    town = Town(5, 5)
+    town.commit()
+    town.change(*founders(town))
+    town.pass_time()
+    town.change(*founders(town, 5))
+    town.pass_time()
+    assert set(town.epochs().values()) == {2}
+    assert town.engines[5].can_vote
+    town.commit()
+
+
 def test_large_changes_come_in_steps() -> None:
     town = Town(4, 6)
     town.change(*(town.member(s) for s in (3, 4, 5, 6)))
