@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,22 +21,35 @@ import anyio
 import httpx
 
 from attest.bounded_json import parse_json
+from consensus.commands import Compare, Delete, Put, Range, Relation, Target, Txn, prefix_end
 from node.client import DEFAULT_URL, ApiClient, Unreachable, check_url, read_token_file
-from node.facade import Entry, NodeError
+from node.facade import Change, Entry, Found, NodeError, TxnOutcome
 from node.facade import OutcomeUnknown as _NodeOutcomeUnknown
 
 __all__ = [
+    "Change",
     "ClusterError",
+    "Compare",
     "DStackP2PSDK",
     "DaemonUnreachable",
+    "Delete",
+    "Entry",
+    "Found",
     "NotReady",
     "OutcomeUnknown",
+    "Put",
+    "Range",
+    "Relation",
     "RequestFailed",
     "SeatNotActive",
+    "Target",
+    "Txn",
+    "TxnOutcome",
     "WrongCluster",
     "WrongInstance",
 ]
 
+KeysCallback = Callable[[list[Change], int], Awaitable[None] | None]
 PeersCallback = Callable[[list[str]], Awaitable[None] | None]
 
 ANSWER_BYTES_MAX = 256 * 1024
@@ -287,25 +301,111 @@ class DStackP2PSDK:
 
     # --- keys -----------------------------------------------------------------------------------
 
-    async def put(self, key: bytes | str, value: bytes, *, request_id: str | None = None) -> int:
-        """Write a key through consensus and return its revision.
+    async def put(
+        self, key: bytes | str, value: bytes, *, request_id: str | None = None, lease: int = 0
+    ) -> int:
+        """Write a key through consensus, on a lease if not 0, and return its revision.
 
         Raises:
             OutcomeUnknown: send it again with the same ``request_id`` (1..128 bytes).
             RequestFailed, DaemonUnreachable: as every call.
         """
-        write = await self._call(lambda client: client.put(key, value, request_id=request_id))
+        write = await self._call(
+            lambda client: client.put(key, value, request_id=request_id, lease=lease)
+        )
         return int(write.revision)
 
-    async def get(self, key: bytes | str, *, stale: bool = False) -> bytes | None:
-        """The key's value, None if absent; linearizable unless ``stale``."""
-        entry: Entry | None = await self._call(lambda client: client.get(key, stale=stale))
+    async def get(
+        self, key: bytes | str, *, stale: bool = False, revision: int | None = None
+    ) -> bytes | None:
+        """The key's value, None if absent; linearizable unless ``stale``.
+
+        With a ``revision`` as it was then; RequestFailed ``compacted`` when that is too long ago.
+        """
+        entry: Entry | None = await self._call(
+            lambda client: client.get(key, stale=stale, revision=revision)
+        )
         return None if entry is None else entry.value
 
     async def delete(self, key: bytes | str, *, request_id: str | None = None) -> bool:
         """Delete a key through consensus; whether it was there. Errors as ``put``."""
         write = await self._call(lambda client: client.delete(key, request_id=request_id))
         return bool(write.existed)
+
+    async def list_keys(self, prefix: bytes | str, *, limit: int = 0) -> Found:
+        """All entries whose keys begin with ``prefix``, by key, at one revision.
+
+        ``more`` is true when they are not all; watch on with ``monitor_keys(after=revision)``.
+        """
+        key, end = _prefix(prefix)
+        found: Found = await self._call(lambda client: client.range(key, end, limit=limit))
+        return found
+
+    async def delete_prefix(self, prefix: bytes | str, *, request_id: str | None = None) -> int:
+        """Delete all keys that begin with ``prefix`` in one revision; how many there were."""
+        key, end = _prefix(prefix)
+        gone = await self._call(lambda client: client.delete_range(key, end, request_id=request_id))
+        return int(gone.deleted)
+
+    async def txn(self, txn: Txn, *, request_id: str | None = None) -> TxnOutcome:
+        """Compare, then or else, in one revision: ``Txn((Compare(...),), (Put(...),), ())``."""
+        outcome: TxnOutcome = await self._call(
+            lambda client: client.txn(txn, request_id=request_id)
+        )
+        return outcome
+
+    async def monitor_keys(
+        self, prefix: bytes | str, callback: KeysCallback, *, after: int | None = None
+    ) -> None:
+        """Call ``callback(changes, revision)`` for every revision that changes such keys.
+
+        In order and without gaps, also across restarts of the daemon, until cancelled. ``changes``
+        is empty now and then: everything up to ``revision`` was told. An exception of the callback
+        ends the call and reaches the caller.
+
+        Args:
+            prefix: of the keys.
+            callback: plain or async function.
+            after: the revision after which to begin; None is now.
+
+        Raises:
+            RequestFailed: ``compacted`` when ``after`` is too long ago or the callback too slow.
+        """
+        key, end = _prefix(prefix)
+        pause_s = BACKOFF_S_MIN
+        while True:
+            try:
+                async with _Borrowed(self) as client, client.watch(key, end, after=after) as told:
+                    async for changes, revision in told:
+                        pause_s = BACKOFF_S_MIN
+                        with _CallbackFailure.marks():
+                            result = callback(changes, revision)
+                            if inspect.isawaitable(result):
+                                await result
+                        after = revision
+            except _CallbackFailure as failure:
+                raise failure.cause from None
+            except NodeError as error:
+                if 400 <= error.http_status < 500 and error.http_status != 429:
+                    raise _mapped(error) from None
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, BACKOFF_S_MAX)
+
+    # --- leases ---------------------------------------------------------------------------------
+
+    async def grant_lease(self, ttl_s: float) -> int:
+        """Begin a lease of at least 5 s: keys that were put on it go when it is not kept alive."""
+        lease = await self._call(lambda client: client.grant(round(ttl_s * 1000)))
+        return int(lease.lease)
+
+    async def keep_alive(self, lease: int) -> None:
+        """Let a lease run its whole time again. RequestFailed ``no_lease`` when it is over."""
+        await self._call(lambda client: client.keep_alive(lease))
+
+    async def revoke_lease(self, lease: int) -> int:
+        """End a lease now; how many keys went with it."""
+        gone = await self._call(lambda client: client.revoke(lease))
+        return int(gone.deleted)
 
     # --- beneath --------------------------------------------------------------------------------
 
@@ -349,6 +449,26 @@ def _mapped(error: NodeError) -> ClusterError:
     if isinstance(error, _NodeOutcomeUnknown):
         return OutcomeUnknown(error.code, str(error))
     return RequestFailed(error.code, str(error))
+
+
+class _CallbackFailure(Exception):
+    """An exception of the application's callback, told apart from those of the daemon."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    @classmethod
+    @contextmanager
+    def marks(cls) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise cls(error) from error
+
+
+def _prefix(prefix: bytes | str) -> tuple[bytes, bytes]:
+    raw = prefix.encode() if isinstance(prefix, str) else prefix
+    return raw or b"\0", prefix_end(raw)
 
 
 def _urls(rows: list[dict[str, Any]]) -> list[str]:

@@ -9,24 +9,20 @@ Heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from node.cli_kv import add_kv
+from node.cli_talk import Failed, add_api, print_json, print_pairs, print_rows, with_client
 
 if TYPE_CHECKING:
-    from node.client import ApiClient
     from node.config import Config
 
 PROGRAM = "dstack-cluster"
 PLUGIN_GROUP = "dstack_cluster.commands"
-STDIN_BYTES_MAX = 64 * 1024 + 1
-
-
-class _Failed(Exception):
-    """The command did not do what it says; the text is the line on stderr."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = options.command(options)
         sys.stdout.flush()
         return status
-    except _Failed as failed:
+    except Failed as failed:
         return _fail(str(failed))
     except BrokenPipeError:
         # who read us left; a second failure while Python closes stdout would only be noise
@@ -91,7 +87,7 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
         ("evidence", "proofs that members broke the rules"),
     ):
         reader = commands.add_parser(name, help=text)
-        _add_api(reader)
+        add_api(reader)
         reader.set_defaults(command=_ask, question=name)
 
     leader = commands.add_parser("leader", help="who leads; hand over, or complain")
@@ -103,24 +99,10 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
         help="show (the default): leader and fencing token; step-down: this node hands over; "
         "complain: this node votes to depose the leader",
     )
-    _add_api(leader)
+    add_api(leader)
     leader.set_defaults(command=_leader)
 
-    kv = commands.add_parser("kv", help="read and write keys")
-    verbs = kv.add_subparsers(title="verbs", metavar="VERB", required=True)
-    get = verbs.add_parser("get", help="print a key's value; exit status 1 if there is none")
-    get.add_argument("key")
-    get.add_argument("--stale", action="store_true", help="answer from this node's own state")
-    put = verbs.add_parser("put", help="write a key")
-    put.add_argument("key")
-    put.add_argument("value", help="the value; - reads it from stdin")
-    delete = verbs.add_parser("delete", help="delete a key; exit status 0 also if it was not there")
-    delete.add_argument("key")
-    for verb, name in ((get, "get"), (put, "put"), (delete, "delete")):
-        _add_api(verb)
-        verb.set_defaults(command=_kv, verb=name)
-        if name != "get":
-            verb.add_argument("--request-id", help="the same id is applied once, 1 to 128 bytes")
+    add_kv(commands)
 
     config = commands.add_parser("config", help="look at a configuration file")
     verbs = config.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -151,22 +133,6 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_api(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--api",
-        metavar="URL",
-        default=os.environ.get("DSTACK_CLUSTER_API") or "http://127.0.0.1:9700",
-        help="http://host:port or unix:/path (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        default=os.environ.get("DSTACK_CLUSTER_TOKEN_FILE") or None,
-        help="bearer token of the API",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def _version() -> str:
     try:
         return metadata.version(PROGRAM)
@@ -184,14 +150,14 @@ def _load(options: argparse.Namespace) -> Config:
     for item in options.set:
         name, equals, value = item.partition("=")
         if not equals:
-            raise _Failed(f"--set {item}: expected SECTION.KEY=VALUE")
+            raise Failed(f"--set {item}: expected SECTION.KEY=VALUE")
         flags[name] = value
     if options.insecure_simulator:
         flags["insecure.simulator"] = "true"
     try:
         return load_config(options.config, flags=flags)
     except ConfigError as error:
-        raise _Failed(str(error)) from None
+        raise Failed(str(error)) from None
 
 
 def _startable(config: Config) -> None:
@@ -200,7 +166,7 @@ def _startable(config: Config) -> None:
     try:
         check_startable(config)
     except ConfigError as error:
-        raise _Failed(str(error)) from None
+        raise Failed(str(error)) from None
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -211,11 +177,11 @@ def _config(options: argparse.Namespace) -> int:
         _startable(config)
         dangers = config.insecure.names()
         if options.json:
-            _print_json({"ok": True, "insecure": list(dangers)})
+            print_json({"ok": True, "insecure": list(dangers)})
         else:
             print("good" + (f"; insecure: {', '.join(dangers)}" if dangers else ""))
     elif options.json:
-        _print_json(config_json(config))
+        print_json(config_json(config))
     else:
         print(show_config(config), end="")
     return 0
@@ -237,35 +203,16 @@ def _run(options: argparse.Namespace) -> int:
 # --- questions to a node ------------------------------------------------------------------------
 
 
-def _with_client(options: argparse.Namespace, ask: Callable[[ApiClient], Awaitable[Any]]) -> Any:
-    import trio
-
-    from node.client import ApiClient, read_token_file
-    from node.facade import NodeError
-
-    async def talk() -> Any:
-        token = None if options.token_file is None else read_token_file(options.token_file)
-        async with ApiClient(options.api, token=token) as client:
-            return await ask(client)
-
-    try:
-        return trio.run(talk)
-    except NodeError as error:
-        raise _Failed(f"{error.code}: {error}") from None
-    except ValueError as error:
-        raise _Failed(f"--api: {error}") from None
-
-
 def _ask(options: argparse.Namespace) -> int:
-    document = _with_client(options, lambda client: getattr(client, options.question)())
+    document = with_client(options, lambda client: getattr(client, options.question)())
     if options.json:
         if isinstance(document, list):
             document = {options.question: document}
-        _print_json(document)
+        print_json(document)
     elif isinstance(document, list):
-        _print_rows(document)
+        print_rows(document)
     else:
-        _print_pairs(document)
+        print_pairs(document)
     return 0
 
 
@@ -274,107 +221,6 @@ def _leader(options: argparse.Namespace) -> int:
         options.action, "leader"
     )
     return _ask(options)
-
-
-def _kv(options: argparse.Namespace) -> int:
-    key = os.fsencode(options.key)
-    if options.verb == "get":
-        return _kv_get(options, key)
-    if options.verb == "put":
-        value = os.fsencode(options.value)
-        if options.value == "-":
-            value = sys.stdin.buffer.read(STDIN_BYTES_MAX)
-        write = _with_client(options, lambda c: c.put(key, value, request_id=options.request_id))
-    else:
-        write = _with_client(options, lambda c: c.delete(key, request_id=options.request_id))
-    if options.json:
-        _print_json({"revision": write.revision, "existed": write.existed})
-    else:
-        print(f"revision {write.revision}" + ("" if write.existed else " (the key was not there)"))
-    return 0
-
-
-def _kv_get(options: argparse.Namespace, key: bytes) -> int:
-    entry = _with_client(options, lambda client: client.get(key, stale=options.stale))
-    if entry is None:
-        raise _Failed(f"no such key: {options.key}")
-    if options.json:
-        import base64
-
-        try:
-            value = {"value": entry.value.decode("utf-8")}
-        except UnicodeDecodeError:
-            value = {"value_base64": base64.b64encode(entry.value).decode()}
-        revisions = {
-            "revision": entry.mod_revision,
-            "create_revision": entry.create_revision,
-            "version": entry.version,
-        }
-        _print_json(value | revisions)
-        return 0
-    sys.stdout.flush()
-    sys.stdout.buffer.write(entry.value)
-    if sys.stdout.isatty():
-        sys.stdout.buffer.write(b"\n")
-    sys.stdout.buffer.flush()
-    return 0
-
-
-# --- printing -----------------------------------------------------------------------------------
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_text(item)}" for name, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_text(item) for item in value) or "-"
-    text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in names:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_short(name, _text(row.get(name)))) for name in names))
-    Console().print(table)
-
-
-def _short(name: str, text: str) -> str:
-    """Long names by their ends, so that a row stays a line; ``--json`` has them whole."""
-    if name in ("node_key", "peer_id") and len(text) > 9:
-        return f"{text[:4]}…{text[-4:]}"
-    return text
-
-
-def _print_pairs(document: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in document.items():
-        danger = name == "insecure" and bool(value)
-        table.add_row(
-            Text(name.replace("_", " "), style="bold"),
-            Text(_text(value), style="bold red" if danger else ""),
-        )
-    Console().print(table)
 
 
 if __name__ == "__main__":

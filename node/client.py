@@ -18,12 +18,17 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from attest.bounded_json import parse_json
+from consensus.items import Refusal
+from node.client_kv import BadAnswer, KeyValueClient
 from node.facade import (
     VALUE_BYTES_MAX,
     BadRequest,
     Busy,
+    Compacted,
     Entry,
+    FutureRevision,
     NodeError,
+    NotDone,
     OutcomeUnknown,
     Unavailable,
     Write,
@@ -50,19 +55,16 @@ class Refused(NodeError):
     code = "refused"
 
 
-class BadAnswer(NodeError):
-    """What answered is no node of ours, or a broken one."""
-
-    http_status = 0
-    code = "bad_answer"
-
-
 _BY_CODE: dict[str, type[NodeError]] = {
-    kind.code: kind for kind in (BadRequest, Busy, Unavailable, OutcomeUnknown)
+    kind.code: kind
+    for kind in (BadRequest, Busy, Compacted, FutureRevision, Unavailable, OutcomeUnknown)
 }
 
 
-class ApiClient:
+_NOT_DONE = frozenset({"not_done", *(refusal.name.lower() for refusal in Refusal)})
+
+
+class ApiClient(KeyValueClient):
     """One node's API; an async context manager that keeps its connections open.
 
     Args:
@@ -187,26 +189,21 @@ class ApiClient:
         Raises:
             NodeError: as every call; ``Unreachable`` also when the stream falls silent.
         """
-        timeout = httpx.Timeout(15.0, read=60.0)  # the node writes every 15 s at least
-        try:
-            async with self._http.stream(
-                "GET",
-                "/v1/peers?watch=1",
-                headers={"accept": "text/event-stream"},
-                timeout=timeout,
-            ) as response:
-                if response.status_code != 200:
-                    raise _error(response.status_code, await _bounded(response))
-                async with aclosing(_events(response)) as events:
-                    yield events
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(f"{self.url}: {_why(error)}") from None
+        stream = self._sse("/v1/peers?watch=1", {}, EVENT_BYTES_MAX)
+        async with stream as events, aclosing(_peers(events)) as changes:
+            yield changes
 
     # --- keys -------------------------------------------------------------------------------
 
-    async def get(self, key: bytes | str, *, stale: bool = False) -> Entry | None:
-        """The key's entry or None; ``stale`` answers from this node's own state."""
-        path = _key_path(key) + "?stale=1" * stale
+    async def get(
+        self, key: bytes | str, *, stale: bool = False, revision: int | None = None
+    ) -> Entry | None:
+        """The key's entry or None; ``stale`` answers from this node's own state.
+
+        With a ``revision`` as it was then; raises Compacted when that is too long ago.
+        """
+        path = _key_path(key) + "?stale=" + "01"[stale]
+        path += "" if revision is None else f"&revision={revision}"
         status, headers, body = await self._request("GET", path)
         if status == 404 and _error_code(body) == "no_such_key":
             return None
@@ -220,15 +217,21 @@ class ApiClient:
                 int(headers["x-create-revision"]),
                 int(headers["x-revision"]),
                 int(headers["x-version"]),
+                int(headers.get("x-lease", "0")),
             )
         except (KeyError, ValueError):
             raise BadAnswer(f"{self.url}: a value without its revisions") from None
 
     async def put(
-        self, key: bytes | str, value: bytes, *, request_id: bytes | str | None = None
+        self,
+        key: bytes | str,
+        value: bytes,
+        *,
+        request_id: bytes | str | None = None,
+        lease: int = 0,
     ) -> Write:
-        """Write a key; see ``NodeFacade.put``."""
-        return await self._write("PUT", key, value, request_id)
+        """Write a key, on a lease if not 0; see ``NodeFacade.put``."""
+        return await self._write("PUT", key, value, request_id, f"?lease={lease}" if lease else "")
 
     async def delete(self, key: bytes | str, *, request_id: bytes | str | None = None) -> Write:
         """Delete a key; see ``NodeFacade.delete``."""
@@ -248,14 +251,16 @@ class ApiClient:
     # --- beneath ----------------------------------------------------------------------------
 
     async def _write(
-        self, method: str, key: bytes | str, value: bytes | None, request_id: bytes | str | None
+        self,
+        method: str,
+        key: bytes | str,
+        value: bytes | None,
+        request_id: bytes | str | None,
+        query: str = "",
     ) -> Write:
-        headers: list[tuple[bytes, bytes]] = []
-        if request_id is not None:
-            raw = request_id.encode() if isinstance(request_id, str) else request_id
-            headers.append((b"idempotency-key", raw))
+        headers = _request_headers(request_id)
         status, _, body = await self._request(
-            method, _key_path(key), content=value, headers=headers
+            method, _key_path(key) + query, content=value, headers=headers
         )
         if status != 200:
             raise _error(status, body)
@@ -264,6 +269,39 @@ class ApiClient:
         if type(revision) is not int or type(existed) is not bool:
             raise BadAnswer(f"{self.url}: a write's answer without revision and existed")
         return Write(revision, existed)
+
+    async def _send_json(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        request_id: bytes | str | None = None,
+    ) -> dict[str, Any]:
+        headers = _request_headers(request_id)
+        content = None
+        if body is not None:
+            content = json.dumps(body).encode()
+            headers.append((b"content-type", b"application/json"))
+        status, _, answer = await self._request(method, path, content=content, headers=headers)
+        if status != 200:
+            raise _error(status, answer)
+        return _document(answer)
+
+    @asynccontextmanager
+    async def _sse(
+        self, path: str, headers: dict[str, str], bytes_max: int
+    ) -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
+        """Name and document of each server-sent event; an ``error`` event is raised."""
+        timeout = httpx.Timeout(15.0, read=60.0)  # the node writes every 15 s at least
+        headers = {"accept": "text/event-stream", **headers}
+        try:
+            async with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
+                if response.status_code != 200:
+                    raise _error(response.status_code, await _bounded(response))
+                async with aclosing(_events(response, bytes_max)) as events:
+                    yield events
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"{self.url}: {_why(error)}") from None
 
     async def _json(self, path: str) -> dict[str, Any]:
         status, _, body = await self._request("GET", path)
@@ -342,18 +380,39 @@ async def _bounded(response: httpx.Response) -> bytes:
     return b"".join(pieces)
 
 
-async def _events(response: httpx.Response) -> AsyncGenerator[list[dict[str, Any]], None]:
-    """Rows of each server-sent event; comments are skipped."""
+async def _events(
+    response: httpx.Response, bytes_max: int
+) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    """Name and document of each server-sent event; comments are skipped, an error is raised."""
     buffer = b""
     async for piece in response.aiter_bytes():
         buffer += piece
-        if len(buffer) > EVENT_BYTES_MAX:
-            raise BadAnswer(f"an event of more than {EVENT_BYTES_MAX} bytes")
+        if len(buffer) > bytes_max:
+            raise BadAnswer(f"an event of more than {bytes_max} bytes")
         while b"\n\n" in buffer:
             event, _, buffer = buffer.partition(b"\n\n")
-            data = [line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")]
-            if data:
-                yield _rows(_document(b"\n".join(data)), "peers")
+            lines = event.split(b"\n")
+            data = b"\n".join(line[6:] for line in lines if line.startswith(b"data: "))
+            names = [line[7:] for line in lines if line.startswith(b"event: ")]
+            if not data:
+                continue
+            if names == [b"error"]:
+                raise _error(0, data)
+            yield names[0].decode("ascii", "replace") if names else "", _document(data)
+
+
+async def _peers(
+    events: AsyncIterator[tuple[str, dict[str, Any]]],
+) -> AsyncGenerator[list[dict[str, Any]]]:
+    async for _, document in events:
+        yield _rows(document, "peers")
+
+
+def _request_headers(request_id: bytes | str | None) -> list[tuple[bytes, bytes]]:
+    if request_id is None:
+        return []
+    raw = request_id.encode() if isinstance(request_id, str) else request_id
+    return [(b"idempotency-key", raw)]
 
 
 def _document(body: bytes) -> dict[str, Any]:
@@ -388,6 +447,8 @@ def _error(status: int, body: bytes) -> NodeError:
     kind = _BY_CODE.get(code)
     if kind is not None:
         return kind(text)
+    if code in _NOT_DONE:
+        return NotDone(text, code)
     if 400 <= status < 500 and code:
         error: NodeError = Refused(text)
     elif code:

@@ -12,8 +12,9 @@ from node.api.answers import Refused, answer
 from node.api.bounds import JSON_BODY_BYTES_MAX
 from node.api.kv import read_body, request_id
 from node.api.registration import check_json
-from node.api.values import body_object, read_number, show_bytes
+from node.api.values import body_object
 from node.facade import LeaseState, NodeFacade
+from node.kv_json import read_number, show_bytes
 
 
 def lease_routes(facade: NodeFacade) -> list[Route]:

@@ -15,7 +15,6 @@ from consensus.commands import (
     Delete,
     Put,
     Range,
-    Relation,
     Target,
     Txn,
     TxnOp,
@@ -33,25 +32,10 @@ from node.api.values import (
     body_object,
     check_writable,
     json_object,
-    read_bytes,
-    read_number,
-    show_entry,
 )
 from node.facade import BadRequest, Deleted, Found, NodeFacade, TxnOutcome, Write
+from node.kv_json import RELATIONS, TARGETS, read_bytes, read_number, show_found
 
-_RELATIONS = {
-    "=": Relation.EQUAL,
-    ">": Relation.GREATER,
-    "<": Relation.LESS,
-    "!=": Relation.NOT_EQUAL,
-}
-_TARGETS = {
-    "value": Target.VALUE,
-    "version": Target.VERSION,
-    "create_revision": Target.CREATE,
-    "mod_revision": Target.MOD,
-    "lease": Target.LEASE,
-}
 _BYTES = ("key", "key_base64")
 _SPAN = (*_BYTES, "end", "end_base64", "prefix", "prefix_base64")
 _OPERATIONS = ("put", "delete", "range")
@@ -119,12 +103,12 @@ def _compare(item: Any) -> Compare:
     row = json_object(
         item, "compare", (*_BYTES, "target", "relation", "value", "value_base64", "number")
     )
-    target = _TARGETS.get(str(row.get("target")))
-    relation = _RELATIONS.get(str(row.get("relation", "=")))
+    target = TARGETS.get(str(row.get("target")))
+    relation = RELATIONS.get(str(row.get("relation", "=")))
     if target is None or relation is None:
         raise BadRequest(
-            f"compare: expected a target of {', '.join(_TARGETS)} and a relation of "
-            f"{', '.join(_RELATIONS)}"
+            f"compare: expected a target of {', '.join(TARGETS)} and a relation of "
+            f"{', '.join(RELATIONS)}"
         )
     operand: int | bytes
     operand = read_bytes(row, "value") if target is Target.VALUE else read_number(row, "number")
@@ -166,19 +150,6 @@ def _span(row: dict[str, Any]) -> tuple[bytes, bytes]:
             raise BadRequest("expected a prefix, or a key with or without an end")
         return prefix or b"\0", prefix_end(prefix)
     return _key(row), read_bytes(row, "end", b"")
-
-
-def show_found(found: Found, *, keys_only: bool = False) -> dict[str, Any]:
-    """A range as JSON."""
-    rows = [show_entry(key, entry) for key, entry in found.entries]
-    if keys_only:
-        rows = [{k: v for k, v in row.items() if not k.startswith("value")} for row in rows]
-    return {
-        "revision": found.revision,
-        "count": found.count,
-        "more": found.more,
-        "entries": rows,
-    }
 
 
 def show_outcome(outcome: TxnOutcome) -> dict[str, Any]:

@@ -1,15 +1,8 @@
-"""Bytes and ranges in queries and JSON.
-
-In a query, names and values are percent-encoded bytes. In JSON, bytes are a text under their name
-when they are UTF-8, else base64 under ``<name>_base64``; both are read, the first one that fits is
-written.
-"""
+"""Queries, whose names and values are percent-encoded bytes, and bodies that are JSON objects."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -19,7 +12,7 @@ from attest.bounded_json import parse_json
 from consensus.commands import FROM_KEY, prefix_end
 from consensus.limits import I64_MAX
 from node.api.answers import Refused
-from node.facade import BadRequest, Entry
+from node.facade import BadRequest
 
 RESERVED_PREFIX = b"_cluster/"  # the cluster's own facts; written by members, not by clients
 _RESERVED_END = prefix_end(RESERVED_PREFIX)
@@ -90,49 +83,3 @@ def json_object(value: Any, what: str, names: Iterable[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or not known.issuperset(value):
         raise BadRequest(f"{what}: expected an object with only {', '.join(sorted(known))}")
     return value
-
-
-def read_bytes(row: Mapping[str, Any], name: str, default: bytes | None = None) -> bytes:
-    """The bytes under ``name`` or ``<name>_base64``. Raises BadRequest."""
-    text, coded = row.get(name), row.get(name + "_base64")
-    if text is None and coded is None and default is not None:
-        return default
-    if isinstance(text, str) and coded is None:
-        try:
-            return text.encode("utf-8")
-        except UnicodeEncodeError:  # half a surrogate pair
-            pass
-    elif isinstance(coded, str) and text is None:
-        try:
-            return base64.b64decode(coded, validate=True)
-        except (binascii.Error, ValueError):
-            pass
-    raise BadRequest(f"expected {name} as text, or {name}_base64")
-
-
-def read_number(row: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """The non-negative integer under ``name``. Raises BadRequest."""
-    value = row.get(name, default)
-    if type(value) is not int or not 0 <= value <= I64_MAX:
-        raise BadRequest(f"{name}: expected an integer 0..{I64_MAX}")
-    return value
-
-
-def show_bytes(name: str, raw: bytes) -> dict[str, str]:
-    """Inverse of ``read_bytes``."""
-    try:
-        return {name: raw.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {name + "_base64": base64.b64encode(raw).decode()}
-
-
-def show_entry(key: bytes, entry: Entry) -> dict[str, Any]:
-    """A key with its value and revisions."""
-    return {
-        **show_bytes("key", key),
-        **show_bytes("value", entry.value),
-        "create_revision": entry.create_revision,
-        "mod_revision": entry.mod_revision,
-        "version": entry.version,
-        "lease": entry.lease,
-    }

@@ -27,8 +27,9 @@ from consensus.limits import I64_MAX
 from node.api.answers import Refused, encode
 from node.api.bounds import WATCH_KEEPALIVE_S
 from node.api.changes import ChangeStreams, EventStream
-from node.api.values import Query, show_bytes, show_entry
+from node.api.values import Query
 from node.facade import BadRequest, Change, NodeError, NodeFacade
+from node.kv_json import show_change
 
 Batch = tuple[list[Change], int]
 
@@ -89,7 +90,7 @@ class KeyChanges(EventStream):
                 if item is not None:
                     changes, reached = item
                     for revision, group in groupby(changes, lambda c: c.revision):
-                        shown = {"revision": revision, "events": [_show(c) for c in group]}
+                        shown = {"revision": revision, "events": [show_change(c) for c in group]}
                         await send_event(send, "changes", shown, revision)
                 if item is None or first:
                     first = False
@@ -110,13 +111,3 @@ async def send_event(send: Send, name: str, data: dict[str, Any], id_: int | Non
     head = b"" if id_ is None else b"id: %d\n" % id_
     body = head + b"event: %b\ndata: %b\n\n" % (name.encode(), encode(data))
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _show(change: Change) -> dict[str, Any]:
-    if change.entry is None:
-        return {
-            "type": "delete",
-            **show_bytes("key", change.key),
-            "mod_revision": change.revision,
-        }
-    return {"type": "put", **show_entry(change.key, change.entry)}
