@@ -69,6 +69,11 @@ class Prober:
         """A link closed."""
         self._awaited.discard(seat)
 
+    def keep(self, seats: set[int]) -> None:
+        """Forgets all other seats."""
+        self.peers = {s: peer for s, peer in self.peers.items() if s in seats}
+        self._awaited &= seats
+
     def challenge(self, linked: set[int], now_ms: int) -> bytes:
         """The next nonce, for all linked members; who did not answer the last one missed it."""
         for seat in self._awaited:
@@ -316,6 +321,6 @@ class TokenBuckets:
         self._full_at[seat] = full_at + self._refill_ms
         return True
 
-    def forget(self, seats: set[int]) -> None:
-        """Keeps the buckets of these seats only."""
+    def keep(self, seats: set[int]) -> None:
+        """Forgets all other seats."""
         self._full_at = {s: at for s, at in self._full_at.items() if s in seats}

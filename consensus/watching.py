@@ -47,6 +47,7 @@ class Watching(Booting):
     def _cause(self, leader: int) -> Reason | None:
         """R12: why this leader should go, None when nothing is wrong with it."""
         if leader not in self.connected:
+            self.pace.forget()
             return None  # the leader timer takes care
         d = self.durations
         answers = self.prober.peers.get(leader)
@@ -140,6 +141,9 @@ class Watching(Booting):
         self.pace.forget()
         super()._open_epoch(opening, tip)
         self._tick_view = self.view
+        seats = self.connected | self.validators.weights.keys()
+        for books in (self.prober, self._answers, self._boots):
+            books.keep(seats)
 
     # --- challenges ---
 
@@ -180,7 +184,8 @@ class Watching(Booting):
             chain_time_ms=reply.chain_time_ms,
         )
         if not self._verifier.verify(key, digest, reply.signature):
-            self._accuse(sender, "an answer to a challenge that it did not sign")
+            if reply.epoch == self.validators.epoch:  # in another its key may be another one
+                self._accuse(sender, "an answer to a challenge that it did not sign")
             return
         peer = self.prober.answered(sender, reply, self._now_ms)
         d = self.durations
@@ -194,8 +199,9 @@ class Watching(Booting):
     # --- evidence (R14) ---
 
     def _on_evidence(self, sender: int, pairs: tuple[Evidence, ...]) -> None:
+        epochs = [s.epoch for s in self._sets()]
         for evidence in pairs:
-            if not self.evidence.wants(evidence):
+            if evidence.first.epoch not in epochs or not self.evidence.wants(evidence):
                 continue
             if not is_genuine(evidence, self._sets(), self.cluster_id, self._verifier):
                 self._accuse(sender, f"evidence that does not convict {evidence.first.seat}")

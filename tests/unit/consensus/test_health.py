@@ -66,6 +66,17 @@ def test_what_was_missed_without_a_link_does_not_count() -> None:
     assert prober.peers[2].missed == 0
 
 
+def test_members_that_left_are_forgotten() -> None:
+    prober, buckets = Prober(bytes(32)), TokenBuckets(burst=1, refill_ms=1000)
+    prober.challenge({2, 3}, 1)
+    assert buckets.take(3, 1) and not buckets.take(3, 1)
+    for books in (prober, buckets):
+        books.keep({2})
+    prober.challenge({2}, 2)
+    assert set(prober.peers) == {2} and prober.peers[2].missed == 1
+    assert buckets.take(3, 1)
+
+
 # --- censorship ---
 
 

@@ -264,6 +264,13 @@ def test_evidence_of_others_is_checked_kept_and_shown_to_whoever_connects() -> N
     assert EvidenceMessage((pair,)) in sent(member.step(PeerConnected(member.third)))
 
 
+def test_evidence_of_an_epoch_that_we_have_not_reached_is_no_offence_of_who_sends_it() -> None:
+    member = Member()
+    later = Evidence(*[v._replace(epoch=1) for v in _pair(member, member.other)])
+    output = member.step(Received(member.third, EvidenceMessage((later,))))
+    assert not accused(output) and not output.persist
+
+
 def test_the_leader_puts_evidence_into_its_block_and_voters_judge_it() -> None:
     cluster = Cluster()
     leader, _ = cluster.booted(cluster.leader())
