@@ -64,7 +64,7 @@ class Cost:
         self.slot_core_ns = self.slot_wire_ns = 0
 
 
-class _Raw:
+class RawSecret:
     """A secret for ``NodeSigner``."""
 
     def __init__(self, number: int) -> None:
@@ -86,7 +86,7 @@ class Lockstep:
     """A cluster without faults in one process."""
 
     def __init__(self, nodes: int) -> None:
-        secrets = {seat: _Raw(seat) for seat in range(1, nodes + 1)}
+        secrets = {seat: RawSecret(seat) for seat in range(1, nodes + 1)}
         self.validators = ValidatorSet(
             0, tuple(Validator(s, 1, k.public) for s, k in secrets.items()), bytes(32)
         )
@@ -209,7 +209,7 @@ def measure(nodes: int, slots: int, warmup: int) -> dict[str, object]:
 
 def signature_costs_us(turns: int = 200) -> dict[str, float]:
     """What one signature and one check cost on this machine, in microseconds."""
-    secret, digest = _Raw(1), keccak256(b"digest")
+    secret, digest = RawSecret(1), keccak256(b"digest")
     signer, verifier = NodeSigner(secret), RecoveringVerifier()
     signature = signer.sign(digest)
     return {

@@ -12,7 +12,7 @@ from .ledger import opened_tip, tip_at
 from .machine import Machine
 from .snapshots import Fetch, Offer, certified_state
 from .syncing import Syncing
-from .types import Manifest
+from .types import FinalHeader, Manifest
 from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
 
 
@@ -36,6 +36,13 @@ class Restoring(Syncing):
             self._give_up()
         elif self.fetch.retries > 1:
             self._send(self.fetch.sender, self.fetch.request())
+
+    def _take_head(self, head: FinalHeader) -> None:
+        before = self.catchup.best_height
+        super()._take_head(head)
+        after = self.catchup.best_height
+        if self._is_far_behind(after) and not self._is_far_behind(before):
+            self._ask_for_snapshot()
 
     def _ask_for_snapshot(self) -> None:
         seat = self.catchup.pick(self.connected)
