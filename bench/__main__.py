@@ -58,6 +58,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="0: no load")
     parser.add_argument("--kills", type=int, default=10, help="of the leader; 0: no failover")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, metavar="SECONDS", help="of full load on ours at the end"
+    )
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--skip-etcd", action="store_true")
     parser.add_argument("--etcd", type=Path, metavar="FILE", help="this executable of etcd")
@@ -78,8 +81,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, default=RESULTS / "data", help="of both sides' data")
     parser.add_argument("--base-port", type=int, default=BASE_PORT_DEFAULT)
     arguments = parser.parse_args(argv)
-    if arguments.seconds <= 0 or arguments.warmup < 0:
-        parser.error("--seconds must be more than 0, --warmup not less")
+    if arguments.seconds <= 0 or arguments.warmup < 0 or arguments.soak < 0:
+        parser.error("--seconds must be more than 0, --warmup and --soak not less")
     if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
         parser.error(f"--json: no folder {arguments.json.parent}")
     if arguments.rounds < 0 or arguments.kills < 0 or arguments.nodes < 4:
@@ -165,7 +168,7 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
     for number in range(arguments.rounds):
         for writers in arguments.writers:
             for cluster, side in pairs if turn % 2 == 0 else reversed(pairs):
-                phase = await _phase(cluster, writers, arguments)
+                phase = await _phase(cluster, writers, arguments, arguments.seconds)
                 side.phases.setdefault(writers, []).append(phase)
                 measured = phase.measured
                 say(
@@ -178,6 +181,9 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
     for number in range(arguments.kills):
         for cluster, side in pairs if number % 2 == 0 else reversed(pairs):
             await _kill(cluster, side, say)
+    if arguments.soak:
+        say(f"{arguments.soak:.0f} s of full load")
+        sides[0].soak = await _phase(clusters[0], max(arguments.writers), arguments, arguments.soak)
     return Report(
         date=time.strftime("%Y-%m-%d"),
         machine=facts,
@@ -193,7 +199,9 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
     )
 
 
-async def _phase(cluster: Cluster, writers: int, arguments: argparse.Namespace) -> Phase:
+async def _phase(
+    cluster: Cluster, writers: int, arguments: argparse.Namespace, seconds: float
+) -> Phase:
     quiet = await machine.wait_quiet(arguments.idle_wait)
     before = await cluster.standing()
     node_of = spread(before.leader, len(cluster.addresses))
@@ -201,7 +209,7 @@ async def _phase(cluster: Cluster, writers: int, arguments: argparse.Namespace) 
         cluster.writes(secrets.token_hex(8)),
         [cluster.addresses[node_of(writer)] for writer in range(writers)],
         warmup_s=arguments.warmup,
-        seconds=arguments.seconds,
+        seconds=seconds,
         cpu_s=partial(cpu_s, cluster.pids()),
     )
     after = await cluster.standing()

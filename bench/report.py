@@ -50,6 +50,7 @@ class Side:
     phases: dict[int, list[Phase]] = field(default_factory=dict)  # by writers
     failovers: Failovers = field(default_factory=Failovers)
     failover_error: str = ""
+    soak: Phase | None = None  # a long time of full load
 
     def leader_changes(self) -> int:
         return sum(phase.leader_changes for row in self.phases.values() for phase in row)
@@ -104,6 +105,14 @@ class Report:
                 f"acknowledged writes {strays}, idle CPU {100 * side.idle_cpu_share:.1f}% of a "
                 f"core, load generator at most {100 * share:.0f}% of a core"
             )
+            if side.soak is not None:
+                measured = side.soak.measured
+                said.append(
+                    f"{side.name}: {measured.seconds:.0f} s of {measured.writers} writers: "
+                    f"{measured.commits_per_s:.0f} commits/s, p99 {measured.percentile_ms(99):.1f} "
+                    f"ms, longest {measured.percentile_ms(100):.0f} ms, needless leader changes "
+                    f"{side.soak.leader_changes}"
+                )
             if any(rise != 1 for rise in side.failovers.terms):
                 rises = ", ".join(map(str, side.failovers.terms))
                 said.append(f"{side.name}: the term rose by {rises} in the kills")
@@ -201,6 +210,7 @@ def _side_json(side: Side) -> dict[str, Any]:
             str(writers): [_phase_json(phase) for phase in row]
             for writers, row in side.phases.items()
         },
+        "soak": None if side.soak is None else _phase_json(side.soak),
         "failover": {
             "times_ms": side.failovers.times_ms,
             "attempts": side.failovers.attempts,
