@@ -61,7 +61,7 @@ from node.storage import Store
 
 EVENTS_PER_BATCH = 512
 COMMANDS_WAITING_MAX = 4096
-SYNC_DELAY_S = 0.05  # how long records of finalized blocks wait for others to share a transaction
+SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
 SYNC_INLINE_S = 0.002  # a disk that is slower, on average, is waited for in a thread
 
 _PRIORITIES: dict[type, Priority] = {

@@ -151,7 +151,7 @@ class Link:
             data = await channel.receive()
             if not data:
                 raise LinkBroken("closed_by_peer")
-            self.last_data = trio.current_time()
+            now = self.last_data = trio.current_time()
             payloads = frames.feed(yamux.receive(data))
             self._deliver_all(payloads)
             if yamux.pong is not None:
@@ -168,8 +168,8 @@ class Link:
             # Noise messages and control frames cost work too, with or without payloads in them.
             units = max(len(payloads), opened - opened_before, control - control_before)
             pause_s = max(
-                self._message_bucket.charge(units),
-                self._byte_bucket.charge(received - bytes_before),
+                self._message_bucket.charge(units, now),
+                self._byte_bucket.charge(received - bytes_before, now),
             )
             opened_before, control_before, bytes_before = opened, control, received
             if pause_s > 0 or self._inbox.full:
@@ -240,13 +240,13 @@ class Link:
             if self._pending and not self._writing_since:
                 self._writing_since = trio.current_time()
             return False
-        # A write counts as stalled from its start; control frames that pass while the window is
-        # shut do not reset the clock of the data behind them.
-        if not self._writing_since or not self._pending:
-            self._writing_since = trio.current_time()
         self._progress = size > 0
         channel.send_now(wire)
         if channel.unsent:
+            # A write counts as stalled from its start; control frames that pass while the window
+            # is shut do not reset the clock of the data behind them.
+            if not self._writing_since or not self._pending:
+                self._writing_since = trio.current_time()
             return True
         self._written()
         return bool(self._pending or queues.queued_bytes)

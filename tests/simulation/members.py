@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .world import World
 
 
-SYNC_DELAY_MS = 50.0  # finalized blocks wait that long for other records, as in the daemon
+SYNC_DELAY_MS = 250.0  # finalized blocks wait that long for other records, as in the daemon
 
 
 class Member:
