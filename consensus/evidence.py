@@ -59,7 +59,9 @@ class EvidenceBook:
         """True when it would be taken; worth asking before its signatures are checked."""
         known = self._pairs.get(evidence.first.seat, [])
         pair = {evidence.first, evidence.second}
-        return len(known) < limits.EVIDENCE_PER_SEAT_MAX and all(
+        # That of earlier epochs makes way: the seat may have another holder by now.
+        weighty = [e for e in known if e.first.epoch >= evidence.first.epoch]
+        return len(weighty) < limits.EVIDENCE_PER_SEAT_MAX and all(
             {e.first, e.second} != pair for e in known
         )
 
@@ -67,7 +69,10 @@ class EvidenceBook:
         """Takes genuine evidence; False when it is known, or there is enough of that seat."""
         if not self.wants(evidence):
             return False
-        self._pairs.setdefault(evidence.first.seat, []).append(evidence)
+        known = self._pairs.setdefault(evidence.first.seat, [])
+        known.append(evidence)
+        if len(known) > limits.EVIDENCE_PER_SEAT_MAX:
+            known.remove(min(known, key=lambda e: e.first.epoch))
         return True
 
     def one_of_each(

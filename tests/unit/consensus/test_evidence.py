@@ -72,6 +72,16 @@ def test_the_book_keeps_a_few_pairs_of_each_seat_once() -> None:
     assert book.seats == {2, 3}
 
 
+def test_evidence_of_an_earlier_epoch_makes_way_for_that_of_a_later_one() -> None:
+    cluster = Cluster()
+    book = EvidenceBook(_pair(cluster, 2, n) for n in range(limits.EVIDENCE_PER_SEAT_MAX))
+    pair = _pair(cluster, 2)
+    later = Evidence(pair.first._replace(epoch=1), pair.second._replace(epoch=1))
+    assert book.add(later) and later in list(book)
+    assert len(book) == limits.EVIDENCE_PER_SEAT_MAX
+    assert not book.add(_pair(cluster, 2, 99)), "it does not come back"
+
+
 def test_a_block_carries_one_pair_for_each_seat_that_is_not_convicted_yet() -> None:
     cluster = Cluster((1,) * 12)
     book = EvidenceBook(_pair(cluster, seat, n) for seat in range(1, 13) for n in range(2))
