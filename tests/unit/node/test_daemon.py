@@ -5,15 +5,20 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
 import trio
 
-from chain import ChainError
+from attest.keys import SecretKey
+from chain import ChainError, Membership
+from node import daemon
 from node.config import ApiConfig, ChainConfig, Config, InsecureConfig, NodeConfig
 from node.daemon import EXIT_FAILED, EXIT_SAFETY, _exit_status, durations, run_daemon
 from node.driver import SafetyStop
+from node.service import NodeService
 from node.storage import StorageError
 
 
@@ -39,9 +44,7 @@ def test_a_stop_for_safety_has_a_status_of_its_own_whatever_fails_beside_it() ->
     assert status == EXIT_SAFETY and events == ["failed", "safety_stop", "crashed"]
 
 
-@pytest.mark.parametrize(
-    "error", [StorageError("full"), ChainError("no chain"), OSError("in use")]
-)
+@pytest.mark.parametrize("error", [StorageError("full"), ChainError("no chain"), OSError("in use")])
 def test_what_can_go_wrong_is_one_line(error: Exception) -> None:
     assert ending(error) == (EXIT_FAILED, ["failed"])
 
@@ -64,6 +67,59 @@ async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
             assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
     (line,) = [line for line in lines if line["log_level"] == "critical"]
     assert line["event"] == "failed" and line["kind"] == "ApiError"
+
+
+async def test_its_connections_to_the_chain_are_closed_when_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Agent:
+        def __init__(self, _: str | None) -> None: ...
+        async def wait_ready(self, on_attempt: Any) -> None: ...
+
+    async def identity(*_: Any, **__: Any) -> Any:
+        key = SecretKey(b"\1" * 32)
+        return SimpleNamespace(secret=key, node_key=b"\2" * 33, instance_id=b"\3" * 20, scheme=0)
+
+    monkeypatch.setattr(daemon, "GuestAgent", Agent)
+    monkeypatch.setattr(daemon, "obtain_identity", identity)
+    service = NodeService(config(tmp_path))
+    closed: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon._serve, service)
+        with trio.fail_after(20):
+            while service.registry is None or service.registry.last_error is None:
+                await trio.sleep(0.01)
+        for endpoint in service.registry.reader.endpoints:
+            close = endpoint.aclose
+
+            async def closing(close: Any = close, name: str = endpoint.name) -> None:
+                await close()
+                closed.append(name)
+
+            monkeypatch.setattr(endpoint, "aclose", closing)
+        nursery.cancel_scope.cancel()
+    assert closed == ["127.0.0.1:1"]
+
+
+async def test_a_remembered_founding_set_is_held_against_the_chain(autojump_clock: Any) -> None:
+    ours = Membership(1, bytes(20), 5, b"h" * 32, 1, bytes(32), 3, b"d" * 32, ())
+
+    class Registry:
+        def __init__(self, *answers: Any) -> None:
+            self.answers = list(answers)
+
+        async def genesis(self) -> Any:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    registry: Any = Registry(ChainError("no endpoint answers"), None, ours)
+    await daemon._check_genesis(registry, ours)
+    assert registry.answers == []
+    other: Any = Registry(ChainError("no endpoint answers"), replace(ours, digest=b"e" * 32))
+    with pytest.raises(SafetyStop, match="not the registry's"):
+        await daemon._check_genesis(other, ours)
 
 
 def test_the_cap_of_the_leader_timer_is_a_multiple_of_it(tmp_path: Path) -> None:
