@@ -100,7 +100,7 @@ class History:
 
     def publish(self, revision: int) -> None:
         """Everything up to a revision may be shown."""
-        self.published = revision
+        self.published = max(self.published, revision)  # a snapshot may have come between
         self.changed.set()
         self.changed = trio.Event()
 
