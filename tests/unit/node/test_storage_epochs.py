@@ -1,0 +1,116 @@
+"""The store over epochs: what a real engine wrote comes back, at the edge and after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consensus.catchup import is_consistent
+from consensus.epochs import ends_epoch, opened_set
+from consensus.interface import EpochRecord, Output
+from consensus.types import GENESIS, Boundary
+from node.storage import Store
+from tests.unit.consensus.clusters import CLUSTER_ID
+from tests.unit.consensus.clusters import GENESIS as PARENT
+from tests.unit.consensus.towns import Town
+
+SEAT = 2
+
+
+def _town() -> Town:
+    """Two epochs after the first, with blocks in between."""
+    town = Town(4, 5)
+    town.commit()
+    for members in ((1, 2, 3, 4, 5), (1, 2, 3, 4)):
+        town.change(*map(town.member, members))
+        town.pass_time()
+        town.commit()
+    assert set(town.epochs().values()) == {2}
+    return town
+
+
+def _outputs(town: Town) -> list[Output]:
+    return [output for seat, output in town.outputs if seat == SEAT]
+
+
+def _store(directory: Path, outputs: list[Output]) -> Store:
+    store = Store(directory, cluster_id=CLUSTER_ID, seat=SEAT, genesis=PARENT)
+    for output in outputs:
+        store.write(output.persist)
+    store.sync()
+    return store
+
+
+def _reopened(store: Store, directory: Path) -> Store:
+    store.close()
+    return Store(directory, cluster_id=CLUSTER_ID, seat=SEAT, genesis=PARENT)
+
+
+def test_a_store_gives_back_the_epoch_that_it_is_in(tmp_path: Path) -> None:
+    town = _town()
+    store = _reopened(_store(tmp_path, _outputs(town)), tmp_path)
+    found, engine = store.restore(), town.engines[SEAT]
+    assert opened_set(found.openings[-1]) == engine.validators
+    assert found.tip == engine.ledger.tip
+    assert found.machine.state_hash == engine.machine.state_hash
+    assert found.machine.standing == engine.machine.standing
+    assert {v.epoch for v in found.votes} == {2}
+    assert set(found.votes) >= set(engine._mine.values())
+    store.close()
+
+
+def test_at_the_edge_the_tip_is_the_boundary_block_and_nothing_is_voted_yet(
+    tmp_path: Path,
+) -> None:
+    town = _town()
+    outputs = _outputs(town)
+    last = max(
+        n for n, o in enumerate(outputs) if any(isinstance(r, EpochRecord) for r in o.persist)
+    )
+    edge = next(n for n, r in enumerate(outputs[last].persist) if isinstance(r, EpochRecord))
+    outputs[last].persist = outputs[last].persist[: edge + 1]
+    store = _reopened(_store(tmp_path, outputs[: last + 1]), tmp_path)
+    found = store.restore()
+    opening = found.openings[-1]
+    assert isinstance(opening, Boundary)
+    assert (found.tip.view, found.tip.finalization) == (GENESIS, None)
+    assert (found.tip.height, found.tip.hash) == (opening.block.header.height, opening.block.hash)
+    assert not found.votes
+    assert not found.blocks
+    assert not found.certificates
+    store.close()
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_answers_end_at_the_edge_of_an_epoch_and_prove_themselves_in_it(
+    tmp_path: Path, count: int
+) -> None:
+    town = _town()
+    store = _store(tmp_path, _outputs(town))
+    for height in range(1, town.engines[SEAT].machine.height + 1):
+        reply = store.blocks_from(height, count)
+        assert reply is not None and not isinstance(reply, bytes)
+        assert is_consistent(reply, CLUSTER_ID)
+        epochs = {b.header.epoch for b in reply.blocks} | {reply.finalization.epoch}
+        assert len(epochs) == 1
+        assert reply.blocks[0].header.height == height
+    store.close()
+
+
+def test_the_openings_prove_every_set_from_the_founders_on(tmp_path: Path) -> None:
+    town = _town()
+    store = _store(tmp_path, _outputs(town))
+    reply = store.openings_from(0)
+    assert reply is not None
+    validators = town.cluster.validators
+    for opening in reply.openings:
+        assert isinstance(opening, Boundary)
+        assert ends_epoch(opening, validators, CLUSTER_ID, town.cluster.verifier)
+        validators = opened_set(opening)
+    assert validators == town.engines[SEAT].validators
+    later = store.openings_from(1)
+    assert later is not None
+    assert later.openings == reply.openings[1:]
+    assert store.openings_from(2) is None
+    store.close()
