@@ -121,9 +121,8 @@ class Engine(Watching):
         self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
         self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
-        self._retry_view = self.view
-        self._retry_height = self.ledger.tip.height
         self._restore(restored)
+        self._retry_view, self._retry_height = self.view, self.ledger.tip.height
 
     def _restore(self, restored: Restored) -> None:
         """Takes up where the store left off: never below a vote that we may have sent."""

@@ -5,177 +5,180 @@ etcd raft's data-driven tests. ``REWRITE=1 pytest tests/scenarios`` writes what 
 difference is reviewed like prose. Commands:
 
 - ``cluster 1,1,1,1``: members with these weights boot, with links between all
+- ``town 4 of 5``: five seats run, the first four of them are the set of epoch 0
 - ``submit 2 put x 1``: a client of member 2
-- ``fire 3 leader``: a timer runs out at a member
+- ``fire 3 leader``: a timer runs out at a member (``fire all leader`` at all)
 - ``deliver``: all messages on their way arrive, and those that they cause, in order
+- ``quietly deliver``: the same, and only what is applied, opened, accused or halted is told
 - ``down 1`` / ``up 1``: a member is cut off, and its links are lost; or they come back
+- ``crash 1`` / ``start 1``: a process dies; it starts again from its disk (``all`` for everybody)
+- ``copy 1`` / ``rollback 1``: remembers a disk; puts that old one back
+- ``lie 4 notarize 1.2``: seat 4 signs a vote for a block that nobody knows, and sends it to all
+- ``registry 1 2 3 5``: the registry shows these seats; all members see it finalized
 - ``status``: where everybody is
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict, deque
 from pathlib import Path
 
 import pytest
 
 from consensus.commands import Command, Delete, Put, encode_command
-from consensus.digests import genesis_hash, keccak256
-from consensus.engine import Engine
+from consensus.digests import keccak256
 from consensus.interface import (
+    Alarm,
+    EpochOpened,
     Event,
-    FinalizedRecord,
     LeaderChanged,
     Misbehaved,
     Output,
     PeerConnected,
     PeerLost,
     Received,
-    Restored,
     Send,
-    Started,
-    Submitted,
     Timer,
-    TimerFired,
 )
-from consensus.ledger import genesis_tip
-from consensus.machine import Machine
-from consensus.types import Block, Certificate, Reason, VoteKind
-from consensus.validators import Validator, ValidatorSet
-from consensus.wire import (
+from consensus.types import (
+    ZERO_HASH,
     BootAck,
     BootCertificate,
     BootRequest,
+    Certificate,
+    Reason,
+    View,
+    VoteKind,
+)
+from consensus.wire import (
     Certificates,
     Commands,
+    EvidenceMessage,
     Message,
+    Probe,
+    ProbeReply,
     ProposalMessage,
     SyncReply,
     SyncRequest,
     VoteMessage,
-    decode,
-    encode,
 )
-from tests.simulation.signing import keys_for
+from tests.simulation.store import SimStore
+from tests.unit.consensus.net import Net
+from tests.unit.consensus.towns import Town
 
 HERE = Path(__file__).parent
-CLUSTER_ID = keccak256(b"a scripted cluster")
 NAMES = {VoteKind.NOTARIZE: "Notarize", VoteKind.NULLIFY: "Nullify", VoteKind.FINALIZE: "Finalize"}
+# The same in every story.
+UNTOLD = (BootRequest, BootAck, BootCertificate, Probe, ProbeReply)
 
 
 class Stage:
-    """The members of one script and what is on its way between them."""
+    """The members of one script, and what is told of them."""
 
     def __init__(self) -> None:
-        self.engines: dict[int, Engine] = {}
-        self.chains: dict[int, list[tuple[Block, Certificate | None]]] = defaultdict(list)
-        self.down: set[int] = set()
-        self.queue: deque[tuple[int, int, bytes]] = deque()
+        self.net: Net = Net()
         self.blocks: dict[bytes, str] = {}
         self.lines: list[str] = []
-        self.now_ms = 0
         self.sequence = 0
+        self.quiet = False
+        self.copies: dict[int, SimStore] = {}
 
     def run(self, line: str) -> str:
-        name, *arguments = line.split()
+        self.quiet = line.startswith("quietly ")
+        name, *arguments = line.removeprefix("quietly ").split()
         self.lines = []
-        self.now_ms += 100
+        self.net.now_ms += 100
         getattr(self, f"do_{name}")(*arguments)
         return "\n".join(self.lines) or "ok"
 
     # --- commands ---
 
     def do_cluster(self, weights: str) -> None:
-        values = [int(w) for w in weights.split(",")]
-        seats = list(range(1, len(values) + 1))
-        keys, signers, verifier = keys_for(seats)
-        validators = ValidatorSet(
-            0,
-            tuple(Validator(s, w, keys[s]) for s, w in zip(seats, values, strict=True)),
-            bytes(32),
-        )
-        genesis = genesis_hash(CLUSTER_ID, 0, bytes(32))
-        for seat in seats:
-            self.engines[seat] = Engine(
-                cluster_id=CLUSTER_ID,
-                validators=validators,
-                seat=seat,
-                signer=signers[seat],
-                verifier=verifier,
-                restored=Restored(genesis_tip(genesis), Machine()),
-                boot_id=seat.to_bytes(32, "big"),
-            )
-        self.lines.append(f"leaders {' '.join(map(str, self.engines[1].order))}")
-        for seat in seats:
-            self._step(seat, Started())
-        for seat in seats:
-            for peer in seats:
-                if peer != seat:
-                    self._step(seat, PeerConnected(peer))
+        self.net = _narrated(Net, self)(*map(int, weights.split(",")))
+        self.net.start()
+        self.lines.append(f"leaders {' '.join(map(str, self.net.engines[1].order))}")
+
+    def do_town(self, founders: str, _of: str, seats: str) -> None:
+        self.quiet = True
+        self.net = _narrated(Town, self)(int(founders), int(seats))
+        self.lines = [f"leaders {' '.join(map(str, self.net.engines[1].order))}"]
 
     def do_submit(self, seat: str, op: str, key: str, value: str = "") -> None:
         self.sequence += 1
-        client = b"client %9d" % int(seat)
-        action = {"put": Put(key.encode(), value.encode()), "delete": Delete(key.encode())}[op]
-        command = Command(client, self.sequence, action)
-        self._step(int(seat), Submitted((encode_command(command),)))
+        what = Put(key.encode(), value.encode()) if op == "put" else Delete(key.encode())
+        command = Command(b"client %9d" % int(seat), self.sequence, what)
+        self.net.submit(int(seat), encode_command(command))
 
     def do_fire(self, seat: str, timer: str) -> None:
-        self._step(int(seat), TimerFired(Timer[timer.upper()]))
+        self.net.fire(Timer[timer.upper()], *self._seats(seat))
 
     def do_deliver(self) -> None:
-        while self.queue:
-            sender, seat, data = self.queue.popleft()
-            if not {sender, seat} & self.down:
-                self._step(seat, Received(sender, decode(data, sender, CLUSTER_ID)))
+        self.net.deliver()
 
     def do_down(self, seat: str) -> None:
-        self.down.add(int(seat))
-        for other in self.engines:
-            if other != int(seat):
-                self._step(other, PeerLost(int(seat)))
-                self._step(int(seat), PeerLost(other))
+        one = int(seat)
+        for other in self.net.engines:
+            if other != one:
+                self.net.cut |= {(one, other), (other, one)}
+                self.net.step(other, PeerLost(one))
+                self.net.step(one, PeerLost(other))
 
     def do_up(self, seat: str) -> None:
-        self.down.discard(int(seat))
-        for other in self.engines:
+        one = int(seat)
+        self.net.cut = {pair for pair in self.net.cut if one not in pair}
+        for other in self.net.engines:
+            if other != one:
+                self.net.step(other, PeerConnected(one))
+                self.net.step(one, PeerConnected(other))
+
+    def do_crash(self, seat: str) -> None:
+        self.net.crash(*(s for s in self._seats(seat) if s in self.net.engines))
+
+    def do_start(self, seat: str) -> None:
+        self.net.start(*self._seats(seat))
+
+    def do_copy(self, seat: str) -> None:
+        self.copies[int(seat)] = self.net.stores[int(seat)].copy()
+
+    def do_rollback(self, seat: str) -> None:
+        self.net.stores[int(seat)] = self.copies[int(seat)].copy()
+
+    def do_lie(self, seat: str, kind: str, view: str) -> None:
+        term, index = map(int, view.split("."))
+        vote_kind = VoteKind[kind.upper()]
+        block = ZERO_HASH if vote_kind is VoteKind.NULLIFY else keccak256(view.encode())
+        vote = self.net.cluster.vote(int(seat), vote_kind, View(term, index), block)
+        incarnation = self.net.engines[int(seat)].boot.incarnation
+        for other in list(self.net.engines):
             if other != int(seat):
-                self._step(other, PeerConnected(int(seat)))
-                self._step(int(seat), PeerConnected(other))
+                self.net.step(other, Received(int(seat), VoteMessage(incarnation, vote)))
+
+    def do_registry(self, *seats: str) -> None:
+        assert isinstance(self.net, Town)
+        self.net.change(*(self.net.member(int(s)) for s in seats))
 
     def do_status(self) -> None:
-        for seat, engine in self.engines.items():
+        for seat, engine in sorted(self.net.engines.items()):
             s = engine.status()
             tip = self.blocks.get(engine.ledger.tip.hash, "genesis")
             self.lines.append(
-                f"{seat}: {s.state}, view {s.view}, leader {s.leader}, final {tip}, "
-                f"revision {s.revision}"
+                f"{seat}: {s.state}, epoch {s.epoch}, view {s.view}, leader {s.leader}, "
+                f"final {tip}, revision {s.revision}"
             )
+
+    def _seats(self, text: str) -> tuple[int, ...]:
+        return self.net.seats if text == "all" else (int(text),)
 
     # --- what happens ---
 
-    def _step(self, seat: int, event: Event) -> None:
-        output = self.engines[seat].step(event, self.now_ms)
-        self._tell(seat, output)
-        for record in output.persist:
-            if isinstance(record, FinalizedRecord):
-                self.chains[seat].append((record.applied.block, record.finalization))
-        for serve in output.serve:
-            blocks = [b for b, _ in self.chains[seat][serve.from_height - 1 :]]
-            final = self.chains[seat][-1][1]
-            assert final is not None
-            output.send.append(Send(serve.to, SyncReply(tuple(blocks), (), final)))
-            self._say(seat, output.send[-1])
+    def tell(self, seat: int, event: Event, output: Output) -> None:
         for send in output.send:
-            data = encode(send.message)
-            for peer in self.engines if send.to is None else [send.to]:
-                if peer != seat and not {peer, seat} & self.down:
-                    self.queue.append((seat, peer, data))
-
-    def _tell(self, seat: int, output: Output) -> None:
-        for send in output.send:
-            self._say(seat, send)
+            if not self.quiet and not all((seat, o) in self.net.cut for o in self._others(seat)):
+                self._say(seat, send)
+        if isinstance(event, Received) and isinstance(event.message, SyncReply) and not self.quiet:
+            names = " ".join(self._block(b.hash) for b in event.message.blocks)
+            final = self._certificate(event.message.finalization)
+            self.lines.append(f"{seat} gets {names or 'nothing'} with {final} from {event.sender}")
         for applied in output.applied:
             name = self._block(applied.block.hash)
             self.lines.append(f"{seat} applies {name} with {len(applied.results)} commands")
@@ -185,13 +188,20 @@ class Stage:
                     self.lines.append(f"{seat} enters term {term} of leader {leader}")
                 case Misbehaved(liar, what):
                     self.lines.append(f"{seat} accuses {liar}: {what}")
+                case EpochOpened(validators):
+                    members = ",".join(map(str, validators.seats))
+                    self.lines.append(f"{seat} opens epoch {validators.epoch} of {members}")
+                case Alarm(what):
+                    self.lines.append(f"{seat} alarms: {what}")
         if output.halt is not None:
             self.lines.append(f"{seat} halts: {output.halt.reason}")
 
+    def _others(self, seat: int) -> list[int]:
+        return [s for s in self.net.engines if s != seat]
+
     def _say(self, seat: int, send: Send) -> None:
-        text = self._message(send.message)
-        if text and seat not in self.down:
-            self.lines.append(f"{seat} to {send.to or 'all'}: {text}")
+        if not isinstance(send.message, UNTOLD):
+            self.lines.append(f"{seat} to {send.to or 'all'}: {self._message(send.message)}")
 
     def _block(self, block: bytes) -> str:
         return self.blocks.setdefault(block, f"b{len(self.blocks) + 1}")
@@ -212,19 +222,31 @@ class Stage:
                 on = f" on {' '.join(map(self._certificate, shown))}" if shown else ""
                 commands = len(p.block.commands)
                 name = self._block(p.block.hash)
-                return f"Propose {p.block.header.view} {name} with {commands} commands{on}"
+                told = "".join(f" and evidence against {e.first.seat}" for e in p.block.evidence)
+                return f"Propose {p.block.header.view} {name} with {commands} commands{told}{on}"
             case Certificates(certificates):
                 return f"Certificates {' '.join(map(self._certificate, certificates))}"
             case Commands(commands):
                 return f"{len(commands)} commands"
-            case BootRequest() | BootAck() | BootCertificate():
-                return ""  # the same in every story
             case SyncRequest(height, _):
                 return f"SyncRequest from height {height}"
-            case SyncReply(blocks, _, final, _):
-                names = " ".join(self._block(b.hash) for b in blocks)
-                return f"SyncReply {names} with {self._certificate(final)}"
+            case EvidenceMessage(pairs):
+                seats = " ".join(str(e.first.seat) for e in pairs)
+                return f"Evidence against {seats}"
         return type(message).__name__
+
+
+def _narrated(kind: type[Net], stage: Stage) -> type[Net]:
+    """A net that tells its stage of every step."""
+
+    class Narrated(kind):  # type: ignore[misc, valid-type]
+        def step(self, seat: int, event: Event) -> Output:
+            stage.net = self
+            output: Output = super().step(seat, event)
+            stage.tell(seat, event, output)
+            return output
+
+    return Narrated
 
 
 def play(script: str) -> str:
