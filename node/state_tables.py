@@ -66,9 +66,11 @@ def _write_entries(db: sqlite3.Connection, entries: Mapping[bytes, KeyValue | No
         for key, e in entries.items()
         if e is not None
     ]
-    db.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", put)
+    if put:
+        db.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", put)
     gone = [(key,) for key, e in entries.items() if e is None]
-    db.executemany("DELETE FROM entries WHERE key = ?", gone)
+    if gone:
+        db.executemany("DELETE FROM entries WHERE key = ?", gone)
 
 
 def _write_sessions(db: sqlite3.Connection, sessions: Mapping[bytes, Session | None]) -> None:
@@ -78,9 +80,11 @@ def _write_sessions(db: sqlite3.Connection, sessions: Mapping[bytes, Session | N
         if s is not None
     ]
     # Replaces a client's older row by the unique client, not by its place in the order of use.
-    db.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", put)
+    if put:
+        db.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", put)
     gone = [(client,) for client, s in sessions.items() if s is None]
-    db.executemany("DELETE FROM sessions WHERE client = ?", gone)
+    if gone:
+        db.executemany("DELETE FROM sessions WHERE client = ?", gone)
 
 
 def _put_lease(db: sqlite3.Connection, lease_id: int, lease: Lease) -> None:

@@ -2,7 +2,8 @@
 
 It knows the node only through ``node.facade.NodeFacade``; nothing of consensus, chain or network
 enters. Reading order: bounds (every limit), answers (JSON and errors), gate (who may come in),
-reads, kv, registration, changes (the routes), server (sockets and connections), openapi.
+reads, kv, registration, changes (the routes), express (plain writes without the general server),
+server (sockets and connections), openapi.
 """
 
 from node.api.server import ApiError, serve

@@ -20,7 +20,7 @@ import trio
 from starlette.responses import Response
 
 from node.api import bounds
-from node.api.answers import Refused, answer
+from node.api.answers import Refused
 from node.api.bounds import HEADER_BYTES_MAX
 from node.api.gate import Gate
 from node.api.kv import PREFIX
@@ -41,6 +41,14 @@ _NOT_PLAIN = frozenset(
 _ONCE = frozenset(
     {b"host", b"content-length", b"idempotency-key", b"origin", b"authorization", b"connection"}
 )
+
+
+# The answer of the general server to the same write: ``answer`` in bytes.
+_WRITTEN = (
+    b"HTTP/1.1 200 \r\ncontent-length: %d\r\ncontent-type: application/json\r\n"
+    b"cache-control: no-store\r\n\r\n%b"
+)
+_BOOLEANS = (b"false", b"true")
 
 
 class Plain(NamedTuple):
@@ -174,19 +182,16 @@ class Express:
                 data += more
         return data
 
-    async def _put(self, plain: Plain, key: bytes, value: bytes) -> Response:
+    async def _put(self, plain: Plain, key: bytes, value: bytes) -> bytes:
         try:
             write = await self._facade.put(key, value, plain.known.get(b"idempotency-key"))
         except Exception as error:
-            return self._gate.answer_to(error, "PUT", plain.path.decode("ascii"))
-        return answer({"revision": write.revision, "existed": write.existed})
+            return _encoded(self._gate.answer_to(error, "PUT", plain.path.decode("ascii")))
+        body = b'{"revision":%d,"existed":%b}' % (write.revision, _BOOLEANS[write.existed])
+        return _WRITTEN % (len(body), body)
 
-    async def _send(self, response: Response) -> bool:
+    async def _send(self, data: bytes) -> bool:
         """Write an answer; False when the client does not take it."""
-        pieces = [b"HTTP/1.1 %d \r\n" % response.status_code]
-        pieces += [b"%b: %b\r\n" % header for header in response.raw_headers]
-        pieces += (b"\r\n", bytes(response.body))
-        data = b"".join(pieces)
         try:
             written = os.write(self._fd, data)
         except BlockingIOError:
@@ -199,3 +204,9 @@ class Express:
             await self._stream.send_all(data[written:])
             return True
         return False
+
+
+def _encoded(response: Response) -> bytes:
+    pieces = [b"HTTP/1.1 %d \r\n" % response.status_code]
+    pieces += [b"%b: %b\r\n" % header for header in response.raw_headers]
+    return b"".join((*pieces, b"\r\n", bytes(response.body)))
