@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from node.cli_kv import add_kv
+from node.cli_snapshot import add_snapshot
 from node.cli_talk import Failed, add_api, print_json, print_pairs, print_rows, with_client
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
     leader.set_defaults(command=_leader)
 
     add_kv(commands)
+    add_snapshot(commands)
 
     config = commands.add_parser("config", help="look at a configuration file")
     verbs = config.add_subparsers(title="verbs", metavar="VERB", required=True)

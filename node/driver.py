@@ -352,6 +352,7 @@ class Driver:
     def _answer_from_snapshot(self) -> None:
         """Readers see the new state; so do commands of blocks that we never saw."""
         self.history.replaced(self.engine.machine)
+        self._log.info("snapshot_installed", height=self.engine.ledger.tip.height)
         for command_id, waiters in self._waiting.items():
             result = self.engine.machine.answer(command_id)
             for waiter in waiters if result is not None else ():

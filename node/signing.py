@@ -38,14 +38,17 @@ class RecoveringVerifier:
 
     def verify(self, node_key: bytes, digest: bytes, signature: bytes) -> bool:
         """True when ``signature`` is the canonical one of ``node_key`` over ``digest``."""
-        if len(signature) != 65 or signature[64] not in (27, 28):
-            return False
-        if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
-            return False
-        plain = signature[:64] + bytes((signature[64] - 27,))
-        try:
-            return PublicKey.from_signature_and_message(plain, digest, hasher=None).format() == (
-                node_key
-            )
-        except Exception:  # coincurve raises a bare Exception for a signature of no key
-            return False
+        return recover(digest, signature) == node_key
+
+
+def recover(digest: bytes, signature: bytes) -> bytes | None:
+    """The 33-byte key of which ``signature`` is the canonical one over ``digest``, or None."""
+    if len(signature) != 65 or signature[64] not in (27, 28):
+        return None
+    if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
+        return None
+    plain = signature[:64] + bytes((signature[64] - 27,))
+    try:
+        return PublicKey.from_signature_and_message(plain, digest, hasher=None).format()
+    except Exception:  # coincurve raises a bare Exception for a signature of no key
+        return None

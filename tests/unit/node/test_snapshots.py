@@ -97,7 +97,7 @@ def _items(machine: Machine) -> list[bytes]:
     return export(machine, b"", 10**9)[0]
 
 
-def _file(directory: Path) -> Path:
+def snapshot_file(directory: Path) -> Path:
     """A complete snapshot."""
     past = _past()
     draft = snapshots.write_state(directory, AT, _items(past.install().machine))
@@ -108,7 +108,7 @@ def test_a_snapshot_is_read_back_and_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SNAPSHOT_CHUNK_ITEMS", 4)
-    file = SnapshotFile(_file(tmp_path))
+    file = SnapshotFile(snapshot_file(tmp_path))
     assert file.height == AT and file.manifest.chunks > 2
     machine = file.verify(CLUSTER)
     assert machine.state_hash == _past().install().machine.state_hash
@@ -118,7 +118,7 @@ def test_a_snapshot_is_read_back_and_verified(
 
 
 def test_a_file_cut_anywhere_is_no_snapshot(tmp_path: Path) -> None:
-    path = _file(tmp_path)
+    path = snapshot_file(tmp_path)
     whole = path.read_bytes()
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
@@ -127,7 +127,7 @@ def test_a_file_cut_anywhere_is_no_snapshot(tmp_path: Path) -> None:
 
 
 def test_a_bit_that_the_disk_turned_is_noticed(tmp_path: Path) -> None:
-    path = _file(tmp_path)
+    path = snapshot_file(tmp_path)
     whole = path.read_bytes()
     for place in range(len(snapshots.MAGIC), len(whole), 41):
         damaged = bytearray(whole)
