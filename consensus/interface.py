@@ -35,6 +35,8 @@ from .wire import Message
 class Timer(Enum):
     """Timers, named by what they wait for; setting one replaces it."""
 
+    __hash__ = object.__hash__  # that of Enum is Python code, and timers are set in every view
+
     LEADER = "leader"  # a proposal in this view
     HEARTBEAT = "heartbeat"  # time for an idle leader to show that it lives
     STALL = "stall"  # finality (R9)

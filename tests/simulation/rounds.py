@@ -219,7 +219,7 @@ class Cluster:
             for timer, delay_ms in output.timers.items():
                 if delay_ms is None:
                     process.timers.pop(timer, None)
-                else:
+                elif timer is not Timer.HEALTH:  # when to complain is up to the schedule
                     process.timers[timer] = self.now_ms + delay_ms
         if output.persist:
             self._persisted(process, output)
