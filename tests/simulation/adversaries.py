@@ -12,9 +12,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from consensus.digests import vote_digest
-from consensus.interface import Output
+from consensus.interface import MembershipSeen, Output
 from consensus.machine import Machine
-from consensus.types import ZERO_HASH, FinalHeader, Manifest, Proposal, Reason, View, Vote, VoteKind
+from consensus.types import (
+    ZERO_HASH,
+    ChainView,
+    FinalHeader,
+    Manifest,
+    Proposal,
+    Reason,
+    View,
+    Vote,
+    VoteKind,
+)
 from consensus.wire import (
     BootAck,
     BootRefused,
@@ -453,6 +463,60 @@ class SnapshotForger(Liar):
         )
 
 
+class Clone(Twin):
+    """A copy of the seat's disk comes up elsewhere, later, with an incarnation of its own (R10)."""
+
+    def boot_id(self) -> bytes:
+        return self.world.rng.randbytes(32)
+
+    def start(self) -> None:
+        Member.start(self)
+        self._second.store = self.store.copy()
+        self.world.after(self.world.rng.uniform(300.0, 6000.0), self._appear)
+
+    def _appear(self) -> None:
+        if self._second.up:
+            return
+        if self.world.rng.random() < 0.5:
+            self._second.store = self.store.copy()  # of now, not of the first start
+        self._second.start()
+        for peer in self.peers():
+            if self.world.network.linked(self.seat, peer):
+                self._second.connected(peer)
+
+
+class LastMoment(Liar):
+    """Proposes just before the others lose patience, and leaves finality to them."""
+
+    def transmit(self, to: int | None, message: Message) -> None:
+        d = self.world.durations
+        if isinstance(message, ProposalMessage):
+            wait_ms = d.heartbeat_ms + d.leader_ms - 100.0
+            self.world.after(wait_ms, super().transmit, to, message)
+        elif not (isinstance(message, VoteMessage) and message.vote.kind is VoteKind.FINALIZE):
+            super().transmit(to, message)
+
+
+class FalseRegistry(Liar):
+    """Sees a registry that does not exist, in which it weighs more and others are gone."""
+
+    def start(self) -> None:
+        super().start()
+        self.world.after(self.world.rng.uniform(300.0, 4000.0), self._lie, self.life)
+
+    def _lie(self, life: int) -> None:
+        if self.life != life or self.engine is None:
+            return
+        rng, number = self.world.rng, 10_000 + int(self.world.now_ms)
+        mine = {v.seat: v for v in self.engine.validators.validators}
+        mine.pop(rng.choice(self.peers()), None)
+        if self.seat in mine:
+            mine[self.seat] = replace(mine[self.seat], weight=mine[self.seat].weight + 1)
+            hashes = [rng.randbytes(32) for _ in range(3)]
+            self.handle(MembershipSeen(ChainView(number, *hashes, tuple(mine.values()))))
+        self.world.after(rng.uniform(300.0, 4000.0), self._lie, life)
+
+
 GALLERY: dict[str, type[Liar]] = {
     "silent": Silent,
     "mute": MuteLeader,
@@ -465,4 +529,7 @@ GALLERY: dict[str, type[Liar]] = {
     "forker": Forker,
     "twin": Twin,
     "snapshots": SnapshotForger,
+    "clone": Clone,
+    "last_moment": LastMoment,
+    "false_registry": FalseRegistry,
 }

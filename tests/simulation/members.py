@@ -90,6 +90,8 @@ class Member:
         if self.world.now_ms < self.paused_until_ms:
             self.world.after(self.paused_until_ms - self.world.now_ms, self._later, event)
             return
+        if self.correct:
+            self.world.oracle.duties.hears(self, event)
         output = self.engine.step(event, int(self.world.now_ms + self.offset_ms))
         self.observe(output)
         if self._pending is None:

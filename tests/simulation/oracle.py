@@ -43,6 +43,8 @@ from consensus.wire import (
     decode_boot_request,
 )
 
+from .duties import Duties
+
 if TYPE_CHECKING:
     from .members import Member
     from .world import World
@@ -114,6 +116,7 @@ class Oracle:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.duties = Duties(world, self)
         self.finished = False
         self.sets: list[dict[int, Validator]] = [
             {v.seat: v for v in world.validators.validators}
@@ -173,6 +176,7 @@ class Oracle:
 
     def stepped(self, member: Member, output: Output) -> None:
         """Right after a step, before any duty is done."""
+        self.duties.stepped(member, output)
         finals = [r.applied for r in output.persist if isinstance(r, FinalizedRecord)]
         if finals != output.applied:
             self.fail(f"seat {member.seat} applies something else than it persists")
@@ -269,7 +273,7 @@ class Oracle:
     def heard(self, seat: int, message: Message) -> None:
         """A liar sends: remembered for convictions."""
         vote = _vote_in(message, seat)
-        if vote is not None and self._signed(vote):
+        if vote is not None and self.signed(vote):
             at = spot(vote.epoch, vote.view)
             self._votes[seat][at, vote.kind].add((vote.block, vote.reason))
 
@@ -440,7 +444,7 @@ class Oracle:
 
     # --- certificates ---
 
-    def _signed(self, vote: Vote) -> bool:
+    def signed(self, vote: Vote) -> bool:
         digest = vote_digest(
             self._world.cluster_id,
             vote.kind,
@@ -464,7 +468,7 @@ class Oracle:
         signers = set()
         for part in c.parts:
             vote = Vote(c.kind, c.epoch, c.view, part.seat, c.block, part.reason, part.signature)
-            if not self._signed(vote):
+            if not self.signed(vote):
                 self.fail(f"seat {holder} relies on a forged {c.kind.name} for {c.view}")
             signers.add(part.seat)
             self._votes[part.seat][spot(c.epoch, c.view), c.kind].add((c.block, part.reason))
@@ -554,7 +558,7 @@ class Oracle:
                 seat = evidence.first.seat
                 if seat in honest or seat not in guilty:
                     self.fail(f"evidence against seat {seat}, which did nothing wrong")
-                if not (self._signed(evidence.first) and self._signed(evidence.second)):
+                if not (self.signed(evidence.first) and self.signed(evidence.second)):
                     self.fail("evidence with a forged vote")
 
 

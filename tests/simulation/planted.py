@@ -10,9 +10,27 @@ from dataclasses import dataclass, replace
 
 from consensus import voting
 from consensus.engine import Engine
-from consensus.interface import Checkpoints, Output, Restored, Timer, VoteRecord
+from consensus.interface import (
+    AcknowledgedRecord,
+    BlockRecord,
+    Checkpoints,
+    Output,
+    Restored,
+    Timer,
+    VoteRecord,
+)
 from consensus.proposals import Verdict
-from consensus.types import Certificate, Manifest, Proposal, VoteKind
+from consensus.types import (
+    Block,
+    Certificate,
+    Evidence,
+    Manifest,
+    NextEpoch,
+    Proposal,
+    Reason,
+    Vote,
+    VoteKind,
+)
 from consensus.validators import ValidatorSet
 from consensus.wire import Commands, Message
 
@@ -246,6 +264,188 @@ class ManifestsBelieved(Engine):
         self._is_genuine = genuine  # type: ignore[method-assign]
 
 
+class NeverJoins(Engine):
+    """Leaves complaints to those who have their own (the second half of R4)."""
+
+    def _join(self) -> None:
+        pass
+
+
+class NoStallTimer(Engine):
+    """Bears a term without finality as long as proposals flow (R9 removed)."""
+
+    def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
+        if timer is not Timer.STALL:
+            super()._set_timer(timer, delay_ms)
+
+
+class LeaderTimerForgotten(Engine):
+    """Does not watch its leader (the first half of R4); the stall timer covers it, later."""
+
+    def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
+        if timer is not Timer.LEADER:
+            super()._set_timer(timer, delay_ms)
+
+
+class RollbackNotNoticed(Engine):
+    """Does not listen to what others saw it sign (R10)."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.boot.told = lambda: (None, 0)  # type: ignore[method-assign]
+
+
+class AbstainsOneTermOnly(Engine):
+    """After a rollback, votes again in the term after the highest that it was told of."""
+
+    @property
+    def is_abstaining(self) -> bool:
+        epoch, term = self._abstain_until
+        return (self.validators.epoch, self.view.term) < (epoch, term - 1)
+
+
+class EvidenceForgotten(Engine):
+    """Finds liars out and says nothing (R14 removed)."""
+
+    def _convict(self, evidence: Evidence) -> None:
+        pass
+
+
+class BootQuorumTooSmall(Engine):
+    """Takes acknowledgements of more than a third for a boot certificate."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        clone = object.__new__(type("Weak", (ValidatorSet,), {"is_quorum": ValidatorSet.is_join}))
+        clone.__dict__.update(vars(self.validators))
+        self.boot._validators = clone
+
+
+class OrderDependsOnArrival(Engine):
+    """Puts the parts of a certificate in the order in which the votes came."""
+
+    def _take_certificate(
+        self, c: Certificate, *, checked: bool = False, sender: int | None = None
+    ) -> None:
+        parts = tuple(sorted(c.parts, key=lambda p: p.seat != self.seat)) if checked else c.parts
+        super()._take_certificate(replace(c, parts=parts), checked=checked, sender=sender)
+
+
+class OrderFromLinks(Engine):
+    """Lets the members lead in the order in which it got to know them."""
+
+    def leader(self, term: int) -> int:
+        met = [*self.boot.known, *(s for s in self.order if s not in self.boot.known)]
+        return met[(term - 1) % len(met)]
+
+
+class TimersDouble(Engine):
+    """Doubles its timers with each failed term, for ever."""
+
+    def _longer(self, duration: int) -> int:
+        return duration * 2 ** int(self._failed_terms)
+
+
+class ComplainsOncePerTerm(Engine):
+    """Having complained, is content in later views of the term (R4)."""
+
+    def _nullify(self, reason: Reason) -> None:
+        if not self._gate_is_closed(self.view.term):
+            super()._nullify(reason)
+
+
+class BlockNotPersisted(Engine):
+    """Votes for a block that it does not write down."""
+
+    def step(self, event: object, now_ms: int) -> Output:
+        output = super().step(event, now_ms)  # type: ignore[arg-type]
+        output.persist = [r for r in output.persist if not isinstance(r, BlockRecord)]
+        return output
+
+
+class PromiseNotPersisted(Engine):
+    """Acknowledges boots without writing down what it promised (R10)."""
+
+    def step(self, event: object, now_ms: int) -> Output:
+        output = super().step(event, now_ms)  # type: ignore[arg-type]
+        output.persist = [r for r in output.persist if not isinstance(r, AcknowledgedRecord)]
+        return output
+
+
+class FinalizesWhatIsNotNotarized(Engine):
+    """Sends finalize with its notarize vote, before there is a notarization (R3)."""
+
+    def _broadcast_vote(self, vote: Vote) -> None:
+        super()._broadcast_vote(vote)
+        early = vote.kind is VoteKind.NOTARIZE and not self._gate_is_closed(vote.view.term)
+        if early and (vote.view, VoteKind.FINALIZE) not in self._mine:
+            super()._broadcast_vote(self._sign(VoteKind.FINALIZE, vote.view, vote.block, 0))
+
+
+class NotarizesWhatItNullified(Engine):
+    """Votes for a proposal after it complained about the view (R2)."""
+
+    def _vote_for_proposal(self) -> None:
+        kept, self._nullified = self._nullified, None
+        try:
+            super()._vote_for_proposal()
+        finally:
+            self._nullified = max(kept, self._nullified) if self._nullified else kept  # type: ignore[type-var]
+
+
+class EpochOpenedAtNotarization(Engine):
+    """Opens the next epoch when the boundary block is notarized, not when it is final (R11)."""
+
+    def _take_certificate(
+        self, c: Certificate, *, checked: bool = False, sender: int | None = None
+    ) -> None:
+        block = self.ledger.blocks.get(c.block)
+        super()._take_certificate(c, checked=checked, sender=sender)
+        ends = block is not None and block.next_epoch is not None
+        if ends and c.kind is VoteKind.NOTARIZE and c.epoch == self.validators.epoch:
+            self._commit(c, sender)
+
+
+class LastBoundaryOpens(Engine):
+    """Lets the finalized block open the epoch, not the first of the chain with the record (R11)."""
+
+    def _apply(self, branch: list[Block], *rest: object) -> None:
+        ends = [b for b in branch if b.next_epoch is not None]
+        super()._apply([b for b in branch if b not in ends[:-1]], *rest)  # type: ignore[arg-type]
+
+
+class RecordUnchecked(Engine):
+    """Accepts any next epoch that a leader proposes (R15)."""
+
+    def _accepts(self, record: NextEpoch, term: int) -> bool:
+        return True
+
+
+class CommandsAfterTheBoundary(Engine):
+    """Takes commands into blocks on a boundary block, and votes for them (R11)."""
+
+    def _fits(self, block: Block) -> Verdict | str:
+        return Verdict.VALID
+
+    def _is_ending(self) -> bool:
+        return False
+
+
+class ThirdMayChangeAtOnce(Engine):
+    """Steps to the registry's set in one epoch, however much changes (R18)."""
+
+    def _note_due(self) -> None:
+        super()._note_due()
+        newest = self._chain_views.newest
+        if self._due is not None and newest is not None:
+            self._due = replace(self._due, validators=newest.validators)
+
+    def _accepts(self, record: NextEpoch, term: int) -> bool:
+        view = self._chain_views.at(record.chain_block)
+        whole = view is not None and record.validators == view.validators
+        return whole or super()._accepts(record, term)
+
+
 @dataclass(frozen=True, slots=True)
 class Planted:
     """A bug, where it shows, and how many seeds may pass before it is found."""
@@ -257,6 +457,8 @@ class Planted:
 
 _LIARS = Settings(byzantine=1)
 _CALM = Settings(faults=("delay", "reorder"))
+_DISKS = Settings(faults=("delay", "reorder", "rollback", "wipe", "crash"))
+_EPOCHS = Settings(faults=("delay", "reorder", "membership", "partition", "crash"))
 _CRASHES = Settings(faults=("delay", "reorder", "crash", "crash_all", "partition"))
 _FORGED = Settings(byzantine=1, adversaries=("snapshots",), absences=1, clients=6)
 
@@ -283,5 +485,24 @@ BUGS: tuple[Planted, ...] = (
     Planted(CheckpointsPassedOver, _CRASHES, 40),
     Planted(SnapshotsBelieved, _FORGED, 40),
     Planted(ManifestsBelieved, _FORGED, 40),
+    Planted(NeverJoins, Settings(), 20),
+    Planted(NoStallTimer, Settings(byzantine=1, clients=0), 60),
+    Planted(LeaderTimerForgotten, Settings(byzantine=1, adversaries=("mute", "silent")), 20),
+    Planted(RollbackNotNoticed, _DISKS, 20),
+    Planted(AbstainsOneTermOnly, _DISKS, 30),
+    Planted(EvidenceForgotten, Settings(byzantine=1, adversaries=("equivocator",)), 30),
+    Planted(BootQuorumTooSmall, _CRASHES, 10),
+    Planted(OrderDependsOnArrival, _CALM, 5),
+    Planted(OrderFromLinks, _CRASHES, 10),
+    Planted(TimersDouble, Settings(chaos_ms=30_000), 60),
+    Planted(ComplainsOncePerTerm, Settings(), 20),
+    Planted(BlockNotPersisted, _CRASHES, 10),
+    Planted(PromiseNotPersisted, _CRASHES, 10),
+    Planted(FinalizesWhatIsNotNotarized, _LIARS, 30),
+    Planted(NotarizesWhatItNullified, Settings(), 30),
+    Planted(EpochOpenedAtNotarization, _EPOCHS, 20),
+    Planted(LastBoundaryOpens, _EPOCHS, 40),
+    Planted(RecordUnchecked, Settings(byzantine=1, adversaries=("false_registry",)), 30),
+    Planted(ThirdMayChangeAtOnce, _EPOCHS, 30),
 )
 __all__ = ["BUGS", "Planted"]
