@@ -122,6 +122,7 @@ class Oracle:
             {v.seat: v for v in world.validators.validators}
         ]
         self._opened: dict[int, bytes] = {}  # epoch -> the block that it stands on
+        self._orders: dict[int, tuple[int, ...]] = {}  # of leaders, by epoch
         self._terms: dict[int, int] = defaultdict(int)  # highest term seen, by epoch
         self.forked = ""  # only above a third: what went wrong, before conviction
         self.executed: dict[bytes, int] = {}  # command id -> height, for exactly-once
@@ -184,6 +185,8 @@ class Oracle:
         if engine is not None:
             epoch, term = engine.validators.epoch, engine.view.term
             self._terms[epoch] = max(self._terms[epoch], term)
+            if self._orders.setdefault(epoch, engine.order) != engine.order:
+                self.fail(f"seat {member.seat} has another order of leaders in epoch {epoch}")
         persisted = {r.vote for r in output.persist if isinstance(r, VoteRecord)}
         for send in output.send:
             vote = _vote_in(send.message)
@@ -321,8 +324,8 @@ class Oracle:
             and any(v.term == term and k is NULLIFY and said for (v, k), said in votes.items())
         } | self._disk_lost
         complained |= self._own(seat, term)
-        engine = self._world.members[seat].engine
-        resigned = engine is not None and engine.leader(term - epoch * EPOCH) in complained
+        order = self._orders[epoch]
+        resigned = order[(term - epoch * EPOCH - 1) % len(order)] in complained
         if not resigned and not 3 * self.weight(complained, epoch) > self.total(epoch):
             self.fail(f"seat {seat} joins complaints of {sorted(complained)} in term {term}")
 

@@ -457,6 +457,8 @@ class Planted:
 
 _LIARS = Settings(byzantine=1)
 _CALM = Settings(faults=("delay", "reorder"))
+_QUIET = Settings(byzantine=1, clients=0, adversaries=("withholder", "last_moment", "nuller"))
+_LAGGING = Settings(faults=("delay", "membership", "asymmetric", "pause"))
 _DISKS = Settings(faults=("delay", "reorder", "rollback", "wipe", "crash"))
 _EPOCHS = Settings(faults=("delay", "reorder", "membership", "partition", "crash"))
 _CRASHES = Settings(faults=("delay", "reorder", "crash", "crash_all", "partition"))
@@ -483,10 +485,10 @@ BUGS: tuple[Planted, ...] = (
     Planted(ViewForgottenAtRestart, _CRASHES, 40),
     Planted(ParentFromAnyView, Settings(), 60),
     Planted(CheckpointsPassedOver, _CRASHES, 40),
-    Planted(SnapshotsBelieved, _FORGED, 40),
+    Planted(SnapshotsBelieved, _FORGED, 60),
     Planted(ManifestsBelieved, _FORGED, 40),
     Planted(NeverJoins, Settings(), 20),
-    Planted(NoStallTimer, Settings(byzantine=1, clients=0), 60),
+    Planted(NoStallTimer, _QUIET, 60),
     Planted(LeaderTimerForgotten, Settings(byzantine=1, adversaries=("mute", "silent")), 20),
     Planted(RollbackNotNoticed, _DISKS, 20),
     Planted(AbstainsOneTermOnly, _DISKS, 30),
@@ -501,7 +503,7 @@ BUGS: tuple[Planted, ...] = (
     Planted(FinalizesWhatIsNotNotarized, _LIARS, 30),
     Planted(NotarizesWhatItNullified, Settings(), 30),
     Planted(EpochOpenedAtNotarization, _EPOCHS, 20),
-    Planted(LastBoundaryOpens, _EPOCHS, 40),
+    Planted(LastBoundaryOpens, _LAGGING, 80),
     Planted(RecordUnchecked, Settings(byzantine=1, adversaries=("false_registry",)), 30),
     Planted(ThirdMayChangeAtOnce, _EPOCHS, 30),
 )
