@@ -24,8 +24,8 @@ class Restoring(Syncing):
 
     def _retry_snapshot(self) -> None:
         """At each retry another member is asked for its newest snapshot, or for the chunk again."""
-        if self.catchup.target is None:
-            self._served.clear()
+        if self.catchup.target is None or self.connected <= self._served:
+            self._served.clear()  # when all have served us, the first may again: it pruned more
         self._offer = None
         if self.fetch is None:
             if self._is_far_behind(self.catchup.best_height):

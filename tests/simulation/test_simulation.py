@@ -30,6 +30,10 @@ def test_correct_members_survive_every_fault(nodes: int) -> None:
     _hold(campaign.run(range(100, 115), Settings(nodes=nodes)))
 
 
+def test_a_member_whose_only_peer_pruned_again_takes_another_snapshot_from_it() -> None:
+    _hold(campaign.run((102, 112), Settings(nodes=2)))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone_breaks_nothing(fault: str) -> None:
     _hold(campaign.run(range(200, 204), Settings(faults=("delay", fault))))
