@@ -46,14 +46,22 @@ class Model:
 
     def block(self, time_ms: int, commands: list[Command]) -> list[Outcome]:
         """Applies a block; what each command did."""
+        self.begin(time_ms)
+        outcomes = [self.run(command)[0] for command in commands]
+        self.end()
+        return outcomes
+
+    def begin(self, time_ms: int) -> None:
+        """Before the commands of a block: what its time ends."""
         self.now_ms = max(self.now_ms, time_ms)
         self._end_leases()
-        outcomes = [self._command(command) for command in commands]
+
+    def end(self) -> None:
+        """After them: who is forgotten."""
         while len(self.clients) > limits.SESSIONS_MAX:
             client = next(iter(self.clients))
             del self.clients[client]
             self.forgotten.add(client)
-        return outcomes
 
     def _end_leases(self) -> None:
         over = sorted((end, n) for n, (_, end) in self.leases.items() if end <= self.now_ms)
@@ -75,20 +83,21 @@ class Model:
         self.rows = {k: r for k, r in self.rows.items() if k != key}
         if row is not None:
             self.rows[key] = row
-        self.log = [*self.log, (revision, key, row)]
+        self.log.append((revision, key, row))
 
-    def _command(self, command: Command) -> Outcome:
+    def run(self, command: Command) -> tuple[Outcome, bool]:
+        """What a command does, and whether it ran: a repeated one does not."""
         if isinstance(command.action, Barrier):
-            return (self.revision, False, False, 0, "NONE", None)
+            return (self.revision, False, False, 0, "NONE", None), False
         if command.client in self.clients:
             number, (revision, existed, _, deleted, refusal, _) = self.clients[command.client]
             if command.sequence <= number:
                 stale = command.sequence < number
-                return (revision, existed, stale, deleted, refusal, None)
+                return (revision, existed, stale, deleted, refusal, None), False
         outcome = self._first_time(command)
         self.clients.pop(command.client, None)
         self.clients[command.client] = (command.sequence, outcome)
-        return outcome
+        return outcome, True
 
     def _first_time(self, command: Command) -> Outcome:
         match command.action:
@@ -145,7 +154,7 @@ class Model:
         return sorted(k for k in self.rows if k >= key and (end == b"\0" or k < end))
 
     def _all_or_nothing(self, branch: tuple[Any, ...]) -> tuple[bool, int, str, Any]:
-        attempt = replace(self)
+        attempt = replace(self, log=[])
         try:
             attempt._check(branch)
         except _Refused as refused:
@@ -153,9 +162,9 @@ class Model:
         budget = [limits.RANGE_KEYS_MAX, limits.RANGE_BYTES_MAX]
         responses = [attempt._do(op, self.revision + 1, budget) for op in branch]
         deleted = sum(r for r, op in zip(responses, branch, strict=True) if type(op) is Delete)
-        if attempt.log != self.log:
-            self.revision += 1
-        self.rows, self.log = attempt.rows, attempt.log
+        self.revision += bool(attempt.log)
+        self.rows = attempt.rows
+        self.log += attempt.log
         return (False, deleted, "NONE", tuple(responses))
 
     def _check(self, branch: tuple[Any, ...]) -> None:

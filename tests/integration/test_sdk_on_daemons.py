@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from dstack_cluster import DStackP2PSDK, SeatNotActive, WrongCluster
+from dstack_cluster import (
+    Change,
+    Compare,
+    DStackP2PSDK,
+    Put,
+    Relation,
+    SeatNotActive,
+    Target,
+    Txn,
+    WrongCluster,
+)
 from node.config import load_config
 from tests.integration.testnet import Testnet
 
@@ -98,6 +108,44 @@ async def test_keys_and_the_fencing_token_through_the_sdk(shared_testnet: Testne
     survey = await shared_testnet.wait_leader()
     assert (leader, token) == (survey.leader, f"0.{survey.term}")
     assert await sdk.delete("app/lock") and await sdk.get("app/lock") is None
+
+
+async def test_a_lock_goes_with_its_lease_and_a_monitor_sees_it_over_a_kill(
+    shared_testnet: Testnet,
+) -> None:
+    testnet = shared_testnet
+    writer, reader = sdk_of(testnet, 1), sdk_of(testnet, 4)
+    begun = (await writer.list_keys("jobs/")).revision
+    lease = await writer.grant_lease(5)
+    free = Compare(b"jobs/lock", Target.CREATE, Relation.EQUAL, 0)
+    take = Txn((free,), (Put(b"jobs/lock", b"1", lease),))
+    assert (await writer.txn(take)).succeeded
+    assert not (await reader.txn(take)).succeeded
+    told: list[tuple[bytes, bool]] = []
+    heard = trio.Event()
+
+    def on_changes(changes: list[Change], revision: int) -> None:
+        told.extend((c.key, c.entry is not None) for c in changes)
+        if told:
+            heard.set()
+
+    async with trio.open_nursery() as nursery:
+
+        async def monitor() -> None:
+            await reader.monitor_keys("jobs/", on_changes, after=begun)
+
+        nursery.start_soon(monitor)
+        with trio.fail_after(60):
+            await heard.wait()
+            await testnet.kill(4)
+            await writer.put("jobs/while-away", b"")
+            await testnet.start(4)
+            while len(told) < 3:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert told[0] == (b"jobs/lock", True)
+    assert sorted(told[1:]) == [(b"jobs/lock", False), (b"jobs/while-away", True)]
+    assert (await writer.txn(Txn((free,), ()))).succeeded
 
 
 def test_the_import_name_is_the_one_of_the_readme() -> None:

@@ -2,16 +2,16 @@
 
 The oracle sees what correct members persist, send and apply, and what liars send. It shares the
 value types, the digests and nothing else with the code under test: thresholds, rules, certificates
-and the state machine are restated here.
+are restated here, the state machine in ``tests.kv_model``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from consensus import limits
+from consensus.commands import decode_command
 from consensus.digests import block_hash, vote_digest
 from consensus.interface import (
     AcknowledgedRecord,
@@ -42,6 +42,7 @@ from consensus.wire import (
     VoteMessage,
     decode_boot_request,
 )
+from tests.kv_model import Model
 
 from .duties import Duties
 
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from .members import Member
     from .world import World
 
-PUT, DELETE, BARRIER = 1, 2, 3  # tags of commands
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 
 
@@ -63,52 +63,6 @@ def spot(epoch: int, view: View) -> View:
 
 class Violation(AssertionError):
     """Something that must never happen happened."""
-
-
-class Replay:
-    """The state machine once more, as simply as it can be said."""
-
-    def __init__(self) -> None:
-        self.revision = 0
-        self.store: dict[bytes, list[int]] = {}  # key -> create, mod, version
-        self.values: dict[bytes, bytes] = {}
-        self.clients: OrderedDict[bytes, tuple[int, int, bool]] = OrderedDict()
-        self.evicted: set[bytes] = set()  # a repeated command of these may run again
-
-    def play(self, raw: bytes) -> tuple[int, bool, bool, bool]:
-        """(revision, existed, stale, executed) of one encoded command."""
-        client, number = raw[:16], int.from_bytes(raw[16:24], "big")
-        op, at = raw[24], 33 if raw[24] == PUT else 25  # a put names a lease first
-        size = int.from_bytes(raw[at : at + 2], "big")
-        key, value = raw[at + 2 : at + 2 + size], raw[at + 2 + size :]
-        if op == BARRIER:
-            return self.revision, False, False, False
-        if client in self.clients:
-            last, revision, existed = self.clients[client]
-            if number <= last:
-                return revision, existed, number < last, False
-        there = key in self.store
-        if op == PUT and any(raw[25:33]):
-            there = False  # refused: nobody here grants leases, but a liar may name one
-        elif op == PUT:
-            self.revision += 1
-            entry = self.store.setdefault(key, [self.revision, 0, 0])
-            entry[1], entry[2] = self.revision, entry[2] + 1
-            self.values[key] = value
-        else:
-            upto = value or key + b"\0"  # a liar may make a range of it; one zero: all from there
-            gone = [k for k in self.store if key <= k and (upto == b"\0" or k < upto)]
-            there = bool(gone)
-            self.revision += there
-            for k in gone:
-                del self.store[k], self.values[k]
-        self.clients[client] = (number, self.revision, there)
-        self.clients.move_to_end(client)
-        return self.revision, there, False, True
-
-    def end_of_block(self) -> None:
-        while len(self.clients) > limits.SESSIONS_MAX:
-            self.evicted.add(self.clients.popitem(last=False)[0])
 
 
 class Oracle:
@@ -128,8 +82,8 @@ class Oracle:
         self.executed: dict[bytes, int] = {}  # command id -> height, for exactly-once
         self.blocks: list[Block] = []  # the agreed chain
         self._state: list[bytes] = []
-        self._outcomes: list[tuple[tuple[int, bool, bool], ...]] = []
-        self._replay = Replay()
+        self._outcomes: list[tuple[tuple[Any, ...], ...]] = []
+        self._replay = Model()
         self._height: dict[int, int] = defaultdict(int)  # applied by each life of each seat
         self._lives: dict[int, int] = {}
         self._done: dict[int, set[bytes]] = defaultdict(set)
@@ -351,7 +305,9 @@ class Oracle:
             return
         if self._state[height - 1] != applied.state_hash:
             self.fail(f"seat {seat} has another state at height {height}")
-        outcomes = tuple((r.revision, r.existed, r.stale) for _, r in applied.results)
+        outcomes = tuple(
+            (r.revision, r.existed, r.stale, r.deleted, r.refusal.name) for _, r in applied.results
+        )
         if outcomes != self._outcomes[height - 1]:
             self.fail(f"seat {seat} answers differently at height {height}")
         if self._expected:
@@ -405,19 +361,20 @@ class Oracle:
             self.fail(f"the block of {header.view} skips views inside a term")
         self._in_epoch(applied.block)
         outcomes = []
+        self._replay.begin(header.time_ms)
         for raw in applied.block.commands:
-            *outcome, executed = self._replay.play(raw)
-            outcomes.append(tuple(outcome))
+            outcome, executed = self._replay.run(decode_command(raw))
+            outcomes.append(outcome[:5])
             again = executed and self.executed.setdefault(raw[:24], height) != height
-            if again and raw[:16] not in self._replay.evicted:
+            if again and raw[:16] not in self._replay.forgotten:
                 self.fail(f"command {raw[:24].hex()} ran twice, at {height} too")
             self.executed.setdefault(raw[:24], height)
-        self._replay.end_of_block()
+        self._replay.end()
         if self._replay.revision != applied.revision:
             self.fail(f"revision {applied.revision} at {height}, not {self._replay.revision}")
         self.blocks.append(applied.block)
         self._state.append(applied.state_hash)
-        self._outcomes.append(tuple(outcomes))  # type: ignore[arg-type]
+        self._outcomes.append(tuple(outcomes))
 
     def _in_epoch(self, block: Block) -> None:
         """Blocks are of the newest epoch; the last one of it says who votes next."""
