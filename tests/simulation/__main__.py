@@ -32,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
         "--twins", action="store_true", help="small scenarios of doubled seats, many a second"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes (with --twins)")
+    parser.add_argument(
+        "--calm-every", type=int, default=1, metavar="N", help="of N scenarios one must be live"
+    )
     parser.add_argument("--chunk", type=int, default=sweep.CHUNK, help="seeds a process takes")
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="a line for each chunk; resumes from it"
@@ -98,7 +101,12 @@ def main() -> int:
 def _twins(options: argparse.Namespace) -> int:
     seeds = options.seeds
     tally = sweep.run(
-        seeds[0], seeds[-1], jobs=options.jobs, chunk=options.chunk, results=options.results
+        seeds[0],
+        seeds[-1],
+        jobs=options.jobs,
+        chunk=options.chunk,
+        calm_every=options.calm_every,
+        results=options.results,
     )
     if options.json:
         print(json.dumps(tally.summary()))

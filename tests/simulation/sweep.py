@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 
 from consensus.engine import Engine
@@ -67,14 +68,16 @@ class Tally:
         return {**asdict(self), "cpu_s": round(self.cpu_s, 2), "per_cpu_s": round(rate, 1)}
 
 
-def run_range(first: int, last: int, engine_class: type[Engine] = Engine) -> Tally:
+def run_range(
+    first: int, last: int, calm_every: int = 1, engine_class: type[Engine] = Engine
+) -> Tally:
     """Plays the seeds ``first``..``last`` in this process."""
     tally = Tally(first, last)
     began = time.process_time()
     gc.disable()  # a cluster has few cycles: most of it goes when its last name does
     try:
         for seed in range(first, last + 1):
-            tally.add(rounds.run_seed(seed, engine_class))
+            tally.add(rounds.run_seed(seed, engine_class, calm_every))
             if seed % 256 == 0:
                 gc.collect()
     finally:
@@ -89,7 +92,13 @@ def _chunks(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def run(
-    first: int, last: int, *, jobs: int = 1, chunk: int = CHUNK, results: Path | None = None
+    first: int,
+    last: int,
+    *,
+    jobs: int = 1,
+    chunk: int = CHUNK,
+    calm_every: int = 1,
+    results: Path | None = None,
 ) -> Tally:
     """Plays a range, with a line of JSON per finished chunk in ``results``; skips those in it."""
     wanted = list(_chunks(first, last, chunk))
@@ -100,7 +109,7 @@ def run(
             done.add((tally.first, tally.last))
             total = _joined(total, tally)
     left = [bounds for bounds in wanted if bounds not in done]
-    for tally in _play(left, jobs):
+    for tally in _play(left, jobs, calm_every):
         if results is not None:
             with results.open("a") as file:
                 file.write(json.dumps(tally.summary()) + "\n")
@@ -109,13 +118,13 @@ def run(
     return total
 
 
-def _play(chunks: list[tuple[int, int]], jobs: int) -> Iterator[Tally]:
+def _play(chunks: list[tuple[int, int]], jobs: int, calm_every: int) -> Iterator[Tally]:
     if jobs == 1 or len(chunks) < 2:
         for first, last in chunks:
-            yield run_range(first, last)
+            yield run_range(first, last, calm_every)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(run_range, *zip(*chunks, strict=True))
+        yield from pool.map(run_range, *zip(*chunks, strict=True), repeat(calm_every))
 
 
 def _joined(total: Tally | None, tally: Tally) -> Tally:
