@@ -7,7 +7,8 @@ difference is reviewed like prose. Commands:
 - ``cluster 1,1,1,1``: members with these weights boot, with links between all
 - ``town 4 of 5``: five seats run, the first four of them are the set of epoch 0
 - ``submit 2 put x 1``: a client of member 2
-- ``fire 3 leader``: a timer runs out at a member (``fire all leader`` at all)
+- ``fire 3 leader``: a timer runs out at a member (``fire all leader`` at all); ``fire 3 health 6``
+  six times
 - ``deliver``: all messages on their way arrive, and those that they cause, in order
 - ``quietly deliver``: the same, and only what is applied, opened, accused or halted is told
 - ``down 1`` / ``up 1``: a member is cut off, and its links are lost; or they come back
@@ -15,6 +16,7 @@ difference is reviewed like prose. Commands:
 - ``copy 1`` / ``rollback 1``: remembers a disk; puts that old one back
 - ``lie 4 notarize 1.2``: seat 4 signs a vote for a block that nobody knows, and sends it to all
 - ``registry 1 2 3 5``: the registry shows these seats; all members see it finalized
+- ``deaf 4``: no command reaches a member any more, everything else does
 - ``status``: where everybody is
 """
 
@@ -82,6 +84,7 @@ class Stage:
         self.sequence = 0
         self.quiet = False
         self.copies: dict[int, SimStore] = {}
+        self.deaf: set[int] = set()
 
     def run(self, line: str) -> str:
         self.quiet = line.startswith("quietly ")
@@ -109,11 +112,17 @@ class Stage:
         command = Command(b"client %9d" % int(seat), self.sequence, what)
         self.net.submit(int(seat), encode_command(command))
 
-    def do_fire(self, seat: str, timer: str) -> None:
-        self.net.fire(Timer[timer.upper()], *self._seats(seat))
+    def do_fire(self, seat: str, timer: str, times: str = "1") -> None:
+        for _ in range(int(times)):
+            self.net.fire(Timer[timer.upper()], *self._seats(seat))
+
+    def do_deaf(self, seat: str) -> None:
+        self.deaf.add(int(seat))
 
     def do_deliver(self) -> None:
-        self.net.deliver()
+        self.net.deliver(
+            lambda _, seat, message: not (seat in self.deaf and isinstance(message, Commands))
+        )
 
     def do_down(self, seat: str) -> None:
         one = int(seat)
