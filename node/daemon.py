@@ -57,8 +57,10 @@ EXPECTED = (StorageError, AttestError, ChainError, NetworkError, api.ApiError, O
 STOP_GRACE_S = 1.0
 GWEI = 10**9
 GENESIS_POLL_S = 0.5
-# Python's own (700, 10, 10) cost a tenth of the time per commit: nearly nothing here is in cycles.
-GC_THRESHOLDS = (10_000, 20, 50)
+# Python's own (700, 10, 10) cost a tenth of the time per commit, and nearly nothing here is in
+# cycles. The second is small and the third large: a collection of the middle generation stops the
+# loop for some milliseconds, one of everything (all sessions and entries) for a tenth of a second.
+GC_THRESHOLDS = (2_000, 10, 200)
 
 _log = structlog.get_logger("node.daemon")
 
