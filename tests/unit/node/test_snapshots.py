@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,7 +22,7 @@ from consensus.wire import make_block
 from node import snapshots, state_tables
 from node.archivist import Archivist
 from node.snapshots import SnapshotError, SnapshotFile
-from node.storage import StorageError, Store
+from node.storage import DATABASE_FILE, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS, Cluster, small_cluster
 
 AT = 8
@@ -33,14 +36,18 @@ def _finalization(block: Block) -> Certificate:
 class Past:
     """A chain whose headers commit to true states."""
 
-    def __init__(self) -> None:
+    def __init__(self, puts: int = 1) -> None:
+        self._puts = puts  # in each block
         self.machine = Machine()
         self.blocks: list[Block] = []
 
     def extend(self, *, proven: bool = True) -> FinalizedRecord:
         height = len(self.blocks) + 1
         known = max(0, height - 3)
-        command = Command(bytes([height % 7]) * 16, height, Put(b"k%d" % height, bytes(100)))
+        commands = tuple(
+            encode_command(Command(n.to_bytes(16, "big"), height, Put(b"k%d" % n, bytes(100))))
+            for n in range(height * self._puts, (height + 1) * self._puts)
+        )
         state_hash = self.machine.hash_at(known)
         assert state_hash is not None
         block = make_block(
@@ -53,7 +60,7 @@ class Past:
             time_ms=height,
             state_height=known,
             state_hash=state_hash,
-            commands=(encode_command(command),),
+            commands=commands,
             nullifications=(),
         )
         self.blocks.append(block)
@@ -238,6 +245,44 @@ def test_an_installed_snapshot_is_there_after_a_restart_or_not_at_all(tmp_path: 
     reply = store.blocks_from(AT + 1, 9)
     assert reply is not None and reply.blocks[0].header.height == AT + 1
     store.close()
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_a_process_killed_while_it_installs_leaves_the_old_state_or_the_new_one(
+    tmp_path: Path, part: int
+) -> None:
+    past = Past(puts=500)
+    store = _open(tmp_path)
+    store.write([past.extend() for _ in range(3)])
+    store.sync()
+    store.close()
+    while len(past.blocks) < 12:
+        past.extend()
+    record = past.install()
+    child = os.fork()
+    if child == 0:
+        _install_and_wait(tmp_path, record)
+    log = tmp_path / "node" / f"{DATABASE_FILE}-wal"
+    while not log.exists() or log.stat().st_size < part * 150_000:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    store = _open(tmp_path)
+    restored = store.restore()
+    assert restored.tip.height in (3, AT)
+    assert len(restored.machine.entries) == 500 * restored.tip.height
+    assert restored.machine.height == restored.tip.height
+    store.close()
+
+
+def _install_and_wait(directory: Path, record: InstallRecord) -> NoReturn:
+    """In a child: installs and ends as after a kill."""
+    store = _open(directory)
+    store.write([record])
+    store.sync_votes()
+    os._exit(0)
 
 
 # --- members in one process, with real files ---
