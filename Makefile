@@ -36,8 +36,11 @@ contracts: setup ## the committed artifact is what the sources give, and the con
 	$(BIN)/python -m contracts.evm.build --check
 	cd contracts/evm && FORGE_SNAPSHOT_CHECK=true node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
 
-model: model/node_modules/.package-lock.json ## the formal model: every rule's story and random searches (SAMPLES=5000 for longer ones)
+model: setup model/node_modules/.package-lock.json ## the formal model: stories, searches, replay against the core, proof (SAMPLES=5000 searches longer)
 	@model/check.sh
+	@$(BIN)/pytest tests/model $(PYTEST_ARGS)
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group model
+	@$(BIN)/python model/proof.py
 
 model/node_modules/.package-lock.json: model/package-lock.json
 	@cd model && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error

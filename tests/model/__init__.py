@@ -1,0 +1,1 @@
+"""The formal model's traces, replayed against the core. See ``model/README.md``."""

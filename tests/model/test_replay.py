@@ -1,0 +1,44 @@
+"""The core takes every step that the model took, and a core without a rule does not."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+
+from consensus.engine import Engine
+from tests.model.replay import Mismatch, Replay
+from tests.model.traces import QUINT, SEARCHES, generate, load
+from tests.simulation import planted
+
+TRACES = load()
+BROKEN = (
+    planted.GateRemoved,
+    planted.GateOpensWithTheNextView,
+    planted.GateForgottenAtRestart,
+    planted.VotesForgottenAtRestart,
+    planted.ViewForgottenAtRestart,
+    planted.VoteNotPersisted,
+    planted.BootCertificateIgnored,
+    planted.ParentFromAnyView,
+)
+
+
+@pytest.mark.parametrize("trace", TRACES, ids=lambda t: t["name"])
+def test_the_core_follows_a_stored_trace(trace: Any) -> None:
+    Replay(trace).run()
+
+
+@pytest.mark.skipif(not QUINT.exists(), reason="make model installs Quint")
+@pytest.mark.parametrize("init", SEARCHES)
+def test_the_core_follows_a_fresh_trace(init: str) -> None:
+    for trace in generate(init, secrets.randbelow(2**40), 2):
+        Replay(trace).run()
+
+
+@pytest.mark.parametrize("engine", BROKEN, ids=lambda e: e.__name__)
+def test_a_core_without_a_rule_leaves_the_model(engine: type[Engine]) -> None:
+    with pytest.raises(Mismatch):
+        for trace in TRACES:
+            Replay(trace, engine).run()
