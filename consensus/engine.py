@@ -227,7 +227,7 @@ class Engine(Watching):
         """Proof of who leads the term that we are in; None while we cannot show it."""
         tip, term = self.ledger.tip, self.view.term
         header, proof = None, self.ledger.nullifications.get(term - 1)
-        if tip.header is not None and tip.view.term == term:
+        if tip.finalization is not None and tip.view.term == term:
             header, proof = tip.header, tip.finalization
         elif proof is None and term > 1:
             return None  # a certificate of a later view brought us here

@@ -189,6 +189,7 @@ class Driver:
                     output.merge(self.engine.step(event, now_ms))
                     if output.installed:  # to disk before the state changes again
                         await self._carry_out(output)
+                        self._fired = deque(t for t in self._fired if t not in output.timers)
                         output = Output()
                 # What came in may have moved a timer that ran out meanwhile: then it did not.
                 while self._fired:

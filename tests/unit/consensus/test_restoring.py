@@ -335,6 +335,15 @@ def test_an_installed_state_does_not_change_before_it_is_written() -> None:
     assert record.machine.height == AT
 
 
+def test_a_tip_that_is_final_by_a_later_block_is_no_proof_of_leadership() -> None:
+    engine, _ = _behind()
+    _all_chunks(engine, _offered(engine))
+    assert engine.ledger.tip.finalization is None
+    shown = engine.leadership()
+    assert shown is not None
+    assert shown.verify(cluster.validators, CLUSTER_ID, cluster.verifier)
+
+
 def test_a_command_that_the_snapshot_has_waits_no_longer() -> None:
     engine, _ = _behind()
     raw = act(20, 1, Put(b"key 20", bytes(20)))
