@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import campaign, sweep
+from . import campaign, rounds, shrink, sweep
 from .bad_leaders import LIARS
 from .scenario import FAULTS, Settings
 
@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trace", action="store_true", help="one line per event")
+    parser.add_argument(
+        "--shrink", action="store_true", help="the least that still fails, and its trace"
+    )
     return parser
 
 
@@ -67,6 +70,10 @@ def main() -> int:
         chaos_ms=options.chaos_ms,
         absences=options.absences,
     )
+    if options.shrink:
+        for seed in options.seeds:
+            _show(shrink.scenario_of(seed, settings))
+        return 0
     if options.trace:
         for seed in options.seeds:
             print(campaign.run_seed(seed, settings, trace=print))
@@ -98,8 +105,19 @@ def main() -> int:
     return 1 if report.failures else 0
 
 
+def _show(small: shrink.Shrunk | None) -> None:
+    print("it does not fail" if small is None else "\n".join((*small.trace, *small.told)))
+
+
 def _twins(options: argparse.Namespace) -> int:
     seeds = options.seeds
+    if options.shrink or options.trace:
+        for seed in seeds:
+            if options.shrink:
+                _show(shrink.schedule_of(seed))
+            else:
+                print(rounds.run_schedule(seed, rounds.schedule_of(seed), trace=print))
+        return 0
     tally = sweep.run(
         seeds[0],
         seeds[-1],
@@ -113,6 +131,7 @@ def _twins(options: argparse.Namespace) -> int:
     else:
         for seed, failure in tally.failures:
             print(f"FAILED seed {seed}: {failure}")
+            print(f"  replay: python -m tests.simulation --twins --seeds {seed} --shrink")
         for name, value in tally.summary().items():
             print(f"{name}: {len(value) if isinstance(value, list) else value}")
     return 1 if tally.failures else 0

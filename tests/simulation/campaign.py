@@ -12,7 +12,7 @@ from consensus.engine import Engine
 
 from . import scenario
 from .bad_leaders import LIARS
-from .scenario import Settings
+from .scenario import Scenario, Settings
 from .world import World
 
 
@@ -57,7 +57,15 @@ def run_seed(
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Plays one seed; any exception of a correct member's engine is a failure."""
-    plan = scenario.build(seed, settings, tuple(LIARS))
+    return run_plan(scenario.build(seed, settings, tuple(LIARS)), engine_class, trace)
+
+
+def run_plan(
+    plan: Scenario,
+    engine_class: type[Engine] = Engine,
+    trace: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Plays a scenario, as a seed means it or made smaller."""
     world = World(plan, engine_class, trace)
     failure = ""
     try:
@@ -68,7 +76,7 @@ def run_seed(
         if trace is not None:
             trace(traceback.format_exc())
     return Outcome(
-        seed=seed,
+        seed=plan.seed,
         digest=world.digest,
         failure=failure,
         forked=bool(world.oracle.forked),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -137,6 +138,7 @@ class Cluster:
         self._everybody = (1 << len(seats)) - 1
         self.reach = (self._everybody,) * len(seats)
         self.hash: Any = None
+        self.trace: Callable[[str], None] | None = None
 
     def boot(self) -> None:
         """Links everybody and lets them get the right to vote."""
@@ -211,9 +213,27 @@ class Cluster:
 
     # --- steps and their duties ---
 
+    def _note(self, process: Process, event: Event) -> None:
+        """One line of the trace: when, which process of which seat, in which view, what comes."""
+        assert self.trace is not None
+        what = f"{type(event).__name__}"
+        match event:
+            case Received(sender, VoteMessage(_, vote)):
+                what = f"from {sender}: {vote.kind.name} {vote.view} {vote.block[:4].hex()}"
+            case Received(sender, ProposalMessage(_, p)):
+                what = f"from {sender}: proposal {p.block.header.view} {p.block.hash[:4].hex()}"
+            case Received(sender, message):
+                what = f"from {sender}: {type(message).__name__}"
+            case TimerFired(timer):
+                what = f"timer {timer.value}"
+        name = f"seat {process.seat}{'' if process.honest else f' ({process.number})'}"
+        self.trace(f"{self.now_ms:8d} {name} in {process.engine.view}: {what}")
+
     def step(self, process: Process, event: Event) -> None:
         self.steps += 1
         number = process.number
+        if self.trace is not None:
+            self._note(process, event)
         output = process.engine.step(event, self.now_ms + number)
         if output.timers:
             for timer, delay_ms in output.timers.items():
@@ -458,24 +478,37 @@ def schedule_of(seed: int) -> Schedule:
 
 
 def run_seed(seed: int, engine_class: type[Engine] = Engine, calm_every: int = 1) -> Trial:
-    """Plays one scenario; any exception of a correct process is a failure.
+    """Plays the scenario of a seed.
 
     The calm at the end, which shows liveness, takes two thirds of the time: a campaign may spend
     it on every ``calm_every``-th scenario of each kind only.
     """
-    schedule = schedule_of(seed)
+    calm = seed // 4 % calm_every == 0
+    return run_schedule(seed, schedule_of(seed), engine_class, calm=calm)
+
+
+def run_schedule(
+    seed: int,
+    schedule: Schedule,
+    engine_class: type[Engine] = Engine,
+    *,
+    calm: bool = True,
+    trace: Callable[[str], None] | None = None,
+) -> Trial:
+    """Plays one scenario; any exception of a correct process is a failure."""
     failure, terms = "", 0
     try:
         cluster = _cluster(schedule.twins, engine_class)
     except Exception as error:
         return Trial(seed, "", f"at the boot: {type(error).__name__}: {error}", False, 0, 0, 0)
     cluster.hash = blake2b(digest_size=16)
+    cluster.trace = trace
     try:
         for phase in schedule.phases:
             cluster.play(phase)
             if cluster.forked:
                 break
-        if not cluster.forked and seed // 4 % calm_every == 0:
+        if calm and not cluster.forked:
             terms = cluster.calm()
         cluster.settle_blame()
     except Exception as error:
