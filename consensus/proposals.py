@@ -11,7 +11,7 @@ from enum import Enum
 from . import limits
 from .ledger import Ledger, covered_from, is_parent_proof
 from .machine import Machine
-from .types import GENESIS, Certificate, Proposal, View
+from .types import GENESIS, Certificate, Proposal, View, VoteKind
 
 # The state hash in a header is this many blocks behind the leader's, so that voters, whose last
 # finalization may still be on its way, can check it without waiting.
@@ -51,6 +51,8 @@ def _covers(
     carried = terms[-limits.NULLIFICATIONS_PER_BLOCK_MAX :]
     if [c.view.term for c in nullifications] != list(carried):
         return None
+    if any(c.kind is not VoteKind.NULLIFY for c in nullifications):
+        return None  # a genuine certificate of another kind covers nothing
     if any(c.view.index > covered_from(parent, c.view.term) for c in nullifications):
         return None
     known = ledger.covering(parent, carried[0] if carried else term)

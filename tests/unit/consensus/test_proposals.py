@@ -95,6 +95,15 @@ def test_a_term_begins_where_nullifications_cover_every_skipped_view() -> None:
         assert "not covered" in str(_start_of_term_two(*bad))
 
 
+@pytest.mark.parametrize("kind", [VoteKind.NOTARIZE, VoteKind.FINALIZE])
+def test_only_nullifications_cover_views(kind: VoteKind) -> None:
+    # With the notarization of (1, 1) in its place, the final block of that view would be passed by.
+    shown = cluster.certificate(kind, View(1, 1), SECOND_BLOCK.hash)
+    made = block(View(2, 0), FIRST_BLOCK, nullifications=(shown,), time_ms=NOW)
+    ledger = _ledger(FIRST_BLOCK, SECOND_BLOCK)
+    assert "not covered" in str(_judge(proposal(cluster, made, _shown(FIRST_BLOCK)), ledger))
+
+
 def test_terms_without_a_block_are_covered_from_their_first_view() -> None:
     def start(*nullifications: Certificate) -> Verdict | str:
         made = block(View(4, 0), FIRST_BLOCK, nullifications=nullifications, time_ms=NOW)
