@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
-import re
-import subprocess
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +18,6 @@ from chain import (
     ChainConfigError,
     ContractAbi,
     EvmRegistry,
-    FeePolicy,
     FinalityAlarm,
     InsufficientFunds,
     LocalKey,
@@ -36,9 +29,6 @@ from chain import (
     RootUnknown,
     SetView,
     Sighting,
-    TransactionFailed,
-    TransactionReplaced,
-    TransactionSender,
     TxState,
     open_reader,
     purpose_text,
@@ -46,8 +36,6 @@ from chain import (
 from chain.follow import Follower
 from chain.keys import keccak256
 from chain.registration import owner_authorization
-from chain.rpc import RpcEndpoint
-from chain.transactions import Transaction, sign
 from contracts import artifact
 from deploy import operator
 from deploy.contract import (
@@ -56,244 +44,29 @@ from deploy.contract import (
     Deployment,
     RegistryOwner,
     deploy_registry,
-    open_owner_sender,
-    open_registry,
     read_deployment,
     registry_abi,
     verify_code,
     write_deployment,
 )
+from tests.integration.anvil_chain import (
+    APP_ID,
+    CHAIN_ID,
+    KMS,
+    OWNER,
+    Chain,
+    Cluster,
+    NodeSecret,
+    TestIdentity,
+    address,
+    bind,
+    cluster,
+    endpoint,
+    identity,
+    instance,
+)
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
-
-CHAIN_ID = 31337
-MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
-ANVIL = (
-    Path(__file__).parents[2]
-    / f"contracts/evm/node_modules/@foundry-rs/anvil-linux-{MACHINE}/bin/anvil"
-)
-# anvil's well-known accounts, derived from "test test ... junk".
-OWNER = LocalKey(bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"))
-POLICY = FeePolicy(poll_interval_s=0.02)
-APP_ID = bytes.fromhex("a11ce0000000000000000000000000000000000a")
-KMS = coincurve.PrivateKey(keccak256(b"kms root of this test"))
-APP = coincurve.PrivateKey(keccak256(b"app key of this test"))
-
-
-# ---------------------------------------------------------------------- the chain
-
-
-@pytest.fixture(scope="module")
-def anvil_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    # Its log goes to a file: a pipe that nobody reads would stop it when full.
-    log = tmp_path_factory.mktemp("anvil") / "log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [str(ANVIL), "--port", "0", "--slots-in-an-epoch", "1", "--hardfork", "prague"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not (found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", log.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"anvil did not start: {log.read_text()}")
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{found.group(1)}"
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-@dataclass
-class Chain:
-    """A chain whose blocks come every few milliseconds, and the keys that act on it."""
-
-    url: str
-    rpc: RpcEndpoint
-    mining: bool = True
-    closers: list[Any] = field(default_factory=list)
-
-    async def mine(self, blocks: int = 1) -> None:
-        await self.rpc.call("anvil_mine", [hex(blocks)])
-
-    async def pending(self, count: int) -> bool:
-        return int((await self.rpc.call("txpool_status", []))["pending"], 16) >= count
-
-    async def fund(self, address: bytes, ether: int = 10) -> None:
-        await self.rpc.call("anvil_setBalance", ["0x" + address.hex(), hex(ether * 10**18)])
-
-    async def funded_key(self, name: str) -> LocalKey:
-        key = LocalKey(keccak256(name.encode()))
-        await self.fund(key.address)
-        return key
-
-    def sender(self, key: LocalKey, journal: Path | None = None) -> TransactionSender:
-        sender = open_owner_sender(
-            CHAIN_ID, [self.url], 1, key,
-            journal_path=journal, single_rpc_insecure=True, policy=POLICY,
-        )  # fmt: skip
-        self.closers.append(sender.reader.aclose)
-        return sender
-
-    def registry(self, deployment: Deployment, watermark: Path | None = None) -> EvmRegistry:
-        registry = open_registry(
-            deployment, [self.url], 1,
-            watermark_path=watermark, single_rpc_insecure=True, poll_interval_s=0.05,
-        )  # fmt: skip
-        self.closers.append(registry.reader.aclose)
-        return registry
-
-    async def deploy(self, kms: coincurve.PrivateKey = KMS) -> Deployment:
-        return await deploy_registry(self.sender(OWNER), kms_root=address(kms))
-
-
-@pytest.fixture
-async def chain(anvil_url: str) -> AsyncIterator[Chain]:
-    async with open_chain(anvil_url) as found:
-        yield found
-
-
-@asynccontextmanager
-async def open_chain(url: str) -> AsyncIterator[Chain]:
-    chain = Chain(url, RpcEndpoint(url))
-
-    async def mine_on() -> None:
-        while True:
-            if chain.mining:
-                await chain.mine()
-            await trio.sleep(0.03)
-
-    snapshot = await chain.rpc.call("evm_snapshot", [])
-    await chain.mine(3)  # right after a revert anvil may have no finalized block for a moment
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(mine_on)
-        try:
-            yield chain
-        finally:
-            nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        for close in chain.closers:
-            await close()
-        await chain.rpc.call("evm_setAutomine", [True])
-        await chain.rpc.call("evm_revert", [snapshot])
-        await chain.rpc.aclose()
-
-
-# ---------------------------------------------------------------------- identities
-
-
-@dataclass(frozen=True)
-class NodeSecret:
-    key: coincurve.PrivateKey
-
-    def sign_recoverable(self, digest: bytes) -> bytes:
-        return self.key.sign_recoverable(digest, hasher=None)
-
-
-@dataclass(frozen=True)
-class TestIdentity:
-    __test__ = False
-    secret: NodeSecret
-    node_key: bytes
-    instance_id: bytes
-    scheme: int
-    app_id: bytes
-    app_key: bytes
-    app_signature: bytes
-    kms_signature: bytes
-
-
-def address(key: coincurve.PrivateKey) -> bytes:
-    return keccak256(key.public_key.format(compressed=False)[1:])[12:]
-
-
-def instance(name: str) -> bytes:
-    return keccak256(name.encode())[:20]
-
-
-def identity(
-    deployment: Deployment,
-    seat: int,
-    name: str,
-    *,
-    scheme: int = 0,
-    app: coincurve.PrivateKey = APP,
-    kms: coincurve.PrivateKey = KMS,
-    app_id: bytes = APP_ID,
-) -> TestIdentity:
-    """A node's key and signature chain, made as dstack makes them."""
-    purpose = purpose_text(deployment.chain_id, deployment.contract, seat, instance(name))
-    app_key = app.public_key.format()
-    node = coincurve.PrivateKey(keccak256(app.secret + purpose.encode() + name.encode()))
-    node_key = node.public_key.format()
-    if scheme == 0:
-        claim = purpose.encode() + b":" + node_key.hex().encode()
-    else:
-        claim = b"".join(
-            len(part).to_bytes(4, "big") + part
-            for part in (b"dstack-guest-v1-key-claim", b"secp256k1", purpose.encode(), node_key)
-        )
-    return TestIdentity(
-        secret=NodeSecret(node),
-        node_key=node_key,
-        instance_id=instance(name),
-        scheme=scheme,
-        app_id=app_id,
-        app_key=app_key,
-        app_signature=app.sign_recoverable(keccak256(claim), hasher=None),
-        kms_signature=kms.sign_recoverable(
-            keccak256(b"dstack-kms-issued:" + app_id + app_key), hasher=None
-        ),
-    )
-
-
-@dataclass
-class Cluster:
-    """A deployed registry with granted seats."""
-
-    chain: Chain
-    deployment: Deployment
-    owner: RegistryOwner
-    registry: EvmRegistry
-    registrar: NodeRegistrar
-    seats: list[int]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(20):
-        while not await condition():
-            await trio.sleep(0.01)
-
-
-async def cluster(chain: Chain, seats: int = 2) -> Cluster:
-    deployment = await chain.deploy()
-    sender = chain.sender(OWNER)
-    owner = RegistryOwner(sender, deployment.contract)
-    await owner.allow_app(APP_ID)
-    granted = []
-    for number in range(1, seats + 1):
-        wallet = OWNER.address if number == 1 else LocalKey(keccak256(b"w%d" % number)).address
-        granted.append(await owner.grant_seat(wallet, number))
-    registry = chain.registry(deployment)
-    return Cluster(chain, deployment, owner, registry, NodeRegistrar(registry, sender), granted)
-
-
-def endpoint(seat: int) -> str:
-    return f"/ip4/127.0.0.1/tcp/{9000 + seat}"
-
-
-async def bind(found: Cluster, seat: int, name: str) -> None:
-    """As the seat's wallet."""
-    wallet = OWNER
-    if seat != 1:
-        wallet = LocalKey(keccak256(b"w%d" % seat))
-        await found.chain.fund(wallet.address)
-    owner = RegistryOwner(found.chain.sender(wallet), found.deployment.contract)
-    await owner.bind_instance(seat, instance(name))
-
-
-# ---------------------------------------------------------------------- the way it should go
 
 
 async def test_a_registry_lives_from_deployment_to_launch(chain: Chain, tmp_path: Path) -> None:
@@ -649,130 +422,6 @@ async def test_a_deployment_file_reads_back(chain: Chain, tmp_path: Path) -> Non
 
 
 # ---------------------------------------------------------------------- transactions under stress
-
-
-async def test_a_killed_sender_goes_on_from_its_journal(chain: Chain, tmp_path: Path) -> None:
-    key = await chain.funded_key("journal")
-    await chain.rpc.call("evm_setAutomine", [False])
-    chain.mining = False
-    journal = tmp_path / "journal.json"
-    first = chain.sender(key, journal)
-    with trio.move_on_after(0.5) as killed:
-        await first.send("pay once", OWNER.address, b"", value=5)
-    assert killed.cancelled_caught
-    (entry,) = first.status()
-    assert entry["state"] == "pending"
-    # What the endpoint held is lost as well: only the journal knows.
-    await chain.rpc.call("anvil_dropTransaction", [entry["hashes"][0]])
-
-    second = chain.sender(key, journal)
-    chain.mining = True
-    outcome = await second.send("pay once", OWNER.address, b"", value=5)
-    assert outcome.state is TxState.FINAL
-    assert "0x" + outcome.tx_hash.hex() == entry["hashes"][0]
-    count = await chain.rpc.call("eth_getTransactionCount", ["0x" + key.address.hex(), "latest"])
-    assert int(count, 16) == 1
-    assert [e["state"] for e in chain.sender(key, journal).status()] == ["final"]
-
-
-async def test_a_reorganisation_that_drops_a_transaction_is_mended(chain: Chain) -> None:
-    key = await chain.funded_key("reorg")
-    chain.mining = False
-    await chain.mine(6)
-    sender = chain.sender(key)
-    outcome = await sender.send("pay", OWNER.address, b"", value=5, until=TxState.INCLUDED)
-    # The block of the transaction is the newest: one block deep is above the finalized one.
-    await chain.rpc.call("anvil_reorg", [1, []])
-    assert await chain.rpc.call(
-        "eth_getTransactionReceipt", ["0x" + outcome.tx_hash.hex()]
-    ) is None  # fmt: skip
-    chain.mining = True
-    again = await sender.send("pay", OWNER.address, b"", value=5)
-    assert again.state is TxState.FINAL and again.tx_hash == outcome.tx_hash
-    assert again.block_hash != outcome.block_hash
-
-
-async def test_fees_rise_when_blocks_pass_a_transaction_by(chain: Chain) -> None:
-    key = await chain.funded_key("bump")
-    await chain.rpc.call("evm_setAutomine", [False])
-    chain.mining = False
-    sender = chain.sender(key)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            sender.send,
-            "pay",
-            OWNER.address,
-            b"",
-        )
-        with trio.fail_after(20):
-            await until(partial(chain.pending, 1))
-            # Blocks too dear for it, until a version with higher fees is there.
-            while len(sender.status()[0]["hashes"]) < 2:
-                await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(50 * 10**9)])
-                await chain.mine()
-                await trio.sleep(0.05)
-            await chain.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(10**9)])
-        chain.mining = True
-    (entry,) = sender.status()
-    assert entry["state"] == "final" and len(entry["hashes"]) >= 2
-
-
-async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain) -> None:
-    """The state moves between the try and the block: the only node leaves before the launch."""
-    found = await cluster(chain, seats=2)
-    await bind(found, 2, "node2")
-    await found.registrar.register(
-        identity(found.deployment, 2, "node2"), 2, endpoint(2), 1, until=TxState.INCLUDED
-    )
-    await chain.rpc.call("evm_setAutomine", [False])
-    chain.mining = False
-    failures: list[TransactionFailed] = []
-
-    async def launch() -> None:
-        try:
-            await found.owner.launch()
-        except TransactionFailed as failure:
-            failures.append(failure)
-
-    # The seat's owner, who sent the binding before, pays more and so comes first in the same block.
-    rival, fee = LocalKey(keccak256(b"w2")), 100 * 10**9
-    data = registry_abi().function("deactivate").encode(2)
-    contract = found.deployment.contract
-    first = sign(Transaction(CHAIN_ID, 1, fee, fee, 500_000, contract, 0, data), rival)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(launch)
-        await until(partial(chain.pending, 1))
-        await chain.rpc.call("eth_sendRawTransaction", ["0x" + first.raw.hex()])
-        chain.mining = True
-    (failure,) = failures
-    assert failure.reason == "NothingToLaunch()"
-
-
-async def test_a_nonce_taken_by_somebody_else_is_noticed(chain: Chain) -> None:
-    key = await chain.funded_key("shared")
-    await chain.rpc.call("evm_setAutomine", [False])
-    chain.mining = False
-    sender = chain.sender(key)
-    raised: list[BaseException] = []
-
-    async def send() -> None:
-        try:
-            await sender.send("pay", OWNER.address, b"", value=1)
-        except TransactionReplaced as error:
-            raised.append(error)
-
-    fee = 100 * 10**9
-    other = sign(Transaction(CHAIN_ID, 0, fee, fee, 21_000, OWNER.address, 2, b""), key)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        await until(partial(chain.pending, 1))
-        await chain.rpc.call("eth_sendRawTransaction", ["0x" + other.raw.hex()])
-        chain.mining = True
-    assert "used elsewhere" in str(raised[0])
-    assert sender.status()[0]["state"] == "replaced"
-
-
-# ---------------------------------------------------------------------- the operator's command
 
 
 async def test_an_operator_grants_weighs_and_deactivates_by_command(

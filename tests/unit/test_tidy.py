@@ -1,0 +1,46 @@
+"""The shape of the code, kept by a test: short files, and a reading order that names every one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import consensus
+
+ROOT = Path(__file__).parents[2]
+LINES_MAX = 600
+
+
+def _tracked(pattern: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", pattern], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def test_no_file_is_too_long_to_be_read() -> None:
+    long = {
+        str(file.relative_to(ROOT)): lines
+        for file in _tracked("*.py")
+        if (lines := len(file.read_text().splitlines())) > LINES_MAX
+    }
+    assert not long
+
+
+def test_the_reading_order_of_the_protocol_names_every_module_once() -> None:
+    named = re.findall(r"``([a-z_]+)``", (consensus.__doc__ or "").partition("Read in this")[2])
+    modules = sorted(p.stem for p in _tracked("consensus/*.py") if p.stem != "__init__")
+    assert sorted(named) == modules
+
+
+def test_every_rule_that_the_code_cites_is_in_the_protocol_page() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    known = set(re.findall(r"\*\*(R\d+)\.", page))
+    cited = {
+        rule
+        for file in _tracked("consensus/*.py")
+        for rule in re.findall(r"\bR\d+\b", file.read_text())
+    }
+    assert cited <= known
+    assert known <= cited, "rules that no line of the code cites"
