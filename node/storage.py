@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,8 @@ from consensus.machine import Applied, Machine
 from consensus.types import (
     GENESIS,
     Block,
-    Boundary,
     Certificate,
     Evidence,
-    FinalHeader,
-    Header,
-    Manifest,
     Opening,
     Recovery,
     View,
@@ -55,6 +51,7 @@ from consensus.types import (
     VoteKind,
 )
 from node import history, state_tables
+from node.served import Served, StorageError
 from node.votelog import Entry, VoteLog, VoteLogError
 
 SCHEMA_VERSION = 4
@@ -79,11 +76,7 @@ CREATE TABLE evidence (
 """
 
 
-class StorageError(Exception):
-    """The store cannot be used, or what it holds is not what this node wrote."""
-
-
-class Store:
+class Store(Served):
     """The state directory of one node.
 
     Args:
@@ -383,32 +376,6 @@ class Store:
             (last, SWEEP_ROWS),
         )
 
-    def manifest(self, height: int) -> Manifest | None:
-        """Proof of the state at ``height`` (R17), None while no finalized header commits to it.
-
-        Raises StorageError when none ever will, or the blocks are gone.
-        """
-        rows = self._reader.execute(
-            "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
-            (height, limits.SYNC_LINKS_MAX + 1),
-        )
-        headers: list[Header] = []
-        certified = False
-        for data, finalization in rows:
-            header = wire.decode_block(data, self._cluster_id).header
-            if not headers and header.height != height:
-                break
-            headers.append(header)
-            certified = certified or header.state_height == height
-            if header.state_height > height and not certified:
-                raise StorageError(f"no header commits to the state at height {height}")
-            if certified and finalization is not None:
-                final = wire.decode_certificate(finalization)
-                return Manifest(headers[0], tuple(headers[1:]), final, 0)
-        if not headers or len(headers) > limits.SYNC_LINKS_MAX:
-            raise StorageError(f"no proof of the state at height {height}")
-        return None
-
     # --- reading ---
 
     def restore(self) -> Restored:
@@ -485,111 +452,6 @@ class Store:
             return opened_tip(header, hash_)
         self._final = (header.epoch, header.view)
         return tip_at(header, hash_, None if proof is None else wire.decode_certificate(proof))
-
-    def blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
-        """``count`` finalized and synced blocks from ``height`` on, with the proof of finality.
-
-        At most as many as one message holds. They end at a block that is directly final, a few
-        above ``count`` if need be; when none is in reach, the headers up to the next one follow.
-        None when there is nothing to send, or it is pruned.
-        """
-        try:
-            return self._blocks_from(height, min(max(count, 1), limits.SYNC_BLOCKS_MAX))
-        except (sqlite3.Error, ValueError) as error:
-            raise StorageError(f"cannot read blocks from {height}: {error}") from error
-
-    def _blocks_from(self, height: int, count: int) -> wire.SyncReply | None:
-        rows = self._reader.execute(
-            "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
-            (height, limits.SYNC_BLOCKS_MAX),
-        )
-        pruned = self._reader.execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
-        if pruned is not None and height <= pruned[0]:
-            return None
-        found: list[Block] = []
-        proven, proof = 0, None
-        size = 0
-        for data, finalization in rows:
-            size += len(data)
-            if found and size > limits.SYNC_BYTES_MAX:
-                break
-            block = wire.decode_block(data, self._cluster_id)
-            if found and block.header.epoch != found[0].header.epoch:
-                break  # an answer proves itself to a member of one epoch
-            found.append(block)
-            if block.next_epoch is not None:
-                return self._to_boundary(tuple(found))
-            if finalization is not None:
-                proven, proof = len(found), finalization
-                if proven >= count:
-                    break
-        if not found:
-            return None
-        if proof is None:
-            return self._with_links(tuple(found))
-        final = wire.decode_certificate(proof)
-        return wire.SyncReply(tuple(found[:proven]), (), final, self._head(final))
-
-    def _to_boundary(self, blocks: tuple[Block, ...]) -> wire.SyncReply:
-        """Blocks up to the last one of an epoch, with the proof that it is."""
-        (data,) = self._reader.execute(
-            "SELECT data FROM epochs WHERE epoch = ?", (blocks[-1].header.epoch + 1,)
-        ).fetchone()
-        opening = wire.decode_opening(data, self._cluster_id)
-        assert isinstance(opening, Boundary)
-        return wire.SyncReply(blocks, opening.links, opening.finalization, None)
-
-    def openings_from(self, epoch: int) -> wire.EpochReply | None:
-        """How ``epoch`` and those after it ended, as many as one message holds.
-
-        Raises StorageError.
-        """
-        found: list[Opening] = []
-        size = 0
-        try:
-            rows = self._reader.execute(
-                "SELECT data FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT ?",
-                (epoch, limits.EPOCHS_PER_MESSAGE_MAX),
-            )
-            for (data,) in rows:
-                size += len(data)
-                if found and size > limits.SYNC_BYTES_MAX:
-                    break
-                found.append(wire.decode_opening(data, self._cluster_id))
-        except (sqlite3.Error, ValueError) as error:
-            raise StorageError(f"cannot read epochs from {epoch}: {error}") from error
-        return wire.EpochReply(tuple(found)) if found else None
-
-    def _with_links(self, blocks: tuple[Block, ...]) -> wire.SyncReply | None:
-        links: list[Header] = []
-        rows: Iterable[tuple[bytes, bytes | None]] = self._reader.execute(
-            "SELECT data, finalization FROM finalized WHERE height > ? ORDER BY height LIMIT ?",
-            (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
-        )
-        for data, proof in rows:
-            block = wire.decode_block(data, self._cluster_id)
-            links.append(block.header)
-            if block.next_epoch is not None:
-                end = self._to_boundary((block,))
-                return wire.SyncReply(blocks, (*links, *end.links), end.finalization, None)
-            if proof is not None:
-                final = wire.decode_certificate(proof)
-                return wire.SyncReply(blocks, tuple(links), final, self._head(final))
-        return None
-
-    def _head(self, shown: Certificate) -> FinalHeader | None:
-        """Our newest finalized header, None when ``shown`` is its finalization."""
-        row = self._reader.execute(
-            "SELECT data, finalization FROM finalized"
-            " WHERE finalization IS NOT NULL ORDER BY height DESC LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return None
-        data, proof = row
-        final = wire.decode_certificate(proof)
-        if final == shown:
-            return None
-        return FinalHeader(wire.decode_block(data, self._cluster_id).header, final)
 
 
 @dataclass(frozen=True, slots=True)
