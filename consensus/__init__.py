@@ -3,10 +3,12 @@
 May enter: the standard library, msgpack, sortedcontainers, Keccak, and the ``Signer``/``Verifier``
 interfaces of ``signatures``. May not enter: sockets, clocks, threads, randomness, any other room
 of this house.
-Read in this order: ``limits``, ``validators``, ``types``, ``keccak``, ``digests``, ``standing``,
-``order``, ``signatures``, ``commands``, ``codec``, ``wire``, ``certificates``, ``leadership``,
-``evidence``, ``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``, ``health``,
-``interface`` (events and effects), ``proposals``, ``catchup``, ``boot``, ``state``, ``convicting``,
-``voting`` (the rules), ``syncing``, ``booting``, ``watching``, ``engine``. The numbered rules that
-the code cites are in ``docs/protocol.md``.
+Read in this order; imports point backwards only. Values: ``limits``, ``errors``, ``validators``,
+``types``, ``keccak``, ``digests``, ``signatures``, ``standing``, ``order``, ``commands``,
+``codec``, ``wire``. What proves something: ``certificates``, ``leadership``, ``evidence``,
+``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``,
+``health``. One member: ``interface`` (events and effects), ``proposals``, ``catchup``,
+``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``, ``voting`` (the rules),
+``syncing``, ``restoring``, ``booting``, ``watching``, ``engine``. The numbered rules that the
+code cites are in ``docs/protocol.md``.
 """
