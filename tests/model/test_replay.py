@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.model.traces import QUINT, SEARCHES, generate, load
 from tests.simulation import planted
 
 TRACES = load()
+FRESH_SEED = 20261122  # fixed: a failure is everybody's
 BROKEN = (
     planted.GateRemoved,
     planted.GateOpensWithTheNextView,
@@ -33,7 +33,7 @@ def test_the_core_follows_a_stored_trace(trace: Any) -> None:
 @pytest.mark.skipif(not QUINT.exists(), reason="make model installs Quint")
 @pytest.mark.parametrize("init", SEARCHES)
 def test_the_core_follows_a_fresh_trace(init: str) -> None:
-    for trace in generate(init, secrets.randbelow(2**40), 2):
+    for trace in generate(init, FRESH_SEED, 2):
         Replay(trace).run()
 
 
