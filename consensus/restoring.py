@@ -15,6 +15,8 @@ from .syncing import Syncing
 from .types import FinalHeader, Manifest
 from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
 
+_OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
+
 
 class Restoring(Syncing):
     """Snapshots, for a member that is too far behind, or lacks what all others pruned."""
@@ -26,16 +28,30 @@ class Restoring(Syncing):
         """At each retry another member is asked for its newest snapshot, or for the chunk again."""
         if self.catchup.target is None or self.connected <= self._served:
             self._served.clear()  # when all have served us, the first may again: it pruned more
-        self._offer = None
-        if self.fetch is None:
+        if self._offer is not None:
+            self._retry_offer(self._offer)
+        elif self.fetch is None:
             if self._is_far_behind(self.catchup.best_height):
                 self._ask_for_snapshot()
+        else:
+            self._retry_fetch(self.fetch)
+
+    def _retry_offer(self, offer: Offer) -> None:
+        """The proofs of many epochs take many messages, of which we are sent one at each retry."""
+        offer.retries += 1
+        patience = PATIENCE_RETRIES + len(offer.openings) // _OPENINGS_PER_RETRY
+        if offer.retries < patience and offer.sender in self.connected:
+            self._send(offer.sender, EpochRequest(offer.validators.epoch))
             return
-        self.fetch.retries += 1
-        if self.fetch.retries >= PATIENCE_RETRIES or self.fetch.sender not in self.connected:
+        self._offer = None
+        self.catchup.bar(offer.sender)
+
+    def _retry_fetch(self, fetch: Fetch) -> None:
+        fetch.retries += 1
+        if fetch.retries >= PATIENCE_RETRIES or fetch.sender not in self.connected:
             self._give_up()
-        elif self.fetch.retries > 1:
-            self._send(self.fetch.sender, self.fetch.request())
+        elif fetch.retries > 1:
+            self._send(fetch.sender, fetch.request())
 
     def _take_head(self, head: FinalHeader) -> None:
         before = self.catchup.best_height
@@ -69,7 +85,8 @@ class Restoring(Syncing):
         if sender == self._offered:
             self._offered = None
         self.catchup.has_nothing(sender)
-        if self.fetch is None and height > self.ledger.tip.height and (pruned or asked):
+        free = self.fetch is None and self._offer is None
+        if free and height > self.ledger.tip.height and (pruned or asked):
             offer = Offer(sender, manifest, self.validators)
             if offer.lacks_epochs:
                 self._offer = offer
@@ -86,9 +103,7 @@ class Restoring(Syncing):
         elif not offer.learn(reply.openings, self.cluster_id, self._verifier):
             self._offer = None
             super()._on_epoch_reply(sender, reply)
-        elif offer.lacks_epochs:
-            self._send(sender, EpochRequest(offer.validators.epoch))
-        else:
+        elif not offer.lacks_epochs:
             self._offer = None
             self._take_offer(offer)
 

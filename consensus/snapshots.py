@@ -50,6 +50,7 @@ class Offer:
         self.manifest = manifest
         self.openings: list[Opening] = []
         self.validators = validators  # the newest set that is proven
+        self.retries = 0
 
     @property
     def lacks_epochs(self) -> bool:

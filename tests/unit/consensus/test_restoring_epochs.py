@@ -8,7 +8,9 @@ import pytest
 from clusters import CLUSTER_ID
 from towns import Town
 
-from consensus.interface import Checkpoints, InstallRecord, Received
+from consensus import limits
+from consensus.catchup import PATIENCE_RETRIES
+from consensus.interface import Checkpoints, InstallRecord, Received, Timer
 from consensus.snapshots import Offer
 from consensus.types import GENESIS, Boundary, Manifest
 from consensus.wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotOffer
@@ -56,6 +58,37 @@ def test_a_member_that_missed_epochs_whose_blocks_are_pruned_comes_back(wiped: b
     assert town.epochs()[5] == town.epochs()[1]
     town.pass_time()
     town.commit(1, 2, 3, 4, 5)
+
+
+def test_the_proofs_of_many_epochs_may_take_many_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "EPOCHS_PER_MESSAGE_MAX", 1)
+    town = _town_that_moved_on(rounds=12)
+    town.stores[5] = town.new_store(5)
+    town.start(5)
+    town.settle(12)
+    assert town.epochs()[5] == town.epochs()[1] >= 3
+    town.pass_time()
+    town.commit(1, 2, 3, 4, 5)
+
+
+def test_an_offer_whose_proofs_do_not_come_makes_way_for_another() -> None:
+    town = _town_that_moved_on(rounds=12)
+    town.start(5)
+    town.queue.clear()
+    engine = town.engines[5]
+    manifest = town.stores[1].archive.proven[-1].manifest
+    assert manifest is not None
+    for sender in (1, 2):
+        engine._offered = sender
+        town.step(5, Received(sender, SnapshotOffer(manifest)))
+        assert engine._offer is not None and engine._offer.sender == sender
+        for _ in range(PATIENCE_RETRIES):
+            assert engine._offer is not None
+            town.step(5, Received(sender, EpochReply(())))
+            town.fire(Timer.RETRY, 5)
+        assert engine._offer is None
 
 
 def test_a_snapshot_of_the_block_that_an_epoch_stands_on_begins_that_epoch(
