@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 from . import limits
 from .boot import Boot
@@ -34,6 +35,7 @@ from .interface import (
 )
 from .leadership import Leadership
 from .ledger import Ledger, Tip
+from .machine import Machine
 from .signatures import Signer, Verifier
 from .types import (
     GENESIS,
@@ -131,7 +133,7 @@ class Engine(Watching):
                 self.boot.known[request.seat] = request
         if self.ledger.tip.view > GENESIS:
             self.view = max(self.view, self.ledger.tip.view.next())
-        self._restored = restored
+        self._restored = replace(restored, machine=Machine())  # the state may be replaced (R17)
         self._resume()
         final = (self.validators.epoch, self.ledger.tip.view, int(VoteKind.FINALIZE))
         self._floor = max([final, *(vote.moment() for vote in restored.votes)])

@@ -273,8 +273,8 @@ class Turning(Convicting):
     def _try_recovery(self) -> None:
         """Opens the epoch when we have exactly the block that it stands on."""
         r, tip = self._recovery, self.ledger.tip
-        if r is None or self.halted is not None:
-            return
+        if r is None or self.halted is not None or self._out.installed:
+            return  # an installed state is written as it is before an epoch opens on it
         if tip.height < r.height:
             self._send(None, SyncRequest(tip.height + 1, 1))
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,11 +15,13 @@ from consensus.commands import Put
 from consensus.engine import Engine
 from consensus.interface import (
     Checkpoints,
+    EpochRecord,
     FinalizedRecord,
     InstallRecord,
     Misbehaved,
     Output,
     Received,
+    RecoverySeen,
     Restored,
     ServeSnapshot,
     Submitted,
@@ -28,7 +32,7 @@ from consensus.items import item_of, read_item
 from consensus.machine import Machine
 from consensus.snapshots import certified_state
 from consensus.transfer import export
-from consensus.types import Block, Certificate, FinalHeader, Manifest, View, VoteKind
+from consensus.types import Block, Certificate, FinalHeader, Manifest, Recovery, View, VoteKind
 from consensus.wire import (
     BlockRequest,
     Certificates,
@@ -333,6 +337,30 @@ def test_an_installed_state_does_not_change_before_it_is_written() -> None:
     )
     (record,) = (r for r in output.persist if isinstance(r, InstallRecord))
     assert record.machine.height == AT
+
+
+def test_a_recovery_on_an_installed_block_waits_until_it_is_written() -> None:
+    engine, _ = _behind()
+    seat = _offered(engine)
+    members = cluster.validators.validators
+    recovery = Recovery(1, AT, PAST.blocks[AT - 1].hash, members, bytes(32))
+    engine.step(RecoverySeen(recovery), 8)
+    output = _all_chunks(engine, seat)
+    assert output.installed and engine.validators.epoch == 0
+    output = engine.step(TimerFired(Timer.RETRY), 10)
+    assert EpochRecord(recovery) in output.persist
+    assert (engine.validators.epoch, engine.view) == (1, View(1, 0))
+
+
+def test_a_replaced_state_is_not_kept_in_memory() -> None:
+    engine, _ = cluster.booted(1)
+    first = weakref.ref(engine.machine)
+    engine.checkpoints = Checkpoints(EVERY, 10)
+    engine.step(Received(2, Certificates((_final(LENGTH),))), 5)
+    engine.step(Received(2, SyncReply(tuple(PAST.blocks[:4]), (), _final(4), HEAD)), 6)
+    _all_chunks(engine, _offered(engine))
+    gc.collect()
+    assert first() is None
 
 
 def test_a_tip_that_is_final_by_a_later_block_is_no_proof_of_leadership() -> None:
