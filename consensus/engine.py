@@ -135,8 +135,8 @@ class Engine(Watching):
             self.view = max(self.view, self.ledger.tip.view.next())
         self._restored = replace(restored, machine=Machine())  # the state may be replaced (R17)
         self._resume()
-        final = (self.validators.epoch, self.ledger.tip.view, int(VoteKind.FINALIZE))
-        self._floor = max([final, *(vote.moment() for vote in restored.votes)])
+        # Not the final view: a log that was rolled back may since have been followed by blocks.
+        self._floor = max((vote.moment() for vote in restored.votes), default=self._floor)
 
     def _resume(self) -> None:
         """What the store holds of this epoch.

@@ -419,7 +419,8 @@ class Restored:
     """What the store kept: everything that was ever in a record, minus what finality superseded.
 
     Superseded by a final view are votes, blocks and certificates of lower views, but not our
-    nullify votes of the final view's own term: they keep the gate of that term closed (R4).
+    nullify votes of the final view's own term: they keep the gate of that term closed (R4). Our
+    highest vote is kept for ever, over epochs too: it shows whether the log is whole (R10).
     """
 
     tip: Tip

@@ -206,10 +206,16 @@ class Store(Served):
 
     def _forget(self) -> None:
         """What lies below the final view is never needed again, but for the gate of its term."""
-        self._live = {key: live for key, live in self._live.items() if self._is_live(live)}
+        last = self._last_vote()
+        self._live = {k: v for k, v in self._live.items() if v.value is last or self._is_live(v)}
         if self._log.size > LOG_BYTES_MAX + 2 * sum(len(v.entry[1]) for v in self._live.values()):
             self._log.rewrite(live.entry for live in self._live.values())
             self._put_meta("log_generation", self._log.generation)
+
+    def _last_vote(self) -> Vote | None:
+        """Our highest vote, which is never forgotten: it shows that the log is whole (R10)."""
+        votes = (v.value for v in self._live.values() if isinstance(v.value, Vote))
+        return max(votes, key=Vote.moment, default=None)
 
     def _is_live(self, live: _Live) -> bool:
         epoch, final = self._final
@@ -392,7 +398,9 @@ class Store(Served):
         openings = self._restore_openings()
         tip, machine = self._restore_state(int(meta.get("revision", 0)), openings)
         # Of a term that a final block is in, an old nullify vote still closes the gate (R4).
-        live = [entry.value for entry in self._live.values() if self._is_live(entry)]
+        last = self._last_vote()
+        found = self._live.values()
+        live = [entry.value for entry in found if entry.value is last or self._is_live(entry)]
         acknowledged = db.execute("SELECT data FROM acknowledged")
         return Restored(
             tip=tip,

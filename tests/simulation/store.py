@@ -216,7 +216,8 @@ class SimStore:
         else:
             self.tip = replace(self.tip, view=GENESIS, finalization=None, header=None)
         epoch = opened_set(opening).epoch
-        self.votes = {key: raw for key, raw in self.votes.items() if key[0] >= epoch}
+        last = max(self.votes, default=None)  # shows that the log is whole (R10)
+        self.votes = {k: raw for k, raw in self.votes.items() if k[0] >= epoch or k == last}
         self.blocks = {h: b for h, b in self.blocks.items() if b[0] >= epoch}
         self.certificates = [c for c in self.certificates if c[0] >= epoch]
 
@@ -240,10 +241,12 @@ class SimStore:
 
     def _prune(self, epoch: int, final: View) -> None:
         """Forgets what finality superseded; the nullify votes of the final term keep its gate."""
+        last = max(self.votes, default=None)
         self.votes = {
             (e, view, kind): raw
             for (e, view, kind), raw in self.votes.items()
             if (e, view) >= (epoch, final)
+            or (e, view, kind) == last
             or (kind is VoteKind.NULLIFY and (e, view.term) == (epoch, final.term))
         }
         self.blocks = {h: b for h, b in self.blocks.items() if b[:2] > (epoch, final)}

@@ -31,7 +31,7 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from consensus.wire import BootRefused, VoteMessage
+from consensus.wire import BootRefused, Certificates, VoteMessage
 
 
 def _request(cluster: Cluster, seat: int, incarnation: int, boot_id: bytes) -> BootRequest:
@@ -226,18 +226,25 @@ def test_a_log_that_holds_all_that_was_told_votes_at_once() -> None:
     assert engine.can_vote
 
 
-def test_finality_covers_votes_that_the_store_has_pruned() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_blocks_that_came_after_a_rollback_do_not_hide_it(whole: bool) -> None:
+    """It caught up and crashed again before it had the right to vote: its gate is forgotten."""
     cluster = Cluster()
     final = block(View(1, 3))
-    proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash)
+    proof = cluster.certificate(VoteKind.FINALIZE, View(1, 3), final.hash, (2, 3, 4))
     machine = Machine()
     machine.apply(final)
     tip = Tip(1, final.hash, View(1, 3), 0, 0, proof)
-    engine = _started(cluster, 1, Restored(tip, machine, incarnation=1))
-    old = cluster.vote(1, VoteKind.FINALIZE, View(1, 3), final.hash)
+    old = cluster.vote(1, VoteKind.NULLIFY, View(1, 1))
+    votes = (old,) if whole else ()
+    engine = _started(cluster, 1, Restored(tip, machine, votes, incarnation=1))
     for peer in (2, 3):
         engine.step(Received(peer, _ack(cluster, engine, peer, old)), 1)
-    assert engine.can_vote
+    assert engine.can_vote == whole
+    shown = cluster.certificate(VoteKind.NOTARIZE, View(1, 4), bytes(32), (2, 3, 4))
+    output = engine.step(Received(2, Certificates((shown,))), 2)
+    assert engine.view == View(1, 5)
+    assert not [m for m in sent(output) if isinstance(m, VoteMessage)]
 
 
 def test_an_acknowledgement_with_a_vote_that_is_not_ours_does_not_count() -> None:

@@ -126,6 +126,18 @@ def test_a_nullify_vote_of_the_final_term_survives_pruning(tmp_path: Path) -> No
     assert [v.kind for v in votes] == [VoteKind.NULLIFY]
 
 
+def test_the_highest_vote_is_never_forgotten(tmp_path: Path) -> None:
+    """Else a log that was rolled back could not be told from one that was superseded."""
+    store, chain = open_store(tmp_path), Chain()
+    commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(1, 2))))
+    commit(store, VoteRecord(vote(VoteKind.NOTARIZE, View(1, 3))))
+    for index in range(300):
+        commit(store, chain.extend(View(2, index)))
+    store.close()
+    votes = open_store(tmp_path).restore().votes
+    assert [v.view for v in votes] == [View(1, 3)]
+
+
 def test_candidates_below_the_final_view_are_swept(tmp_path: Path) -> None:
     store, chain, other = open_store(tmp_path), Chain(), Chain()
     rival = other.extend(View(7, 0)).applied.block

@@ -76,7 +76,7 @@ def test_at_the_edge_the_tip_is_the_boundary_block_and_nothing_is_voted_yet(
     assert isinstance(opening, Boundary)
     assert (found.tip.view, found.tip.finalization) == (GENESIS, None)
     assert (found.tip.height, found.tip.hash) == (opening.block.header.height, opening.block.hash)
-    assert not found.votes
+    assert len(found.votes) == 1 and found.votes[0].epoch < opened_set(opening).epoch
     assert not found.blocks
     assert not found.certificates
     store.close()
