@@ -41,6 +41,8 @@ class Booting(Restoring):
         self._ask_to_boot()
 
     def _on_boot_request(self, sender: int, request: BootRequest) -> None:
+        if not self._introductions.take(sender, self._now_ms):
+            return  # an answer costs signatures, and is much longer than the question
         if sender not in self.validators.weights:
             if self.boot.is_member:  # it may observe, and need to know whom to count
                 self._introduce(sender)

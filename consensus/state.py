@@ -97,6 +97,7 @@ class State:
         self._complaint: tuple[int, View, Reason] | None = None
         self._answers = TokenBuckets(burst=8, refill_ms=max(1, durations.probe_ms // 4))
         self._boots = TokenBuckets(burst=8, refill_ms=1000)
+        self._introductions = TokenBuckets(burst=8, refill_ms=max(1, durations.boot_ms // 2))
         self._heartbeat_due = False
         self._work: deque[tuple[VoteKind, View]] = deque()
 

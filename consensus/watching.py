@@ -142,7 +142,7 @@ class Watching(Booting):
         super()._open_epoch(opening, tip)
         self._tick_view = self.view
         seats = self.connected | self.validators.weights.keys()
-        for books in (self.prober, self._answers, self._boots):
+        for books in (self.prober, self._answers, self._boots, self._introductions):
             books.keep(seats)
 
     # --- challenges ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
@@ -103,6 +105,16 @@ def test_an_acknowledgement_is_persisted_and_repeated_only_for_the_same_boot() -
         assert [m for m in sent(output) if isinstance(m, (BootAck, BootRefused))] == [
             BootRefused(first)
         ]
+
+
+@pytest.mark.parametrize("seat", [2, 9])  # a member, and somebody who only observes
+def test_a_flood_of_requests_is_answered_a_bounded_number_of_times(seat: int) -> None:
+    cluster = Cluster()
+    engine = _started(cluster, 1)
+    request = replace(_request(cluster, 2, 5, b"a" * 32), seat=seat)
+    answers = [m for _ in range(100) for m in sent(engine.step(Received(seat, request), 1))]
+    assert 1 <= len(answers) <= 8
+    assert sent(engine.step(Received(seat, request), 10_000))
 
 
 def test_a_request_in_the_name_of_another_is_not_acknowledged() -> None:
