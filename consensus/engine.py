@@ -242,9 +242,9 @@ class Engine(Watching):
         self._out = Output()
         if self.halted is not None:
             return self._out
-        self._clock_ms = now_ms  # it may be put back, and block time must follow
         self._stirred = True
-        self._now_ms = max(self._now_ms, now_ms)
+        self._now_ms += max(0, now_ms - self._clock_ms)
+        self._clock_ms = now_ms  # it may be put back, and block time must follow
         match event:
             case Received(sender, message):
                 self._on_message(sender, message)

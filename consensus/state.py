@@ -75,7 +75,7 @@ class State:
         self.patience = Patience(most=2 * (d.growth_max - 1), decay=d.ticks(d.patience_ms))
         self._signer = signer
         self._verifier = verifier
-        self._now_ms = 0  # never goes back, for delays
+        self._now_ms = 0  # goes on when the clock is put back: for delays
         self._clock_ms = 0
         self._out = Output()
         self._stirred = True  # False when an event changed nothing that a conclusion rests on

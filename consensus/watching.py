@@ -36,7 +36,7 @@ class Watching(Booting):
         self.patience.tick(progress=height > self._tick_height)
         self._tick_height = height
         if self.tick % d.ticks(d.probe_ms) == 0:
-            self._send(None, Probe(self.prober.challenge(self.connected, self._now_ms)))
+            self._send(None, Probe(self.prober.challenge(self.connected, self._clock_ms)))
         leader = self.leader(self.view.term)
         if leader != self.seat:
             cause = self._cause(leader)
@@ -187,7 +187,7 @@ class Watching(Booting):
             if reply.epoch == self.validators.epoch:  # in another its key may be another one
                 self._accuse(sender, "an answer to a challenge that it did not sign")
             return
-        peer = self.prober.answered(sender, reply, self._now_ms)
+        peer = self.prober.answered(sender, reply, self._clock_ms)
         d = self.durations
         due = self.chain.known_since(self.tick, d.ticks(d.behind_chain_ms))
         peer.behind = peer.behind + 1 if reply.chain_block < due else 0

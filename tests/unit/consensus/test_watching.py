@@ -118,6 +118,16 @@ def test_challenges_cost_a_bounded_number_of_answers() -> None:
     assert sum(len(sent(member.step(challenge))) for _ in range(99)) < 10
 
 
+def test_challenges_are_answered_by_a_member_whose_clock_was_put_back() -> None:
+    engine, _ = Cluster().booted(1)
+    answered = 0
+    for second in range(60):
+        now_ms = 10_000_000 + 1000 * second - (3_600_000 if second > 9 else 0)
+        output = engine.step(Received(2, Probe(second.to_bytes(16, "big"))), now_ms)
+        answered += any(isinstance(m, ProbeReply) for m in sent(output))
+    assert answered == 60
+
+
 def test_an_answer_that_is_forged_or_to_no_question_of_ours_proves_nothing() -> None:
     member = Member()
     (probe,) = [m for m in sent(member.ticks(4)) if isinstance(m, Probe)]
