@@ -81,6 +81,11 @@ def opening_height(opening: Opening) -> int:
     return opening.block.header.height
 
 
+def opened_hash(opening: Opening) -> bytes:
+    """The hash of that block; a boundary may name a later one that carries the record (R11)."""
+    return opening.block_hash if isinstance(opening, Recovery) else opening.block.hash
+
+
 def ends_epoch(
     boundary: Boundary, validators: ValidatorSet, cluster_id: bytes, verifier: Verifier
 ) -> bool:

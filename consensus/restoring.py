@@ -31,7 +31,9 @@ class Restoring(Syncing):
         if self._offer is not None:
             self._retry_offer(self._offer)
         elif self.fetch is None:
-            if self._is_far_behind(self.catchup.best_height):
+            # R21: of a recovery's block no member may be left to show a finalization.
+            untold = self._lacks_recovered and self.catchup.target is None
+            if untold or self._is_far_behind(self.catchup.best_height):
                 self._ask_for_snapshot()
         else:
             self._retry_fetch(self.fetch)
@@ -81,7 +83,8 @@ class Restoring(Syncing):
         height = manifest.header.height
         # Once from each: one with the whole past could lead us on from height to height for ever.
         pruned = self.catchup.is_stuck_at(sender) and sender not in self._served
-        asked = sender == self._offered and self._is_far_behind(height)
+        wanted = self._is_far_behind(height) or self._lacks_recovered
+        asked = sender == self._offered and wanted
         if sender == self._offered:
             self._offered = None
         self.catchup.has_nothing(sender)
@@ -100,7 +103,7 @@ class Restoring(Syncing):
         offer = self._offer
         if offer is None or offer.sender != sender:
             super()._on_epoch_reply(sender, reply)
-        elif not offer.learn(reply.openings, self.cluster_id, self._verifier):
+        elif not offer.learn(reply.openings, self._awaited, self.cluster_id, self._verifier):
             self._offer = None
             super()._on_epoch_reply(sender, reply)
         elif not offer.lacks_epochs:

@@ -8,15 +8,15 @@ member whose chunks end in another hash lied, and the next one is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .digests import block_hash
-from .epochs import ends_epoch, opened_set
+from .epochs import ends_epoch, opened_hash, opened_set
 from .errors import WireError
 from .machine import Machine
 from .signatures import Verifier
 from .transfer import Importer
-from .types import Boundary, Manifest, Opening, VoteKind
+from .types import Manifest, Opening, Recovery, VoteKind
 from .validators import ValidatorSet
 from .wire import SnapshotChunk, SnapshotRequest
 
@@ -42,7 +42,8 @@ def certified_state(manifest: Manifest, cluster_id: bytes) -> bytes | None:
 class Offer:
     """A snapshot that a member shows, and the sets of the epochs from ours up to its finalization.
 
-    They are proven one by another (R11), without any state.
+    They are proven one by another (R11), or by a recovery vote that we saw on our own chain
+    (R21), without any state.
     """
 
     def __init__(self, sender: int, manifest: Manifest, validators: ValidatorSet) -> None:
@@ -57,15 +58,28 @@ class Offer:
         """True while the set that finalized it is not proven."""
         return self.validators.epoch < self.manifest.finalization.epoch
 
-    def learn(self, openings: Iterable[Opening], cluster_id: bytes, verifier: Verifier) -> bool:
-        """Takes proofs of how epochs ended; False when one is false, or proves nothing alone."""
+    def learn(
+        self,
+        openings: Iterable[Opening],
+        seen: Sequence[Recovery],
+        cluster_id: bytes,
+        verifier: Verifier,
+    ) -> bool:
+        """Takes proofs of how epochs ended; False when one is false.
+
+        ``seen`` are the recoveries on our own chain. Where the sender and our chain differ on one,
+        nothing more is taken, and nobody is false: either may see the chain later than the other.
+        """
+        recovered = {r.epoch: r for r in seen}
         for opening in openings:
             following = opened_set(opening)
             if following.epoch <= self.validators.epoch or not self.lacks_epochs:
                 continue
-            if not isinstance(opening, Boundary):
-                return False
-            if not ends_epoch(opening, self.validators, cluster_id, verifier):
+            ours = recovered.get(following.epoch)
+            if isinstance(opening, Recovery) or ours is not None:
+                if opening != ours or following.epoch != self.validators.epoch + 1:
+                    return True  # R21: never on a member's word, never around our chain's
+            elif not ends_epoch(opening, self.validators, cluster_id, verifier):
                 return False
             self.openings.append(opening)
             self.validators = following
@@ -75,15 +89,19 @@ class Offer:
         """The epoch that goes on from the snapshot, whose block has this hash.
 
         None when that block began one, and the proof of that epoch names another block: a proof
-        may name any of those that carry the record, but an epoch stands on the first (R11).
+        may name any of those that carry the record, but an epoch stands on the first (R11). By
+        recoveries (R21) several epochs may begin on one block.
         """
         header, following = self.manifest.header, self.manifest.links[0]
         if following.epoch == header.epoch:
             return header.epoch
-        for opening in self.openings:
-            if isinstance(opening, Boundary) and opening.block.hash == block:
-                return following.epoch
-        return None
+        begun = [
+            (opened_set(o).epoch, opened_hash(o) == block)
+            for o in self.openings
+            if header.epoch < opened_set(o).epoch <= following.epoch
+        ]
+        whole = [(epoch, True) for epoch in range(header.epoch + 1, following.epoch + 1)]
+        return following.epoch if begun == whole else None
 
 
 class Fetch:

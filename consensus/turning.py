@@ -70,7 +70,7 @@ class Turning(Convicting):
         self._seen_ms = 0  # when it came
         self._origin = Origin()
         self._ahead: Boundary | None = None  # proof that our epoch is over, its blocks on the way
-        self._recovery: Recovery | None = None  # waits until we have the block it stands on
+        self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch
         self._recoveries = [o for o in restored.openings if isinstance(o, Recovery)]
         self._later: list[tuple[int, Opening]] = []  # what followed, to be checked in its turn
         self._asked_for_epoch: set[int] = set()  # since the last retry
@@ -187,7 +187,9 @@ class Turning(Convicting):
         self._asked_for_epoch.clear()
         if isinstance(opening, Recovery):
             self._recoveries.append(opening)
-            self._recovery = None
+            self._awaited.remove(opening)
+            what = f"epoch {validators.epoch} is opened by a recovery vote on the chain"
+            self._out.notices.append(Alarm(what))
         self.boot.open_epoch(validators)
         self._out.notices += [
             EpochOpened(validators, tip.height, opening, self.boot.is_member),
@@ -259,7 +261,7 @@ class Turning(Convicting):
 
     def _on_recovery(self, recovery: Recovery) -> None:
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
-        if recovery in self._recoveries:
+        if recovery in self._recoveries or recovery in self._awaited:
             return
         if recovery.epoch <= self.validators.epoch:
             self._stop(
@@ -267,15 +269,20 @@ class Turning(Convicting):
                 f"but this member is in epoch {self.validators.epoch}"
             )
             return
-        self._recovery = recovery
+        self._awaited = sorted([*self._awaited, recovery], key=lambda r: r.epoch)
         self._try_recovery()
+
+    @property
+    def _lacks_recovered(self) -> bool:
+        """True while we have not come to the block that the next recovery stands on."""
+        return bool(self._awaited) and self.ledger.tip.height < self._awaited[0].height
 
     def _try_recovery(self) -> None:
         """Opens the epoch when we have exactly the block that it stands on."""
-        r, tip = self._recovery, self.ledger.tip
-        if r is None or self.halted is not None or self._out.installed:
+        if not self._awaited or self.halted is not None or self._out.installed:
             return  # an installed state is written as it is before an epoch opens on it
-        if tip.height < r.height:
+        r, tip = self._awaited[0], self.ledger.tip
+        if self._lacks_recovered and r.epoch > self.validators.epoch:
             self._send(None, SyncRequest(tip.height + 1, 1))
             return
         if (tip.height, tip.hash) != (r.height, r.block_hash) or (
@@ -287,8 +294,6 @@ class Turning(Convicting):
                 f"at block {tip.height} {tip.hash.hex()}"
             )
             return
-        what = f"epoch {r.epoch} is opened by a recovery vote on the chain"
-        self._out.notices.append(Alarm(what))
         self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
 
 

@@ -130,7 +130,6 @@ class MembershipFeed:
             weight_total=notice.validators.total,
             member=notice.member,
         )
-        self._tell_recoveries()
         self._apply()
 
     # --- out ---
@@ -151,19 +150,15 @@ class MembershipFeed:
         self._tell_recoveries()
 
     def _tell_recoveries(self) -> None:
-        """Gives the core those that opened an epoch up to the one after its own, each once.
+        """Gives the core each once, as soon as it runs.
 
-        One that it is beyond must stop it. A later one waits: a member that catches up passes
-        through the epochs in between first.
+        One that it is beyond must stop it. With later ones a snapshot may lead over several.
         """
-        if self._tell is None or self._current is None:
+        if self._tell is None:
             return
         while self._told < len(self._recoveries):
-            recovery = self._recoveries[self._told]
-            if self._told and self._recoveries[self._told - 1].epoch > self._current.epoch:
-                return
             self._told += 1
-            self._tell(RecoverySeen(recovery))
+            self._tell(RecoverySeen(self._recoveries[self._told - 1]))
 
     def _apply(self) -> None:
         """Whatever follows from the newest membership and the set that votes."""

@@ -43,6 +43,7 @@ from consensus.types import (
     FinalHeader,
     Header,
     Opening,
+    Recovery,
     View,
     Vote,
     VoteKind,
@@ -264,6 +265,7 @@ class SimStore:
         """What a restarted engine is given."""
         self.waiting = []
         assert self.tip.height == self.height, "a half-written finalization"
+        openings = self._openings()
         return Restored(
             tip=self.tip,
             machine=self._machine(self.height, self.tip.time_ms) if self.height else Machine(),
@@ -273,7 +275,7 @@ class SimStore:
             incarnation=self.incarnation,
             acknowledged=[decode_boot_request(raw) for raw in self.acknowledged.values()],
             abstain_until=self.abstain_until,
-            openings=self._openings()[-2:],
+            openings=[o for o in openings[:-2] if isinstance(o, Recovery)] + openings[-2:],
             evidence=self.evidence,
         )
 

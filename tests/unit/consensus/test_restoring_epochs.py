@@ -142,7 +142,8 @@ def test_a_proof_of_an_epoch_that_names_a_later_block_is_not_taken_for_the_first
     final = finals[last]
     assert final is not None and final.epoch == 1
     manifest = Manifest(headers[at - 1], tuple(headers[at : last + 1]), final, 1)
-    for named, epoch in ((opening, 1), (replace(opening, block=disk.chain[0][0]), None)):
+    later_one = replace(opening.block, hash=bytes(32))
+    for named, epoch in ((opening, 1), (replace(opening, block=later_one), None)):
         offer = Offer(2, manifest, town.cluster.validators)
         assert offer.lacks_epochs
         offer.openings.append(named)
@@ -162,7 +163,7 @@ def test_false_proofs_of_epochs_end_an_offer() -> None:
 
     def learns(*shown: Boundary) -> tuple[bool, bool]:
         offer = Offer(1, manifest, town.cluster.validators)
-        taken = offer.learn(shown, CLUSTER_ID, verifier)
+        taken = offer.learn(shown, (), CLUSTER_ID, verifier)
         return taken, offer.lacks_epochs
 
     assert learns(*good) == (True, False)

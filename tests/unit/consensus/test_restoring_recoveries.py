@@ -1,0 +1,221 @@
+"""R17 over a recovery (R21): a snapshot leads past one that this member's own chain shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from clusters import CLUSTER_ID
+from towns import Town
+
+from consensus.certificates import verify_certificate
+from consensus.epochs import opened_set
+from consensus.interface import (
+    Alarm,
+    Checkpoints,
+    InstallRecord,
+    Misbehaved,
+    Received,
+    RecoverySeen,
+)
+from consensus.snapshots import Offer
+from consensus.types import GENESIS, Boundary, Manifest, Recovery
+from consensus.wire import EpochReply, SnapshotChunk, SnapshotOffer
+from tests.simulation import archive, store
+
+NEAR = Checkpoints(every=1, gap=1)
+
+
+def _recover(town: Town, epoch: int, *seats: int) -> Recovery:
+    """The chain opens an epoch of ``seats``, which all run, on what is final."""
+    tip = town.engines[seats[0]].ledger.tip
+    recovery = Recovery(epoch, tip.height, tip.hash, tuple(map(town.member, seats)), bytes(32))
+    for seat in seats:
+        town.step(seat, RecoverySeen(recovery))
+    return recovery
+
+
+def _recovered(rounds: int = 4) -> tuple[Town, Recovery]:
+    """Three of seven were lost, four went on, and 4 went away; what came before is pruned."""
+    town = Town(7, 7, checkpoints=NEAR)
+    town.commit()
+    town.crash(5, 6, 7)
+    town.settle()
+    recovery = _recover(town, 1, 1, 2, 3, 4)
+    town.pass_time()
+    town.crash(4)
+    for _ in range(rounds):
+        town.commit(1, 2, 3)
+    return town, recovery
+
+
+def _wipe(town: Town, seat: int) -> None:
+    town.stores[seat] = town.new_store(seat)
+    town.start(seat)
+
+
+def _told(town: Town, seat: int, kind: type) -> list[object]:
+    return [n for at, o in town.outputs if at == seat for n in o.notices if isinstance(n, kind)]
+
+
+def _installed(town: Town, seat: int) -> list[InstallRecord]:
+    records = [r for at, output in town.outputs if at == seat for r in output.persist]
+    return [r for r in records if isinstance(r, InstallRecord)]
+
+
+@pytest.mark.parametrize("seat", [4, 5])  # a member of the new epoch; one that observes
+@pytest.mark.parametrize("late", [False, True])
+def test_a_wiped_member_that_saw_the_recovery_comes_back(seat: int, late: bool) -> None:
+    town, recovery = _recovered()
+    assert all(town.stores[s].base > recovery.height for s in (1, 2, 3))
+    town.outputs.clear()
+    _wipe(town, seat)
+    if late:
+        town.pass_time(12)
+        assert town.epochs()[seat] == 0
+    town.step(seat, RecoverySeen(recovery))
+    town.pass_time(24)
+    assert town.epochs()[seat] == 1
+    (record, *_) = _installed(town, seat)
+    assert record.openings == (recovery,)
+    assert _told(town, seat, Alarm), "it must be loud"
+    assert not _told(town, seat, Misbehaved)
+    town.commit(1, 2, 3, seat)
+    town.crash(seat)
+    town.start(seat)
+    town.step(seat, RecoverySeen(recovery))
+    assert town.engines[seat].halted is None and town.epochs()[seat] == 1
+    town.pass_time()
+    town.commit(1, 2, 3, seat)
+
+
+def test_a_wiped_member_that_did_not_see_the_recovery_waits_and_accuses_nobody() -> None:
+    town, _ = _recovered()
+    town.outputs.clear()
+    _wipe(town, 4)
+    town.pass_time(24)
+    assert town.epochs()[4] == 0 and not _installed(town, 4)
+    assert not _told(town, 4, Misbehaved)
+
+
+def test_a_snapshot_leads_over_several_recoveries_and_the_epochs_between() -> None:
+    town, first = _recovered(rounds=1)
+    town.change(*(town.member(s) for s in (1, 2, 3)))
+    town.pass_time()
+    assert town.epochs()[1] == 2
+    town.crash(3)
+    town.change(*(town.member(s) for s in (1, 2)))
+    town.settle()
+    second = _recover(town, 3, 1, 2)
+    for _ in range(4):
+        town.commit(1, 2)
+    town.outputs.clear()
+    _wipe(town, 4)
+    for recovery in (first, second):
+        town.step(4, RecoverySeen(recovery))
+    town.pass_time(24)
+    assert town.epochs()[4] == 3
+    (record, *_) = _installed(town, 4)
+    before, between, after = record.openings
+    assert (before, after) == (first, second) and isinstance(between, Boundary)
+    assert not _told(town, 4, Misbehaved)
+    town.crash(4)
+    town.start(4)
+    for recovery in (first, second):
+        town.step(4, RecoverySeen(recovery))
+    town.pass_time()
+    town.commit(1, 2, 4)
+
+
+@pytest.mark.parametrize("saw", [False, True])
+def test_a_forged_recovery_opens_nothing(saw: bool) -> None:
+    """A liar makes itself the only member of an epoch, and shows a snapshot that it signed."""
+    town, recovery = _recovered()
+    forged = replace(recovery, validators=(town.member(3),))
+    manifest = town.stores[3].archive.proven[-1].manifest
+    assert manifest is not None
+    own = tuple(part for part in manifest.finalization.parts if part.seat == 3)
+    alone = replace(manifest, finalization=replace(manifest.finalization, parts=own))
+    assert verify_certificate(
+        alone.finalization, opened_set(forged), CLUSTER_ID, town.cluster.verifier
+    )
+    _wipe(town, 4)
+    town.queue.clear()
+    if saw:
+        town.step(4, RecoverySeen(recovery))
+    engine = town.engines[4]
+    engine._offered = 3
+    engine.catchup.best_height = manifest.header.height
+    town.step(4, Received(3, SnapshotOffer(alone)))
+    assert engine._offer is not None
+    town.step(4, Received(3, EpochReply((forged,))))
+    assert engine._offer is not None and engine._offer.lacks_epochs
+    assert engine.fetch is None and engine.validators.epoch == 0
+    assert not _told(town, 4, Misbehaved), "its chain may be ahead of ours"
+    assert not _installed(town, 4)
+    town.pass_time(24)
+    assert town.epochs()[4] == (1 if saw else 0)
+    assert town.members(4).keys() == ({1, 2, 3, 4} if saw else {1, 2, 3, 4, 5, 6, 7})
+
+
+def test_no_boundary_leads_around_a_recovery_that_the_chain_shows() -> None:
+    """Keys of a lost set can still sign: they open no other epoch of that number."""
+    town = Town(5, 6, checkpoints=NEAR)
+    town.commit()
+    town.change(town.heavier(1, 2), *(town.member(s) for s in (2, 3, 4, 5)))
+    town.pass_time(12)
+    manifest = town.stores[1].archive.proven[-1].manifest
+    assert manifest is not None
+    openings = town.stores[1]._openings()
+    recovery = Recovery(1, 1, bytes(32), (town.member(1),), bytes(32))
+    for seen, lacks in (((), False), ((recovery,), True)):
+        offer = Offer(1, manifest, town.cluster.validators)
+        assert offer.learn(openings, seen, CLUSTER_ID, town.cluster.verifier)
+        assert offer.lacks_epochs is lacks
+
+
+def test_a_snapshot_of_the_block_that_a_recovery_named_begins_that_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "KEPT", 10**6)  # all heights are kept, with all their snapshots
+    monkeypatch.setattr(archive, "KEPT", 10**6)
+    town, recovery = _recovered()
+    (snapshot,) = (s for s in town.stores[1].archive.proven if s.height == recovery.height)
+    assert snapshot.manifest is not None
+    _wipe(town, 4)
+    town.queue.clear()
+    town.step(4, RecoverySeen(recovery))
+    town.queue.clear()
+    town.engines[4]._offered = 1
+    town.step(4, Received(1, SnapshotOffer(snapshot.manifest)))
+    town.step(4, Received(1, EpochReply((recovery,))))
+    for number, items in enumerate(snapshot.chunks):
+        town.step(4, Received(1, SnapshotChunk(snapshot.height, number, items)))
+    (record, *_) = (r for r in _installed(town, 4) if r.openings)
+    assert (record.tip.hash, record.tip.view) == (recovery.block_hash, GENESIS)
+    assert town.epochs()[4] == 1
+    town.crash(4)
+    town.start(4)
+    assert town.epochs()[4] == 1
+    town.pass_time(12)
+    town.commit(1, 2, 3, 4)
+
+
+def test_epochs_that_began_on_one_block_are_all_proven() -> None:
+    town, recovery = _recovered()
+    manifest = town.stores[1].archive.proven[-1].manifest
+    assert manifest is not None
+    header = replace(manifest.header, epoch=0)
+    link = replace(manifest.links[0], epoch=2)
+    again = replace(recovery, epoch=2)
+    elsewhere = replace(recovery, block_hash=bytes(32))
+    shown = Manifest(header, (link,), manifest.finalization, 1)
+    for openings, epoch in (
+        ((recovery, again), 2),
+        ((elsewhere, again), None),
+        ((recovery,), None),
+        ((recovery, replace(elsewhere, epoch=2)), None),
+    ):
+        offer = Offer(2, shown, town.cluster.validators)
+        offer.openings.extend(openings)
+        assert offer.epoch_at(recovery.block_hash) == epoch
