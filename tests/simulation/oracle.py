@@ -165,12 +165,17 @@ class Oracle:
             elif isinstance(record, FinalizedRecord):
                 final = record.finalization
                 if final is not None:
-                    self.certificate(final, member.seat)
+                    self._finalization(final, member.seat)
                     if final.block != record.applied.block.hash:
                         self.fail("a finalization of another block")
                 self._applied(member, record.applied)
             elif isinstance(record, EpochRecord):
                 self._epoch(member, record.opening)
+
+    def _finalization(self, c: Certificate, seat: int) -> None:
+        self.certificate(c, seat)
+        if c.kind is not FINALIZE:
+            self.fail(f"seat {seat} takes a block for final that is not: {c.kind.name} (R6)")
 
     def _epoch(self, member: Member, opening: Opening) -> None:
         """An epoch stands on the first block of the final chain that carries its record."""
@@ -317,7 +322,7 @@ class Oracle:
     def _installed(self, member: Member, record: InstallRecord) -> None:
         """A snapshot is the state that everybody had at that height, and brings one further."""
         seat, height = member.seat, record.tip.height
-        self.certificate(record.finalization, seat)
+        self._finalization(record.finalization, seat)
         if height > len(self.blocks) or record.machine.height != height:
             self.fail(f"seat {seat} installs a snapshot at {height}, which nobody has")
         if self.blocks[height - 1].hash != record.tip.hash:

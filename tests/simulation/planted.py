@@ -33,7 +33,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import ValidatorSet
-from consensus.wire import Commands, Message
+from consensus.wire import Commands, Message, SyncRequest, make_block
 
 from .scenario import Settings
 
@@ -425,13 +425,66 @@ class RecordUnchecked(Engine):
 
 
 class CommandsAfterTheBoundary(Engine):
-    """Takes commands into blocks on a boundary block, and votes for them (R11)."""
+    """Goes on with commands on a boundary block, and votes for who does (R11)."""
+
+    def _build(self) -> Proposal | None:
+        proposal = super()._build()
+        if proposal is None or not self._is_ending():
+            return proposal
+        header = proposal.block.header
+        block = make_block(
+            self.cluster_id,
+            **{f: getattr(header, f) for f in _KEPT},
+            commands=self.mempool.batch(frozenset()),
+            nullifications=proposal.block.nullifications,
+            evidence=(),
+            next_epoch=None,
+        )
+        return replace(proposal, block=block)
 
     def _fits(self, block: Block) -> Verdict | str:
         return Verdict.VALID
 
-    def _is_ending(self) -> bool:
-        return False
+
+_KEPT = ["epoch", "view", "proposer", "height", "parent", "time_ms", "state_height", "state_hash"]
+
+
+class NullificationEndsNothing(Engine):
+    """Stays in its term whoever complained (R5 removed)."""
+
+    def _on_nullification(self, c: Certificate) -> None:
+        pass
+
+
+class FinalAtNotarization(Engine):
+    """Applies a block as soon as it is notarized (R6)."""
+
+    def _take_certificate(
+        self, c: Certificate, *, checked: bool = False, sender: int | None = None
+    ) -> None:
+        super()._take_certificate(c, checked=checked, sender=sender)
+        ours = c.kind is VoteKind.NOTARIZE and c.epoch == self.validators.epoch
+        if ours and c.view > self.ledger.tip.view:
+            self._commit(c, sender)
+
+
+class NeverJumps(Engine):
+    """Takes certificates in their order only (R8 removed)."""
+
+    def _take_certificate(
+        self, c: Certificate, *, checked: bool = False, sender: int | None = None
+    ) -> None:
+        if c.view <= self.view:
+            super()._take_certificate(c, checked=checked, sender=sender)
+
+
+class NeverAsksForBlocks(Engine):
+    """Waits until somebody brings it what it missed (R16 removed)."""
+
+    def step(self, event: object, now_ms: int) -> Output:
+        output = super().step(event, now_ms)  # type: ignore[arg-type]
+        output.send = [s for s in output.send if not isinstance(s.message, SyncRequest)]
+        return output
 
 
 class ThirdMayChangeAtOnce(Engine):
@@ -454,10 +507,24 @@ class Planted:
     """A bug, where it shows, and how many seeds may pass before it is found."""
 
     engine: type[Engine]
+    rules: tuple[str, ...]  # of docs/protocol.md, which it breaks
     settings: Settings
     seeds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Directed:
+    """A bug that a story shows, where random runs would need too many seeds.
+
+    ``story`` is True when all goes as the rules want it, as it must with ``Engine``.
+    """
+
+    engine: type[Engine]
+    rules: tuple[str, ...]
+    story: Callable[[type[Engine]], bool]
+
+
+_DUTIES, _WORDS = ("Order of duties",), ("Words",)  # parts of the page without a number
 _LIARS = Settings(byzantine=1)
 _CALM = Settings(faults=("delay", "reorder"))
 _QUIET = Settings(byzantine=1, clients=0, adversaries=("withholder", "last_moment", "nuller"))
@@ -468,46 +535,55 @@ _CRASHES = Settings(faults=("delay", "reorder", "crash", "crash_all", "partition
 _FORGED = Settings(byzantine=1, adversaries=("snapshots",), absences=1, clients=6)
 
 BUGS: tuple[Planted, ...] = (
-    Planted(GateRemoved, _CRASHES, 20),
-    Planted(GateOpensWithTheNextView, _LIARS, 40),
-    Planted(GateForgottenAtRestart, _CRASHES, 60),
-    Planted(VotesForgottenAtRestart, _CRASHES, 20),
-    Planted(QuorumOfTwoThirds, Settings(nodes=3, weights=(1, 1, 1)), 20),
-    Planted(VoteNotPersisted, _CALM, 1),
-    Planted(VotePersistedLater, _CALM, 1),
-    Planted(NotarizesTwice, Settings(byzantine=1, adversaries=("equivocator",)), 20),
-    Planted(JumpsWithoutCertificate, Settings(byzantine=1, adversaries=("mutator",)), 20),
-    Planted(CoversNothing, Settings(byzantine=1, adversaries=("forker",)), 40),
-    Planted(JoinsAtAThird, Settings(nodes=3, weights=(1, 1, 1)), 20),
-    Planted(NeverRepeats, Settings(), 40),
-    Planted(NeverImpatient, Settings(byzantine=1, adversaries=("silent", "mute")), 40),
-    Planted(BootCertificateIgnored, _CRASHES, 20),
-    Planted(StaleIncarnationAccepted, Settings(), 40),
-    Planted(CommandsKeptToOneself, _CALM, 10),
-    Planted(AppliesTwice, Settings(), 20),
-    Planted(ViewForgottenAtRestart, _CRASHES, 40),
-    Planted(ParentFromAnyView, Settings(), 60),
-    Planted(CheckpointsPassedOver, _CRASHES, 40),
-    Planted(SnapshotsBelieved, _FORGED, 60),
-    Planted(ManifestsBelieved, _FORGED, 40),
-    Planted(NeverJoins, Settings(), 20),
-    Planted(NoStallTimer, _QUIET, 60),
-    Planted(LeaderTimerForgotten, Settings(byzantine=1, adversaries=("mute", "silent")), 20),
-    Planted(RollbackNotNoticed, _DISKS, 20),
-    Planted(AbstainsOneTermOnly, _DISKS, 30),
-    Planted(EvidenceForgotten, Settings(byzantine=1, adversaries=("equivocator",)), 30),
-    Planted(BootQuorumTooSmall, _CRASHES, 10),
-    Planted(OrderDependsOnArrival, _CALM, 5),
-    Planted(OrderFromLinks, _CRASHES, 10),
-    Planted(TimersDouble, Settings(chaos_ms=30_000), 60),
-    Planted(ComplainsOncePerTerm, Settings(), 20),
-    Planted(BlockNotPersisted, _CRASHES, 10),
-    Planted(PromiseNotPersisted, _CRASHES, 10),
-    Planted(FinalizesWhatIsNotNotarized, _LIARS, 30),
-    Planted(NotarizesWhatItNullified, Settings(), 30),
-    Planted(EpochOpenedAtNotarization, _EPOCHS, 20),
-    Planted(LastBoundaryOpens, _LAGGING, 80),
-    Planted(RecordUnchecked, Settings(byzantine=1, adversaries=("false_registry",)), 30),
-    Planted(ThirdMayChangeAtOnce, _EPOCHS, 30),
+    Planted(GateRemoved, ("R4",), _CRASHES, 20),
+    Planted(GateOpensWithTheNextView, ("R4",), _LIARS, 40),
+    Planted(GateForgottenAtRestart, ("R4",), _CRASHES, 60),
+    Planted(VotesForgottenAtRestart, _DUTIES, _CRASHES, 20),
+    Planted(QuorumOfTwoThirds, ("R3", "R5", "R6"), Settings(nodes=3, weights=(1, 1, 1)), 20),
+    Planted(VoteNotPersisted, _DUTIES, _CALM, 1),
+    Planted(VotePersistedLater, _DUTIES, _CALM, 1),
+    Planted(NotarizesTwice, ("R2",), Settings(byzantine=1, adversaries=("equivocator",)), 20),
+    Planted(JumpsWithoutCertificate, ("R8",), Settings(byzantine=1, adversaries=("mutator",)), 20),
+    Planted(CoversNothing, ("R1",), Settings(byzantine=1, adversaries=("forker",)), 40),
+    Planted(JoinsAtAThird, ("R4",), Settings(nodes=3, weights=(1, 1, 1)), 20),
+    Planted(NeverRepeats, ("R7",), Settings(), 40),
+    Planted(
+        NeverImpatient, ("R4", "R9"), Settings(byzantine=1, adversaries=("silent", "mute")), 40
+    ),
+    Planted(BootCertificateIgnored, ("R10",), _CRASHES, 20),
+    Planted(StaleIncarnationAccepted, ("R10",), Settings(), 40),
+    Planted(CommandsKeptToOneself, ("R12",), _CALM, 10),
+    Planted(AppliesTwice, ("R6",), Settings(), 20),
+    Planted(ViewForgottenAtRestart, _DUTIES, _CRASHES, 40),
+    Planted(ParentFromAnyView, ("R1",), Settings(), 60),
+    Planted(CheckpointsPassedOver, ("R2",), _CRASHES, 40),
+    Planted(SnapshotsBelieved, ("R17",), _FORGED, 60),
+    Planted(ManifestsBelieved, ("R17",), _FORGED, 40),
+    Planted(NeverJoins, ("R4",), Settings(), 20),
+    Planted(NoStallTimer, ("R9",), _QUIET, 60),
+    Planted(
+        LeaderTimerForgotten, ("R4",), Settings(byzantine=1, adversaries=("mute", "silent")), 20
+    ),
+    Planted(RollbackNotNoticed, ("R10",), _DISKS, 20),
+    Planted(AbstainsOneTermOnly, ("R10",), _DISKS, 30),
+    Planted(EvidenceForgotten, ("R14",), Settings(byzantine=1, adversaries=("equivocator",)), 30),
+    Planted(BootQuorumTooSmall, ("R10",), _CRASHES, 10),
+    Planted(OrderDependsOnArrival, _WORDS, _CALM, 5),
+    Planted(OrderFromLinks, _WORDS, _CRASHES, 10),
+    Planted(TimersDouble, ("R13",), Settings(chaos_ms=30_000), 60),
+    Planted(ComplainsOncePerTerm, ("R4",), Settings(), 20),
+    Planted(BlockNotPersisted, _DUTIES, _CRASHES, 10),
+    Planted(PromiseNotPersisted, ("R10",), _CRASHES, 10),
+    Planted(FinalizesWhatIsNotNotarized, ("R3",), _LIARS, 30),
+    Planted(NotarizesWhatItNullified, ("R2",), Settings(), 30),
+    Planted(EpochOpenedAtNotarization, ("R11",), _EPOCHS, 20),
+    Planted(LastBoundaryOpens, ("R11",), _LAGGING, 80),
+    Planted(RecordUnchecked, ("R15",), Settings(byzantine=1, adversaries=("false_registry",)), 30),
+    Planted(ThirdMayChangeAtOnce, ("R18",), _EPOCHS, 30),
+    Planted(NullificationEndsNothing, ("R5",), _LIARS, 10),
+    Planted(FinalAtNotarization, ("R6",), _CRASHES, 5),
+    Planted(NeverJumps, ("R8",), Settings(), 20),
+    Planted(NeverAsksForBlocks, ("R16",), _CRASHES, 20),
+    Planted(CommandsAfterTheBoundary, ("R11",), _LAGGING, 40),
 )
-__all__ = ["BUGS", "Planted"]
+__all__ = ["BUGS", "Directed", "Planted"]

@@ -11,6 +11,7 @@ from consensus.interface import Durations
 from consensus.types import Reason, View, Vote, VoteKind
 from tests.simulation.adversaries import Liar
 from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
+from tests.simulation.planted import Directed
 from tests.simulation.reign import DEFAULTS, Reign, Writer
 
 # What the daemon runs with by default (``node.config``), where it differs from the core's.
@@ -115,38 +116,6 @@ def _changes_with_a_flaky_member(engine_class: type[Engine], duration_ms: float)
     return reign.changes
 
 
-def test_a_flaky_member_and_a_third_of_liars_cannot_change_leaders_at_will() -> None:
-    patient = _changes_with_a_flaky_member(Engine, 60_000.0)
-    impatient = _changes_with_a_flaky_member(Impatient, 60_000.0)
-    assert patient <= 5 < impatient
-
-
-# --- planted bugs ---
-
-
-class BlindToCensorship(Engine):
-    """Never looks at what a block leaves out."""
-
-    def _saw_proposal(self, block: object) -> None:
-        pass
-
-
-class BlindToPace(Engine):
-    """Lets a leader take its time."""
-
-    def _cause(self, leader: int) -> Reason | None:
-        cause = super()._cause(leader)
-        return None if cause in (Reason.SLOW, Reason.STALL) else cause
-
-
-@pytest.mark.parametrize(
-    ("kind", "bug"),
-    [("client_censor", BlindToCensorship), ("last_millisecond", BlindToPace)],
-)
-def test_a_rule_that_is_taken_out_is_missed(kind: str, bug: type[Engine]) -> None:
-    assert _replaced_after(kind, DEFAULTS, engine_class=bug) is None
-
-
 # --- evidence ---
 
 
@@ -178,11 +147,6 @@ class EvidenceKeptToOneself(Engine):
         return ()
 
 
-def test_who_contradicts_itself_is_convicted_in_the_state_of_everybody() -> None:
-    assert _convicted_after(Engine) is not None
-    assert _convicted_after(EvidenceKeptToOneself) is None
-
-
 def test_evidence_survives_a_restart() -> None:
     reign = Reign("equivocator")
     reign.run_for(4000.0)
@@ -196,3 +160,45 @@ def test_evidence_survives_a_restart() -> None:
 
 def _votes(engine: Engine) -> list[Vote]:
     return [v for e in engine.evidence for v in (e.first, e.second)]
+
+
+# --- planted bugs ---
+
+
+class BlindToCensorship(Engine):
+    """Never looks at what a block leaves out."""
+
+    def _saw_proposal(self, block: object) -> None:
+        pass
+
+
+class BlindToPace(Engine):
+    """Lets a leader take its time."""
+
+    def _cause(self, leader: int) -> Reason | None:
+        cause = super()._cause(leader)
+        return None if cause in (Reason.SLOW, Reason.STALL) else cause
+
+
+MISSED: tuple[Directed, ...] = (
+    Directed(
+        BlindToCensorship,
+        ("R12",),
+        lambda e: _replaced_after("client_censor", DEFAULTS, engine_class=e) is not None,
+    ),
+    Directed(
+        BlindToPace,
+        ("R12",),
+        lambda e: _replaced_after("last_millisecond", DEFAULTS, engine_class=e) is not None,
+    ),
+    # A flaky member and a third of liars cannot change leaders at will.
+    Directed(Impatient, ("R13",), lambda e: _changes_with_a_flaky_member(e, 60_000.0) <= 5),
+    # Who contradicts itself is convicted in the state of everybody.
+    Directed(EvidenceKeptToOneself, ("R14",), lambda e: _convicted_after(e) is not None),
+)
+
+
+@pytest.mark.parametrize("bug", MISSED, ids=lambda b: b.engine.__name__)
+def test_a_rule_that_is_taken_out_is_missed(bug: Directed) -> None:
+    assert bug.story(Engine)
+    assert not bug.story(bug.engine)

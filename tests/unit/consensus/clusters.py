@@ -37,6 +37,7 @@ class Cluster:
 
     weights: tuple[int, ...] = (1, 1, 1, 1)
     seed: bytes = field(default=bytes(32))
+    engine_class: type[Engine] = Engine
 
     def __post_init__(self) -> None:
         seats = list(range(1, len(self.weights) + 1))
@@ -71,7 +72,7 @@ class Cluster:
 
     def engine(self, seat: int, restored: Restored | None = None) -> Engine:
         """An engine of ``seat``, not started."""
-        return Engine(
+        return self.engine_class(
             cluster_id=CLUSTER_ID,
             validators=self.validators,
             seat=seat,

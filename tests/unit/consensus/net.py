@@ -36,7 +36,9 @@ class Net:
         *weights: int,
         durations: Durations = Durations(),  # noqa: B008
         checkpoints: Checkpoints = Checkpoints(),  # noqa: B008
+        engine_class: type[Engine] = Engine,
     ) -> None:
+        self.engine_class = engine_class
         self.checkpoints = checkpoints
         self.cluster = Cluster(weights or (1, 1, 1, 1))
         self.seats = self.cluster.validators.seats
@@ -58,7 +60,7 @@ class Net:
         """Starts members (all by default) from their disks, linked to all that run."""
         for seat in seats or self.seats:
             self.boots += 1
-            self.engines[seat] = Engine(
+            self.engines[seat] = self.engine_class(
                 cluster_id=CLUSTER_ID,
                 validators=self.cluster.validators,
                 seat=seat,

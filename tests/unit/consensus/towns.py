@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consensus.digests import keccak256
+from consensus.engine import Engine
 from consensus.interface import Checkpoints, Durations, MembershipSeen, Timer
 from consensus.types import ChainView
 from consensus.validators import Validator, ValidatorSet
@@ -32,9 +33,14 @@ class Town(Net):
         seats: int = 6,
         settle_ms: int = 0,
         checkpoints: Checkpoints = Checkpoints(),  # noqa: B008
+        engine_class: type[Engine] = Engine,
     ) -> None:
-        durations = Durations(epoch_settle_ms=settle_ms)
-        super().__init__(*(1,) * seats, durations=durations, checkpoints=checkpoints)
+        super().__init__(
+            *(1,) * seats,
+            durations=Durations(epoch_settle_ms=settle_ms),
+            checkpoints=checkpoints,
+            engine_class=engine_class,
+        )
         everyone = [*self.seats, *(s + NEW_KEY for s in self.seats)]
         self.keys, self.signers, self.cluster.verifier = keys_for(everyone)
         self.cluster.keys, self.cluster.signers = self.keys, dict(self.signers)
