@@ -289,7 +289,8 @@ class Engine(Watching):
             case Certificates(certificates):
                 self._stirred = False  # mostly they say again what we know
                 for certificate in certificates:
-                    self._take_certificate(certificate, sender=sender)
+                    if not self._take_certificate(certificate, sender=sender):
+                        break  # whoever checked what it passes on sends none: look at no more
             case Commands(commands):
                 for raw in commands:
                     self._take_command(raw, sender)

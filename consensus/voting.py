@@ -231,13 +231,18 @@ class Voting(Turning):
 
     def _take_certificate(
         self, c: Certificate, *, checked: bool = False, sender: int | None = None
-    ) -> None:
+    ) -> bool:
+        """Draws the conclusions from a certificate; False when it was checked and is false."""
         if c.epoch != self.validators.epoch or self.halted is not None or self._is_old(c):
-            return
+            return True
         self._stirred = True
         if not checked and not self._is_genuine(c):
             self._accuse(sender, f"a {c.kind.name} certificate for {c.view} that proves nothing")
-            return
+            return False
+        self._learn(c, sender)
+        return True
+
+    def _learn(self, c: Certificate, sender: int | None) -> None:
         if c.kind is VoteKind.NULLIFY:
             self._on_nullification(c)
             return

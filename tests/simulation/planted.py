@@ -329,9 +329,9 @@ class OrderDependsOnArrival(Engine):
 
     def _take_certificate(
         self, c: Certificate, *, checked: bool = False, sender: int | None = None
-    ) -> None:
+    ) -> bool:
         parts = tuple(sorted(c.parts, key=lambda p: p.seat != self.seat)) if checked else c.parts
-        super()._take_certificate(replace(c, parts=parts), checked=checked, sender=sender)
+        return super()._take_certificate(replace(c, parts=parts), checked=checked, sender=sender)
 
 
 class OrderFromLinks(Engine):
@@ -401,12 +401,13 @@ class EpochOpenedAtNotarization(Engine):
 
     def _take_certificate(
         self, c: Certificate, *, checked: bool = False, sender: int | None = None
-    ) -> None:
+    ) -> bool:
         block = self.ledger.blocks.get(c.block)
-        super()._take_certificate(c, checked=checked, sender=sender)
+        taken = super()._take_certificate(c, checked=checked, sender=sender)
         ends = block is not None and block.next_epoch is not None
         if ends and c.kind is VoteKind.NOTARIZE and c.epoch == self.validators.epoch:
             self._commit(c, sender)
+        return taken
 
 
 class LastBoundaryOpens(Engine):

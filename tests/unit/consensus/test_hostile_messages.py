@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -14,6 +15,7 @@ from consensus.engine import Engine
 from consensus.interface import Output, Received, Submitted, Timer, TimerFired
 from consensus.types import ZERO_HASH, Reason, View, VoteKind
 from consensus.wire import (
+    Certificates,
     ProposalMessage,
     SyncRequest,
     VoteMessage,
@@ -148,6 +150,16 @@ def test_one_hostile_member_never_makes_another_raise_or_halt(seed: int) -> None
             talk.carry(seat, talk.engines[seat].step(TimerFired(Timer.HEALTH), talk.now_ms))
         talk.proceed(10, rng)
     assert all(talk.engines[s].ledger.tip.height > before[s] for s in honest), "they are stuck"
+
+
+def test_of_forged_certificates_in_a_message_one_is_looked_at() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    good = cluster.certificate(VoteKind.FINALIZE, View(1, 3), bytes(32))
+    forged = replace(good, parts=(*good.parts[:-1], good.parts[0]._replace(seat=4)))
+    message = Certificates((forged,) * limits.NULLIFICATIONS_MAX)
+    output = engine.step(Received(HOSTILE, message), 10)
+    assert len(output.notices) == 1
 
 
 def test_strangers_and_echoes_of_oneself_are_ignored() -> None:
