@@ -8,8 +8,15 @@ import pytest
 
 from consensus.catchup import is_consistent
 from consensus.epochs import ends_epoch, opened_set
-from consensus.interface import EpochRecord, Output
-from consensus.types import GENESIS, Boundary
+from consensus.interface import (
+    Checkpoints,
+    EpochRecord,
+    InstallRecord,
+    Output,
+    Record,
+    RecoverySeen,
+)
+from consensus.types import GENESIS, Boundary, Recovery
 from node.storage import Store
 from tests.unit.consensus.clusters import CLUSTER_ID
 from tests.unit.consensus.clusters import GENESIS as PARENT
@@ -113,4 +120,67 @@ def test_the_openings_prove_every_set_from_the_founders_on(tmp_path: Path) -> No
     assert later is not None
     assert later.openings == reply.openings[1:]
     assert store.openings_from(2) is None
+    store.close()
+
+
+def test_a_snapshot_that_led_over_a_recovery_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town = Town(7, 7, checkpoints=Checkpoints(every=1, gap=1))
+    town.commit()
+    town.crash(5, 6, 7)
+    town.settle()
+    tip = town.engines[1].ledger.tip
+    four = tuple(map(town.member, (1, 2, 3, 4)))
+    recovery = Recovery(1, tip.height, tip.hash, four, bytes(32))
+    for seat in (1, 2, 3, 4):
+        town.step(seat, RecoverySeen(recovery))
+    town.pass_time()
+    town.crash(SEAT)
+    for _ in range(4):
+        town.commit(1, 3, 4)
+    disk = town.stores[SEAT] = town.new_store(SEAT)
+    store, commit, openings = _store(tmp_path, []), disk.commit, []
+
+    def commit_to_both(records: list[Record]) -> None:
+        # At once: an installed machine changes with the next block.
+        store.write(records)
+        openings.extend(r.openings for r in records if isinstance(r, InstallRecord))
+        commit(records)
+
+    monkeypatch.setattr(disk, "commit", commit_to_both)
+    town.start(SEAT)
+    town.step(SEAT, RecoverySeen(recovery))
+    town.pass_time(12)
+    assert (recovery,) in openings
+    store.sync()
+    store = _reopened(store, tmp_path)
+    found, engine = store.restore(), town.engines[SEAT]
+    assert found.openings == [recovery]
+    assert found.tip == engine.ledger.tip
+    assert found.machine.state_hash == engine.machine.state_hash
+    reply = store.openings_from(0)
+    assert reply is not None and reply.openings == (recovery,)
+    store.close()
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_answers_end_at_the_block_of_a_recovery(tmp_path: Path, count: int) -> None:
+    town = Town(4, 4)
+    town.commit()
+    town.crash(3, 4)
+    town.settle()
+    tip = town.engines[1].ledger.tip
+    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2))), bytes(32))
+    for seat in (1, 2):
+        town.step(seat, RecoverySeen(recovery))
+    town.pass_time()
+    town.commit()
+    store = _store(tmp_path, _outputs(town))
+    for height in range(1, town.engines[SEAT].machine.height + 1):
+        reply = store.blocks_from(height, count)
+        assert reply is not None and not isinstance(reply, bytes)
+        assert is_consistent(reply, CLUSTER_ID)
+        epochs = {b.header.epoch for b in reply.blocks} | {reply.finalization.epoch}
+        assert len(epochs) == 1
     store.close()
