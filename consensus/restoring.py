@@ -12,7 +12,7 @@ from .ledger import opened_tip, tip_at
 from .machine import Machine
 from .snapshots import Fetch, Offer, certified_state
 from .syncing import Syncing
-from .types import FinalHeader, Manifest
+from .types import FinalHeader, Manifest, Recovery
 from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
 
 _OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
@@ -77,6 +77,14 @@ class Restoring(Syncing):
         self._out.send += self.catchup.ask(self.connected)
 
     # --- offers ---
+
+    def _on_recovery(self, recovery: Recovery) -> None:
+        """R21: a snapshot on its way does not lead around what our chain shows now."""
+        if self._offer is not None and self._offer.contradicts(recovery):
+            self._offer = None
+        if self.fetch is not None and self.fetch.offer.contradicts(recovery):
+            self._give_up()
+        super()._on_recovery(recovery)
 
     def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
         """Taken when it was asked for, or comes in place of the next blocks, which are pruned."""

@@ -85,6 +85,10 @@ class Offer:
             self.validators = following
         return True
 
+    def contradicts(self, recovery: Recovery) -> bool:
+        """True when it learned of another opening of the epoch that a recovery opens."""
+        return any(opened_set(o).epoch == recovery.epoch and o != recovery for o in self.openings)
+
     def epoch_at(self, block: bytes) -> int | None:
         """The epoch that goes on from the snapshot, whose block has this hash.
 

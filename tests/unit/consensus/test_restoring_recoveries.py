@@ -174,6 +174,37 @@ def test_no_boundary_leads_around_a_recovery_that_the_chain_shows() -> None:
         assert offer.lacks_epochs is lacks
 
 
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_snapshot_on_its_way_does_not_lead_around_a_recovery(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The chain shows the recovery when the offer has learned of other epochs already."""
+    monkeypatch.setattr(archive, "CHUNK_BYTES", 50)
+    town = Town(5, 6, checkpoints=NEAR)
+    town.commit()
+    town.crash(5)
+    for weight in (2, 3):
+        town.change(town.heavier(1, weight), *(town.member(s) for s in (2, 3, 4, 5)))
+        town.pass_time(12)
+    snapshot = town.stores[1].archive.proven[-1]
+    openings = tuple(town.stores[1]._openings())
+    assert snapshot.manifest is not None and len(openings) == 2
+    _wipe(town, 5)
+    town.queue.clear()
+    engine = town.engines[5]
+    engine._offered, engine.catchup.best_height = 1, snapshot.height
+    town.step(5, Received(1, SnapshotOffer(snapshot.manifest)))
+    town.step(5, Received(1, EpochReply(openings[: 1 + most])))
+    assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
+    recovery = Recovery(1, snapshot.height, bytes(32), (town.member(5),), bytes(32))
+    town.step(5, RecoverySeen(recovery))
+    assert engine.fetch is None and engine._offer is None
+    town.step(5, Received(1, EpochReply(openings)))
+    for number, items in enumerate(snapshot.chunks):
+        town.step(5, Received(1, SnapshotChunk(snapshot.height, number, items)))
+    assert not _installed(town, 5)
+
+
 def test_a_snapshot_of_the_block_that_a_recovery_named_begins_that_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
