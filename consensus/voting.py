@@ -324,16 +324,20 @@ class Voting(Turning):
         links: tuple[Header, ...] = ()
         if ahead is not None and ahead.finalization.view == target.view:
             goal, links = ahead.block.hash, ahead.links  # what stands on it is dropped
-        try:
-            branch = self.ledger.branch(goal)
-        except ValueError as error:
-            self._stop(str(error))
-            return
+        branch = self._branch(goal)
         if isinstance(branch, bytes):
             self._out.send += self.catchup.want_block(branch, self.connected, sender)
             self._out.send += self.catchup.follow(target, self.connected, sender)
-            return
-        self._apply(branch, target, links)
+        elif branch is not None:
+            self._apply(branch, target, links)
+
+    def _branch(self, block_hash: bytes) -> list[Block] | bytes | None:
+        """``Ledger.branch`` of a certified block; None after a stop, for it must stand on the tip."""
+        try:
+            return self.ledger.branch(block_hash)
+        except ValueError as error:
+            self._stop(f"{error}: more than a third is faulty")
+            return None
 
     def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
         """Applies final blocks in order, up to the first that ends the epoch (R11)."""
@@ -500,7 +504,9 @@ class Voting(Turning):
         parent_hash = ledger.notarized_block(parent)
         if parent_hash is None or nullifications is None:
             return None
-        branch = ledger.branch(parent_hash)
+        branch = self._branch(parent_hash)
+        if branch is None:
+            return None
         if isinstance(branch, bytes):
             self._out.send += self.catchup.want_block(branch, self.connected, None)
             return None
