@@ -332,7 +332,7 @@ class Voting(Turning):
             self._apply(branch, target, links)
 
     def _branch(self, block_hash: bytes) -> list[Block] | bytes | None:
-        """``Ledger.branch`` of a certified block, which must stand on the tip; None after a stop."""
+        """``Ledger.branch`` of a certified block; stops, with None, when it misses the tip."""
         try:
             return self.ledger.branch(block_hash)
         except ValueError as error:
