@@ -7,7 +7,7 @@ from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Tim
 from .ledger import Tip
 from .restoring import Restoring
 from .state import ABSTAIN_TERMS
-from .types import BootAck, BootRequest, Opening, Vote
+from .types import BootAck, BootRequest, Certificate, Opening, View, Vote, VoteKind
 from .wire import BootRefused
 
 
@@ -64,7 +64,7 @@ class Booting(Restoring):
         if not self.boot.is_member:
             self.boot.known[sender] = request
             return
-        tip = max(self.ledger.justification(), key=lambda c: c.view, default=None)
+        tip = max(self.ledger.justification(), key=_leads_to, default=None)
         self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
 
     def _last_vote_of(self, seat: int) -> Vote | None:
@@ -126,3 +126,8 @@ class Booting(Restoring):
             return
         self.boot.renumber(request.incarnation + 1)
         self._ask_to_boot()
+
+
+def _leads_to(c: Certificate) -> tuple[int, View]:
+    """The term that a certificate shows its holder to be in, which is what must be told (R10)."""
+    return c.view.term + (c.kind is VoteKind.NULLIFY), c.view

@@ -227,6 +227,19 @@ def test_a_rolled_back_log_is_told_again_by_the_set_of_the_next_epoch() -> None:
     assert AbstainRecord(1, 7) in output.persist
 
 
+@pytest.mark.parametrize("index", [0, 3])
+def test_who_left_a_term_tells_so_though_it_saw_later_views_of_it_notarized(index: int) -> None:
+    """Else a booting member abstains a term too short."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    ended = cluster.certificate(VoteKind.NULLIFY, View(1, 0))
+    certified = cluster.certificate(VoteKind.NOTARIZE, View(1, index), b"b" * 32)
+    engine.step(Received(2, Certificates((certified, ended))), 1)
+    assert engine.view == View(2, 0)
+    said = sent(engine.step(Received(2, _request(cluster, 2, 2, b"n" * 32)), 1))
+    assert [m.tip for m in said if isinstance(m, BootAck)] == [ended]
+
+
 def test_a_log_that_holds_all_that_was_told_votes_at_once() -> None:
     cluster = Cluster()
     mine = cluster.vote(1, VoteKind.NULLIFY, View(1, 0))
