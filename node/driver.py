@@ -189,7 +189,6 @@ class Driver:
                     output.merge(self.engine.step(event, now_ms))
                     if output.installed:  # to disk before the state changes again
                         await self._carry_out(output)
-                        self._fired = deque(t for t in self._fired if t not in output.timers)
                         output = Output()
                 # What came in may have moved a timer that ran out meanwhile: then it did not.
                 while self._fired:
@@ -304,6 +303,8 @@ class Driver:
 
     def _set_timers(self, timers: dict[Timer, int | None]) -> None:
         now = trio.current_time()
+        # What ran out while its new time waited for the disk ran out under the old one.
+        self._fired = deque(timer for timer in self._fired if timer not in timers)
         for timer, delay_ms in timers.items():
             if delay_ms is None:
                 self._deadlines.cancel(timer)

@@ -12,7 +12,17 @@ import trio.testing
 
 from consensus import wire
 from consensus.commands import Command, Put
-from consensus.interface import EpochRecord, FinalizedRecord, Output, Record, VoteRecord
+from consensus.interface import (
+    EpochRecord,
+    Event,
+    FinalizedRecord,
+    Output,
+    Record,
+    Started,
+    Timer,
+    TimerFired,
+    VoteRecord,
+)
 from consensus.machine import Machine, Result
 from node import votelog
 from node.driver import Driver, SafetyStop
@@ -146,3 +156,42 @@ async def test_finalized_blocks_wait_for_messages_but_an_epoch_for_its_last_bloc
     assert await written(final, vote) == [vote, "durable", final]
     assert await written(final) == [final]
     assert await written(vote, final, epoch, vote) == [vote, final, epoch, vote, "durable"]
+
+
+async def test_a_timer_that_was_moved_does_not_run_out_while_the_disk_is_waited_for() -> None:
+    """Else a member complains about a leader in the moment in which it takes over."""
+    fired: list[Timer] = []
+    driver: Driver
+
+    def step(event: Event, _: int) -> Output:
+        if isinstance(event, TimerFired):
+            fired.append(event.timer)
+        # The first step enters a term: its votes go to disk, the leader's time begins anew.
+        if isinstance(event, Started):
+            return Output(persist=[VoteRecord(None)], timers={Timer.LEADER: 60_000})  # type: ignore[arg-type]
+        return Output()
+
+    def sync_votes() -> None:
+        driver._due(Timer.LEADER)  # the old time runs out just now
+
+    engine = SimpleNamespace(step=step, machine=Machine())
+    store = SimpleNamespace(
+        write=lambda _: None,
+        sync_votes=sync_votes,
+        sync=lambda: None,
+        history=SimpleNamespace(rows=tuple),
+    )
+    mesh = SimpleNamespace(events=_NoEvents())
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert fired == []
+        nursery.cancel_scope.cancel()
+
+
+class _NoEvents:
+    on_arrival: object = None
+
+    def __bool__(self) -> bool:
+        return False
