@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from deploy.testnet.survey import Survey
 from tests.integration.testnet import Testnet
 from tests.integration.writers import Writers
 
@@ -18,6 +19,11 @@ from tests.integration.writers import Writers
 def testnet(shared_testnet: Testnet) -> Testnet:
     """One cluster for all: each test brings back whom it killed."""
     return shared_testnet
+
+
+def _place(seen: Survey) -> tuple[int, int]:
+    """Epoch and term, as most nodes tell it; after a full round of leaders an epoch ends."""
+    return max((n.epoch or 0, n.term or 0) for n in seen.nodes if n.leader == seen.leader)
 
 
 @asynccontextmanager
@@ -41,7 +47,7 @@ async def test_writes_survive_the_death_of_the_leader(testnet: Testnet) -> None:
         await testnet.kill(before.leader)
         await writers.wait_more(20)
         after = await testnet.wait_leader(other_than=before.leader)
-        assert after.term == before.term + 1
+        assert _place(after) > _place(before)
         await testnet.start(before.leader)
 
 
@@ -62,7 +68,7 @@ async def test_a_leader_that_hangs_is_replaced_and_rejoins_when_it_wakes(testnet
     async with writing(testnet) as writers:
         await testnet.pause(before.leader)
         after = await testnet.wait_leader(other_than=before.leader)
-        assert after.term == before.term + 1
+        assert _place(after) > _place(before)
         # It sleeps for ten seconds of the cluster's own time while writes go on.
         woken_at = trio.current_time() + 10
         while trio.current_time() < woken_at:
@@ -121,7 +127,8 @@ async def test_a_restart_needs_no_transaction_and_takes_a_new_incarnation(
         f"seat {seat} active again",
     )
     after = await _status(testnet, seat)
-    assert after["incarnation"] == before["incarnation"] + 1
+    # By one, or into the numbers of the next epoch: enough deposed leaders open one.
+    assert after["incarnation"] > before["incarnation"]
     assert after["chain"]["transactions"] == 0
     assert after["chain"]["version"] == before["chain"]["version"]
 
