@@ -303,7 +303,7 @@ class LeaderChanged:
 
 @dataclass(frozen=True, slots=True)
 class Misbehaved:
-    """A member sent something that no correct member sends; for logs and link strikes."""
+    """A member sent something that no correct member sends; for the log."""
 
     seat: int
     what: str

@@ -17,6 +17,7 @@ import trio
 from consensus import wire
 from consensus.commands import Command, encode_command
 from consensus.engine import Engine
+from consensus.health import TokenBuckets
 from consensus.interface import (
     Alarm,
     Complain,
@@ -59,6 +60,7 @@ from node.network import (
 )
 from node.storage import Store
 
+LINES_BURST, LINES_REFILL_MS = 8, 1000  # of the log about one member
 EVENTS_PER_BATCH = 512
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
@@ -109,6 +111,8 @@ class Driver:
         self.history = History(engine.machine, store.history.rows())
         self.leader_changes = 0
         self.bad_messages = 0
+        self._lines = TokenBuckets(LINES_BURST, LINES_REFILL_MS)
+        self._suppressed: dict[int, int] = {}  # lines about a seat that were not written
         self._store = store
         self._mesh = mesh
         self._cluster_id = cluster_id
@@ -245,7 +249,7 @@ class Driver:
                     return Received(seat, wire.decode(payload, seat, self._cluster_id))
                 except wire.WireError as error:
                     self.bad_messages += 1
-                    self._log.warning("bad_message", peer=seat, error=str(error))
+                    self._warn("bad_message", seat, error=str(error))
                     return None
             case PeerUp(seat):
                 self._on_links()
@@ -311,6 +315,14 @@ class Driver:
             else:
                 self._deadlines.set(timer, now + delay_ms / 1000)
 
+    def _warn(self, event: str, seat: int, **what: str) -> None:
+        """A line about a member: lines cost too, so a flood of offences makes few of them."""
+        if self._lines.take(seat, round(trio.current_time() * 1000)):
+            suppressed = self._suppressed.pop(seat, 0)
+            self._log.warning(event, peer=seat, suppressed=suppressed, **what)
+        else:
+            self._suppressed[seat] = self._suppressed.get(seat, 0) + 1
+
     def _note(self, notice: LeaderChanged | Misbehaved | EpochOpened | Alarm) -> None:
         match notice:
             case LeaderChanged(epoch, term, leader, reasons):
@@ -320,7 +332,7 @@ class Driver:
                     "leader_changed", epoch=epoch, term=term, leader=leader, complaints=why
                 )
             case Misbehaved(seat, what):
-                self._log.warning("misbehaved", peer=seat, what=what)
+                self._warn("misbehaved", seat, what=what)
             case EpochOpened():
                 self._on_epoch(notice)
             case Alarm(what):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -114,6 +115,23 @@ async def test_garbage_from_a_member_is_counted_and_changes_nothing(tmp_path: Pa
             cluster.members[2].mesh.send(1, payload)
         await member.driver.execute(put(1), 10)
         assert member.driver.bad_messages == 4
+
+
+async def test_a_flood_of_offences_makes_few_lines_and_says_how_many_it_kept(
+    tmp_path: Path,
+) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        member = cluster.members[1]
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(200):
+                cluster.members[2].mesh.send(1, b"\xc1")
+            await member.driver.execute(put(1), 10)
+        about = [line for line in lines if line["event"] == "bad_message"]
+        assert member.driver.bad_messages == 200
+        assert 0 < len(about) < 50
+        assert sum(member.driver._suppressed.values()) + len(about) + sum(
+            line["suppressed"] for line in about
+        ) == 200
 
 
 async def test_a_superseded_copy_stops_for_good(tmp_path: Path) -> None:
