@@ -144,17 +144,33 @@ class RecoveryVote:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyText:
+    """The attestation policy that the registry names: what members' quotes are checked against.
+
+    The registry holds ``version`` (it only rises) and ``digest``, the keccak256 of ``text``. The
+    text itself may come from anybody, so whoever makes this value has hashed it: ``text`` always
+    matches ``digest``. What the bytes mean is for ``attest`` to read.
+    """
+
+    version: int
+    digest: bytes
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """What a look at a new finalized block showed.
 
-    ``changed``: the membership differs in more than its block from the last one. ``views`` and
-    ``recoveries`` are new since then, oldest first.
+    ``changed``: the membership or the policy differs in more than its block from the last one.
+    ``views`` and ``recoveries`` are new since then, oldest first. ``policy`` is the one in force at
+    that block, in every sighting; None while the registry names none.
     """
 
     membership: Membership
     changed: bool
     views: tuple[SetView, ...]
     recoveries: tuple[RecoveryVote, ...]
+    policy: PolicyText | None = None
 
 
 class Registry(Protocol):
