@@ -34,6 +34,9 @@ PROVEN = (
     "_launch",
     "_lastChange",
     "_nodes",
+    "_roots",
+    "_pending",
+    "_recoveries",
 )
 
 _IMPORT = re.compile(r'^\s*import\s[^;"]*"([^"]+)"\s*;', re.MULTILINE)
