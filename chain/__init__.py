@@ -4,11 +4,12 @@ Enters: chain clients and their state files; the contract's interface comes from
 Read membership (the values), rpc (one endpoint), agreement (k of n at finalized blocks), watermark,
 replay (events proven by the digest), evm (the registry), follow (views of who votes), memory, then
 sender with journal and transactions, and registration; abi, eip712, keys and decoding are their
-alphabet. All errors are ``ChainError``.
+alphabet. ``deployment`` is the file that names a registry. All errors are ``ChainError``.
 """
 
 from chain.abi import ContractAbi
 from chain.agreement import FinalizedReader, open_reader
+from chain.deployment import Deployment, Placed, read_deployment, write_deployment
 from chain.errors import (
     CallReverted,
     ChainConfigError,
@@ -50,6 +51,7 @@ __all__ = [
     "ChainError",
     "Change",
     "ContractAbi",
+    "Deployment",
     "EvmRegistry",
     "FeePolicy",
     "FinalityAlarm",
@@ -64,6 +66,7 @@ __all__ = [
     "NotDeployed",
     "PendingRecovery",
     "PinMismatch",
+    "Placed",
     "PolicyText",
     "RecoveryVote",
     "Registry",
@@ -82,4 +85,6 @@ __all__ = [
     "WrongChain",
     "open_reader",
     "purpose_text",
+    "read_deployment",
+    "write_deployment",
 ]

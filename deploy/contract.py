@@ -1,51 +1,30 @@
 """The contract owner's side: deploy a registry, grant and bind seats, launch, wait for finality.
 
-Used by the testnet launcher and by operators' commands. The deployment file it writes is the
-measured anchor that ``run`` takes: which chain, which contract, since which block, which code.
+Used by the testnet launcher and by operators' commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from attest import PUBLIC_TEST_ROOTS
 from chain.abi import ContractAbi, encode
 from chain.agreement import open_reader
+from chain.deployment import Deployment
 from chain.errors import BadChainData, ChainConfigError, PinMismatch
 from chain.evm import EvmRegistry
-from chain.files import load_json, replace_json
 from chain.keys import PayingSigner, keccak256
 from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
 from contracts import artifact
 
-# The KMS roots of dstack's guest-agent simulators, whose keys are public: up to 0.5.5, and since.
-PUBLIC_SIMULATOR_ROOTS = frozenset(
-    {
-        bytes.fromhex("8f2cf602c9695b23130367ed78d8f557554de7c5"),
-        bytes.fromhex("a7f6043c29f9cc1d9d6acf554c53e0c6792aaeaf"),
-    }
-)
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
 RECOVERY_DELAY_S = 24 * 3600  # time to object to a recovery of a cluster without a quorum
-_FORMAT = 1
-_FILE_BYTES_MAX = 16 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """Where a registry is; hashes and addresses are bytes (32 and 20)."""
-
-    chain_id: int
-    contract: bytes
-    deploy_block: int
-    code_hash: bytes
 
 
 def registry_abi() -> ContractAbi:
@@ -125,9 +104,10 @@ async def deploy_registry(
         ChainConfigError: a public simulator root without the flag, or no root at all.
         ChainError: see ``TransactionSender.send``.
     """
-    if kms_root in PUBLIC_SIMULATOR_ROOTS and not insecure_simulator:
+    public = PUBLIC_TEST_ROOTS.get(kms_root)
+    if public is not None and not insecure_simulator:
         raise ChainConfigError(
-            f"KMS root 0x{kms_root.hex()} is a simulator's, its key is public: anybody could"
+            f"the key of KMS root 0x{kms_root.hex()} is public ({public}): anybody could"
             " register. insecure_simulator allows it for tests"
         )
     for name, address in (("kms_root", kms_root), ("guardian", guardian), ("owner", owner)):
@@ -153,7 +133,10 @@ async def deploy_registry(
     code = await sender.reader.code_at(contract, await sender.reader.finalized())
     if not compiled.matches_code(code):
         raise BadChainData(f"what was deployed at 0x{contract.hex()} is not the registry's code")
-    return Deployment(sender.reader.chain_id, contract, outcome.block_number, keccak256(code))
+    return Deployment(
+        sender.reader.chain_id, contract, outcome.block_number, keccak256(code), (kms_root,),
+        () if public is None else ("simulator",),
+    )  # fmt: skip
 
 
 async def verify_code(registry: EvmRegistry) -> None:
@@ -280,40 +263,3 @@ class RegistryOwner:
         return await self._sender.reader.agree(
             "eth_getTransactionReceipt", ["0x" + outcome.tx_hash.hex()], decode
         )
-
-
-async def write_deployment(path: Path, deployment: Deployment) -> None:
-    """Writes a deployment file, atomically and durably."""
-    fields = {
-        "format": _FORMAT,
-        "chain_id": deployment.chain_id,
-        "contract": "0x" + deployment.contract.hex(),
-        "deploy_block": deployment.deploy_block,
-        "code_hash": "0x" + deployment.code_hash.hex(),
-    }
-    await trio.to_thread.run_sync(partial(replace_json, path, fields))
-
-
-def read_deployment(path: Path) -> Deployment:
-    """Reads a deployment file.
-
-    Raises:
-        ChainConfigError: missing or damaged.
-    """
-    try:
-        fields = load_json(path, _FILE_BYTES_MAX)
-        if fields is None:
-            raise ChainConfigError(f"no deployment file {path}")
-        deployment = Deployment(
-            int(fields["chain_id"]),
-            bytes.fromhex(fields["contract"].removeprefix("0x")),
-            int(fields["deploy_block"]),
-            bytes.fromhex(fields["code_hash"].removeprefix("0x")),
-        )
-        if fields["format"] != _FORMAT or len(deployment.contract) != 20:
-            raise ValueError("unknown format")
-        if len(deployment.code_hash) != 32:
-            raise ValueError("the code hash has not 32 bytes")
-        return deployment
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ChainConfigError(f"the deployment file {path} is not readable ({error})") from None

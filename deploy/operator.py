@@ -19,20 +19,25 @@ from typing import Any
 import structlog
 import trio
 
-from chain import ChainError, LocalKey, Membership, MemberStatus
+from chain import (
+    ChainError,
+    Deployment,
+    LocalKey,
+    Membership,
+    MemberStatus,
+    read_deployment,
+    write_deployment,
+)
 from chain.errors import ChainConfigError
 from deploy.contract import (
     LEASE_S,
     MAX_SEATS,
     RECOVERY_DELAY_S,
-    Deployment,
     RegistryOwner,
     deploy_registry,
     open_owner_sender,
     open_registry,
-    read_deployment,
     verify_code,
-    write_deployment,
 )
 
 PROGRAM = "dstack-cluster contract"

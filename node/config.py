@@ -4,7 +4,8 @@ Where a value comes from, strongest first: command-line flag, environment, file,
 anchors (``[chain]`` except its two tuning keys) and whatever could weaken the node (``[agent]``,
 ``[api]``, ``[insecure]``) are never taken from the environment: a host can replace environment
 variables of a confidential VM, it cannot replace the measured file. Anchors cannot be set by flag
-either. Unknown keys are refused, so that a misspelt safety setting is not silently a default.
+either. ``chain.deployment`` names the file that ``contract deploy`` wrote; it fills what the TOML
+leaves out. Unknown keys are refused, so that a misspelt safety setting is not silently a default.
 
 ``[insecure]`` holds the named dangers. ``no_attestation = true`` says that members are *not* asked
 for TDX quotes; as long as this release cannot check quotes, ``check_startable`` refuses to run
@@ -16,12 +17,13 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from node.config_deployment import DEPLOYMENT_KEYS, Contradiction, fill_from_deployment
 from node.config_values import (
     Reader,
     WrongValue,
@@ -29,6 +31,7 @@ from node.config_values import (
     api_listen,
     choice,
     flag,
+    hash32,
     integer,
     listens_only_here,
     multiaddr,
@@ -74,7 +77,9 @@ class ChainConfig:
     rpc: tuple[str, ...]
     kms_roots: tuple[bytes, ...]  # 20-byte addresses
     kind: str = "evm"
+    deployment: Path | None = None  # a deployment file that gives the keys of DEPLOYMENT_KEYS
     deploy_block: int = 0
+    code_hash: bytes | None = None  # 32 bytes; None: whatever code is found first stays pinned
     rpc_quorum: int = 1
     app_id: bytes | None = None  # 20 bytes; None: any app that the registry allows
     poll_interval_ms: int = 2_000
@@ -150,8 +155,12 @@ class Config:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def to_toml(self) -> str:
-        """The configuration as a file that ``load_config`` reads back to an equal value."""
-        return _print(self, _toml_value)
+        """The configuration as a file that ``load_config`` reads back to an equal value.
+
+        What its deployment file gives is left to that file.
+        """
+        filled = DEPLOYMENT_KEYS if self.chain.deployment is not None else ()
+        return _print(self, _toml_value, left_out={f"chain.{name}" for name in filled})
 
 
 def check_startable(config: Config) -> None:
@@ -193,9 +202,11 @@ _KEYS: dict[str, dict[str, _Key]] = {
     },
     "chain": {
         "kind": _Key(choice("evm"), anchor=True),
+        "deployment": _Key(path_text, anchor=True, relative=True),
         "chain_id": _Key(integer(1, 2**63 - 1), anchor=True),
         "contract": _Key(address20, anchor=True),
         "deploy_block": _Key(integer(0, 2**48 - 1), anchor=True),
+        "code_hash": _Key(hash32, anchor=True),
         "rpc": _Key(several(rpc_url, RPC_ENDPOINTS_MAX), anchor=True),
         "rpc_quorum": _Key(integer(1, RPC_ENDPOINTS_MAX), anchor=True),
         "app_id": _Key(address20, anchor=True),
@@ -305,7 +316,22 @@ def parse_config(
         if _KEYS[section][name].anchor:
             raise ConfigError(f"flag: {full}: a trust anchor; expected only in the file")
         found[full] = (_typed(full, text), "flag")
+    if "chain.deployment" in found:
+        _fill_from_deployment(found, source, base_dir)
     return _build(found, source, base_dir)
+
+
+def _fill_from_deployment(found: dict[str, tuple[Any, str]], source: str, base_dir: Path) -> None:
+    value, _ = found["chain.deployment"]
+    readers = {name: _KEYS["chain"][name].read for name in DEPLOYMENT_KEYS}
+    try:
+        fill_from_deployment(found, base_dir / path_text(value), readers)
+    except WrongValue as wrong:
+        raise ConfigError(
+            f"{source}: chain.deployment: expected {wrong}; came {_came(value)}"
+        ) from None
+    except Contradiction as contradiction:
+        raise ConfigError(f"{source}: chain.deployment: {contradiction}") from None
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, str]:
@@ -483,7 +509,12 @@ def _shown_value(value: Any) -> str:
     return _toml_text(_plain(value, mask=True))
 
 
-def _print(config: Config, text_of: Callable[[Any], str], with_sources: bool = False) -> str:
+def _print(
+    config: Config,
+    text_of: Callable[[Any], str],
+    with_sources: bool = False,
+    left_out: Collection[str] = (),
+) -> str:
     lines: list[str] = []
     if with_sources:
         lines += ["# strongest first: flag, environment (not for anchors), file, default", ""]
@@ -491,7 +522,7 @@ def _print(config: Config, text_of: Callable[[Any], str], with_sources: bool = F
         lines.append(f"[{section}]")
         for item in fields(kind):
             value = getattr(getattr(config, section), item.name)
-            if value is None:
+            if value is None or f"{section}.{item.name}" in left_out:
                 continue
             line = f"{item.name} = {text_of(value)}"
             if with_sources:

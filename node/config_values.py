@@ -98,6 +98,13 @@ def address20(value: Any) -> bytes:
     return raw
 
 
+def hash32(value: Any) -> bytes:
+    text = value.removeprefix("0x") if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise WrongValue("32 bytes as 64 hex digits, 0x in front or not")
+    return bytes.fromhex(text)
+
+
 def _eip55(raw: bytes) -> str:
     """Mixed-case checksum text of an address, without 0x (EIP-55)."""
     from Crypto.Hash import keccak  # here: only mixed-case addresses need it

@@ -152,6 +152,7 @@ async def _serve(service: NodeService) -> None:
         chain.rpc_quorum,
         chain_id=chain.chain_id,
         contract=chain.contract,
+        code_hash=chain.code_hash or b"",
         watermark_path=config.node.state_dir / "chain-watermark.json",
         single_rpc_insecure=config.insecure.single_rpc,
     )

@@ -17,8 +17,9 @@ import trio
 
 from attest import NodeIdentity
 from chain.abi import ContractAbi, encode
+from chain.deployment import Deployment, write_deployment
 from chain.errors import ChainError, EndpointError, RpcFault
-from chain.keys import LocalKey, address_of
+from chain.keys import LocalKey, address_of, keccak256
 from chain.membership import MemberStatus
 from chain.rpc import RpcEndpoint
 from chain.transactions import Transaction, contract_address, sign
@@ -26,7 +27,6 @@ from contracts import Artifact, artifact
 
 from . import processes
 from .layout import ProcessRecord, Testnet, TestnetError, find_anvil, write_private
-from .nodes import TrustAnchors
 
 CHAIN_ID = 31337
 POLL_S = 0.1
@@ -95,14 +95,13 @@ class RegistryDesk:
     """
 
     def __init__(
-        self, rpc: RpcEndpoint, owner_secret: bytes, contract: bytes, abi: ContractAbi, block: int
+        self, rpc: RpcEndpoint, owner_secret: bytes, contract: bytes, abi: ContractAbi
     ) -> None:
         self._rpc = rpc
         self._owner_secret = owner_secret
         self._owner = LocalKey(owner_secret)
         self._contract = contract
         self._abi = abi
-        self._deploy_block = block
 
     @property
     def address(self) -> str:
@@ -111,16 +110,6 @@ class RegistryDesk:
     @property
     def contract(self) -> bytes:
         return self._contract
-
-    def anchors(self, testnet: Testnet, kms_root: bytes) -> TrustAnchors:
-        """What the daemons must be told."""
-        return TrustAnchors(
-            chain_id=CHAIN_ID,
-            contract=self._contract,
-            deploy_block=self._deploy_block,
-            app_id=bytes.fromhex(testnet.app_id),
-            kms_root=kms_root,
-        )
 
     async def grant_and_bind(
         self, testnet: Testnet, identities: Mapping[int, NodeIdentity]
@@ -311,7 +300,13 @@ async def deploy(testnet: Testnet, kms_root: bytes) -> RegistryDesk:
     if receipt["status"] != "0x1":
         raise TestnetError("the registry could not be deployed")
     contract = contract_address(owner.address, 0)
-    return RegistryDesk(rpc, owner_secret, contract, abi, int(receipt["blockNumber"], 16))
+    runtime = _hex(await _ask(rpc, "eth_getCode", ["0x" + contract.hex(), "latest"]))
+    block = int(receipt["blockNumber"], 16)
+    await write_deployment(
+        testnet.deployment_file,
+        Deployment(CHAIN_ID, contract, block, keccak256(runtime), (kms_root,)),
+    )
+    return RegistryDesk(rpc, owner_secret, contract, abi)
 
 
 async def fund(rpc: RpcEndpoint, addresses: Sequence[bytes]) -> None:
@@ -329,7 +324,6 @@ def open_desk(testnet: Testnet) -> RegistryDesk:
         _load_wallets(testnet)["contract_owner"],
         _hex(testnet.contract),
         ContractAbi(artifact("Registry").abi),
-        0,
     )
 
 

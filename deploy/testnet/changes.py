@@ -31,7 +31,6 @@ async def add(directory: Path, weight: int, deadline_s: float) -> int:
             raise TestnetError(f"a testnet has at most {layout.NODES_MAX} nodes")
         if not 1 <= weight <= layout.WEIGHT_MAX:
             raise TestnetError(f"a weight is a whole number from 1 to {layout.WEIGHT_MAX}")
-        trust = nodes.anchors_of(testnet, testnet.nodes[0].seat)
         seat = await desk.grant(testnet, weight)
         ports = {
             testnet.p2p_port(seat): f"node {seat} (p2p)",
@@ -40,7 +39,7 @@ async def add(directory: Path, weight: int, deadline_s: float) -> int:
         layout.check_ports(ports)
         testnet.node_dir(seat).mkdir(mode=0o700)
         testnet = await _new_machine(testnet, desk, NodeRecord(seat, weight, ""))
-        nodes.write_config(testnet, testnet.node(seat), trust)
+        nodes.write_config(testnet, testnet.node(seat))
         testnet = _start(testnet, seat)
     await nodes.wait_answers(testnet, seat, deadline_s)
     return seat
@@ -72,10 +71,9 @@ async def replace_machine(directory: Path, seat: int, deadline_s: float) -> None
         node = testnet.node(seat)
         if processes.is_alive(node.process):
             raise TestnetError(f"seat {seat} runs: kill it first")
-        trust = nodes.anchors_of(testnet, seat)
         shutil.rmtree(testnet.node_dir(seat) / "data", ignore_errors=True)
         testnet = await _new_machine(testnet, desk, node)
-        nodes.write_config(testnet, testnet.node(seat), trust)
+        nodes.write_config(testnet, testnet.node(seat))
         testnet = _start(testnet, seat)
     await nodes.wait_answers(testnet, seat, deadline_s)
 

@@ -113,12 +113,11 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
 
     identities = await agents.identities(testnet, registry.contract)
     await registry.grant_and_bind(testnet, identities)
-    trust = registry.anchors(testnet, kms_root)
     weights = ", ".join(str(node.weight) for node in testnet.nodes)
     say(f"{len(testnet.nodes)} seats granted and bound, weights {weights}")
 
     for node in testnet.nodes:
-        nodes.write_config(testnet, node, trust)
+        nodes.write_config(testnet, node)
         process = nodes.start(testnet, node.seat)
         testnet = testnet.with_node_process(node.seat, process)
         testnet.save()

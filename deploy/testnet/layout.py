@@ -4,6 +4,7 @@ DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
 DIR/lock           held while a verb changes testnet.json
 DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
 DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
+DIR/deployment.json  which registry it is: the daemons' anchor
 DIR/log/           anvil.log, agents.log, node-SEAT.log
 DIR/node-SEAT/     config.toml and the daemon's data directory
 socket_dir         the agents' Unix sockets; outside DIR when its path is too long for them
@@ -116,6 +117,10 @@ class Testnet:
         later = next((n for n in self.nodes if n.seat == seat and n.agent is not None), None)
         name = f"{seat}-{later.instance_seed[:8]}" if later else str(seat)
         return self.socket_dir / f"{name}.sock"
+
+    @property
+    def deployment_file(self) -> Path:
+        return self.directory / "deployment.json"
 
     def log(self, name: str) -> Path:
         return self.directory / "log" / f"{name}.log"
@@ -266,7 +271,7 @@ def remove(testnet: Testnet) -> None:
     for node in testnet.nodes:
         shutil.rmtree(testnet.node_dir(node.seat), ignore_errors=True)
     shutil.rmtree(testnet.directory / "log", ignore_errors=True)
-    for name in ("kms-root", "wallets.json"):
+    for name in ("kms-root", "wallets.json", "deployment.json"):
         (testnet.directory / name).unlink(missing_ok=True)
     for leftover in testnet.directory.glob(f".{STATE_FILE}.*"):
         leftover.unlink(missing_ok=True)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import httpx
 import trio
 
+from chain import read_deployment
 from node.config import (
     AgentConfig,
     ApiConfig,
     ChainConfig,
     Config,
-    ConfigError,
     InsecureConfig,
     LogConfig,
     NodeConfig,
     TimingConfig,
-    load_config,
 )
 
 from . import processes
@@ -28,19 +25,12 @@ POLL_S = 0.1
 CHAIN_POLL_MS = 500  # anvil makes a block each second
 
 
-@dataclass(frozen=True, slots=True)
-class TrustAnchors:
-    """What every daemon must be told about the chain; addresses are 20 bytes."""
+def write_config(testnet: Testnet, node: NodeRecord) -> None:
+    """Write ``node-SEAT/config.toml``, with every weaker mode of a local testnet named in it.
 
-    chain_id: int
-    contract: bytes
-    deploy_block: int
-    app_id: bytes
-    kms_root: bytes
-
-
-def write_config(testnet: Testnet, node: NodeRecord, trust: TrustAnchors) -> None:
-    """Write ``node-SEAT/config.toml``, with every weaker mode of a local testnet named in it."""
+    Which registry it is stands in the deployment file alone, as on a real cluster.
+    """
+    deployed = read_deployment(testnet.deployment_file)
     endpoint = f"/ip4/127.0.0.1/tcp/{testnet.p2p_port(node.seat)}"
     config = Config(
         node=NodeConfig(
@@ -50,13 +40,15 @@ def write_config(testnet: Testnet, node: NodeRecord, trust: TrustAnchors) -> Non
             listen=endpoint,
         ),
         chain=ChainConfig(
-            chain_id=trust.chain_id,
-            contract=trust.contract,
+            deployment=testnet.deployment_file,
+            chain_id=deployed.chain_id,
+            contract=deployed.contract,
             rpc=(testnet.rpc_url,),
-            kms_roots=(trust.kms_root,),
-            deploy_block=trust.deploy_block,
+            kms_roots=deployed.kms_roots,
+            deploy_block=deployed.deploy_block,
+            code_hash=deployed.code_hash,
             rpc_quorum=1,
-            app_id=trust.app_id,
+            app_id=bytes.fromhex(testnet.app_id),
             poll_interval_ms=CHAIN_POLL_MS,
         ),
         agent=AgentConfig(socket=testnet.socket(node.seat)),
@@ -66,22 +58,6 @@ def write_config(testnet: Testnet, node: NodeRecord, trust: TrustAnchors) -> Non
         insecure=InsecureConfig(simulator=True, single_rpc=True, no_attestation=True),
     )
     write_private(testnet.node_config(node.seat), config.to_toml().encode())
-
-
-def anchors_of(testnet: Testnet, seat: int) -> TrustAnchors:
-    """What that seat's daemon was told. Raises TestnetError."""
-    try:
-        chain = load_config(testnet.node_config(seat), env={}).chain
-    except ConfigError as error:
-        raise TestnetError(f"the configuration of seat {seat}: {error}") from None
-    assert chain.app_id is not None, "write_config wrote it"
-    return TrustAnchors(
-        chain_id=chain.chain_id,
-        contract=chain.contract,
-        deploy_block=chain.deploy_block,
-        app_id=chain.app_id,
-        kms_root=chain.kms_roots[0],
-    )
 
 
 def start(testnet: Testnet, seat: int) -> ProcessRecord:

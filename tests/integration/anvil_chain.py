@@ -13,6 +13,7 @@ import coincurve
 import trio
 
 from chain import (
+    Deployment,
     EvmRegistry,
     FeePolicy,
     LocalKey,
@@ -23,7 +24,6 @@ from chain import (
 from chain.keys import keccak256
 from chain.rpc import RpcEndpoint
 from deploy.contract import (
-    Deployment,
     RegistryOwner,
     deploy_registry,
     open_owner_sender,

@@ -86,7 +86,10 @@ async def stranger(
             ),
             agent=replace(model.agent, socket=Path(socket)),
             chain=replace(
-                model.chain, app_id=app_id, kms_roots=(trusted or root_address(root),)
+                model.chain,
+                deployment=None,  # it trusts another root than the testnet's
+                app_id=app_id,
+                kms_roots=(trusted or root_address(root),),
             ),
             api=ApiConfig(listen=f"127.0.0.1:{base + 1}"),
         )

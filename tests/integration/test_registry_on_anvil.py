@@ -13,10 +13,12 @@ import pytest
 import trio
 import web3
 
+from attest import PUBLIC_TEST_ROOTS
 from chain import (
     CallReverted,
     ChainConfigError,
     ContractAbi,
+    Deployment,
     EvmRegistry,
     FinalityAlarm,
     InsufficientFunds,
@@ -32,6 +34,7 @@ from chain import (
     TxState,
     open_reader,
     purpose_text,
+    read_deployment,
 )
 from chain.follow import Follower
 from chain.keys import keccak256
@@ -39,15 +42,11 @@ from chain.registration import owner_authorization
 from contracts import artifact
 from deploy import operator
 from deploy.contract import (
-    PUBLIC_SIMULATOR_ROOTS,
     RECOVERY_DELAY_S,
-    Deployment,
     RegistryOwner,
     deploy_registry,
-    read_deployment,
     registry_abi,
     verify_code,
-    write_deployment,
 )
 from tests.integration.anvil_chain import (
     APP_ID,
@@ -360,15 +359,15 @@ async def test_chains_that_belong_elsewhere_are_refused_with_the_reason(chain: C
     assert refused.value.name == "BadSignature"
 
 
-async def test_public_simulator_roots_are_refused_for_deployment(chain: Chain) -> None:
+async def test_public_test_roots_are_refused_for_deployment(chain: Chain) -> None:
     sender = chain.sender(OWNER)
-    for root in PUBLIC_SIMULATOR_ROOTS:
-        with pytest.raises(ChainConfigError, match="simulator"):
+    for root in PUBLIC_TEST_ROOTS:
+        with pytest.raises(ChainConfigError, match="public"):
             await deploy_registry(sender, kms_root=root)
     with pytest.raises(ChainConfigError, match="kms_root"):
         await deploy_registry(sender, kms_root=bytes(20))
     deployment = await deploy_registry(sender, kms_root=root, insecure_simulator=True)
-    assert deployment.contract != bytes(20)
+    assert deployment.insecure == ("simulator",) and deployment.kms_roots == (root,)
 
 
 async def test_a_stranger_cannot_grant_and_pays_nothing_for_trying(chain: Chain) -> None:
@@ -405,20 +404,9 @@ async def test_a_contract_with_other_code_is_refused(chain: Chain, tmp_path: Pat
 
 
 async def test_an_address_without_code_is_not_deployed(chain: Chain) -> None:
-    nowhere = Deployment(CHAIN_ID, bytes(19) + b"\x99", 0, b"")
+    nowhere = Deployment(CHAIN_ID, bytes(19) + b"\x99", 0, b"", ())
     with pytest.raises(NotDeployed):
         await chain.registry(nowhere).snapshot()
-
-
-async def test_a_deployment_file_reads_back(chain: Chain, tmp_path: Path) -> None:
-    deployment = await chain.deploy()
-    await write_deployment(tmp_path / "deployment.json", deployment)
-    assert read_deployment(tmp_path / "deployment.json") == deployment
-    (tmp_path / "deployment.json").write_text("{}")
-    with pytest.raises(ChainConfigError):
-        read_deployment(tmp_path / "deployment.json")
-    with pytest.raises(ChainConfigError):
-        read_deployment(tmp_path / "missing.json")
 
 
 # ---------------------------------------------------------------------- transactions under stress
