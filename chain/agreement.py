@@ -26,8 +26,7 @@ from typing import Any, Generic, TypeVar
 
 import trio
 
-from chain import decoding
-from chain.decoding import Header
+from chain import decoding, headers
 from chain.errors import (
     BadChainData,
     ChainConfigError,
@@ -39,6 +38,7 @@ from chain.errors import (
     RpcFault,
     WrongChain,
 )
+from chain.headers import Header
 from chain.rpc import TIMEOUT_S, Call, RpcEndpoint
 from chain.watermark import Watermark
 
@@ -182,7 +182,7 @@ class FinalizedReader:
     async def header_at(self, number: int) -> Header | None:
         """The agreed canonical header of a height, None when k agree there is none."""
         found = await self.agree(
-            "eth_getBlockByNumber", [hex(number), False], decoding.header_or_none
+            "eth_getBlockByNumber", [hex(number), False], headers.header_or_none
         )
         if found is not None and found.number != number:
             raise BadChainData(f"asked for block {number}, got {found.number}")
@@ -298,9 +298,7 @@ class FinalizedReader:
 
     async def _finalized_of_first(self, count: int) -> Header:
         async def ask(endpoint: RpcEndpoint) -> Header:
-            return decoding.header(
-                await endpoint.call("eth_getBlockByNumber", ["finalized", False])
-            )
+            return headers.header(await endpoint.call("eth_getBlockByNumber", ["finalized", False]))
 
         def enough(votes: Sequence[_Vote[Header]]) -> bool:
             return sum(vote.error is None for vote in votes) >= count
@@ -322,7 +320,7 @@ class FinalizedReader:
                 tip = tips[endpoint.name]
                 if tip.number == height:
                     return tip
-                found = decoding.header(
+                found = headers.header(
                     await endpoint.call("eth_getBlockByNumber", [hex(height), False])
                 )
                 if found.number != height:

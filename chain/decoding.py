@@ -1,4 +1,4 @@
-"""Strict decoding of what JSON-RPC answers hold: quantities, bytes, headers, receipts, logs.
+"""Strict decoding of what JSON-RPC answers hold: quantities, bytes, receipts, logs.
 
 Each function turns one agreed question's result into a plain value that two endpoints can be
 compared by; fields that clients differ in (such as ``blockTimestamp`` in logs) do not enter.
@@ -15,17 +15,6 @@ from chain.errors import BadChainData
 _QUANTITY = re.compile(r"0x(?:0|[1-9a-fA-F][0-9a-fA-F]{0,63})")
 _DATA = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 LOG_TOPICS_MAX = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the membership takes from a block header; ``hash`` covers all of it."""
-
-    number: int
-    hash: bytes
-    parent_hash: bytes
-    time_s: int
-    prev_randao: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +65,18 @@ def data(value: Any, size: int | None = None) -> bytes:
     return raw
 
 
-def header(value: Any) -> Header:
-    """A block header from ``eth_getBlockBy*``."""
-    block = _object(value, "a block")
-    return Header(
-        number=quantity(block.get("number"), 48),
-        hash=data(block.get("hash"), 32),
-        parent_hash=data(block.get("parentHash"), 32),
-        time_s=quantity(block.get("timestamp"), 48),
-        prev_randao=data(block.get("mixHash"), 32),
-    )
-
-
-def header_or_none(value: Any) -> Header | None:
-    """A block header, None when the endpoint does not have the block."""
-    return None if value is None else header(value)
+def fields_of(value: Any, what: str) -> dict[str, Any]:
+    """A JSON object; ``what`` names it in the error."""
+    if not isinstance(value, dict):
+        raise BadChainData(f"{what} is not an object")
+    return value
 
 
 def receipt_or_none(value: Any) -> Receipt | None:
     """A receipt from ``eth_getTransactionReceipt``, None while there is none."""
     if value is None:
         return None
-    fields = _object(value, "a receipt")
+    fields = fields_of(value, "a receipt")
     return Receipt(
         tx_hash=data(fields.get("transactionHash"), 32),
         block_number=quantity(fields.get("blockNumber"), 48),
@@ -114,7 +93,7 @@ def logs(value: Any, count_max: int) -> list[Log]:
         raise BadChainData(f"logs are not an array of at most {count_max}")
     found = []
     for item in value:
-        fields = _object(item, "a log")
+        fields = fields_of(item, "a log")
         topics = fields.get("topics")
         if not isinstance(topics, list) or len(topics) > LOG_TOPICS_MAX:
             raise BadChainData("the topics of a log are not an array of at most 4")
@@ -128,9 +107,3 @@ def logs(value: Any, count_max: int) -> list[Log]:
             )
         )
     return found
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadChainData(f"{what} is not an object")
-    return value

@@ -12,7 +12,7 @@ import trio
 from chain import decoding
 from chain.abi import ContractAbi, FunctionAbi
 from chain.agreement import FinalizedReader, Reverted
-from chain.decoding import Header, Log
+from chain.decoding import Log
 from chain.errors import (
     BadChainData,
     ChainError,
@@ -26,6 +26,7 @@ from chain.errors import (
     WrongChain,
 )
 from chain.follow import Follower
+from chain.headers import Header
 from chain.keys import keccak256
 from chain.membership import (
     Change,

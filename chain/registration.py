@@ -11,10 +11,10 @@ from typing import Protocol
 
 from chain import decoding
 from chain.abi import FunctionAbi, encode
-from chain.decoding import Header
 from chain.eip712 import ANNOUNCE, AUTHORIZE, REGISTER, digest, domain_separator
 from chain.errors import CallReverted, ChainError, RootUnknown, TransactionFailed
 from chain.evm import ENDPOINT_CHARS_MAX, EvmRegistry, usable_endpoint
+from chain.headers import Header
 from chain.keys import HashSigner, address_of, keccak256, recover, uncompressed, with_v27
 from chain.sender import TransactionSender, TxOutcome, TxState
 

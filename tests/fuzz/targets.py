@@ -26,6 +26,8 @@ from attest.errors import AttestError, SignatureChainError
 from attest.strict_json import parse_object
 from chain import ContractAbi, decoding
 from chain.errors import ChainError
+from chain.headers import header_or_none
+from chain.proofs import proven_account
 from consensus import wire
 from consensus.digests import body_hash
 from consensus.wire import WireError
@@ -306,7 +308,8 @@ def rpc(data: bytes) -> None:
     except ValueError:
         return
     for decode in (
-        decoding.header_or_none,
+        header_or_none,
+        lambda v: proven_account(v, state_root=bytes(32), address=bytes(20), slots=[0]),
         decoding.receipt_or_none,
         lambda v: decoding.logs(v, 16),
         decoding.data,

@@ -22,7 +22,8 @@ from chain.evm import usable_endpoint
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
 from chain.membership import Change
 from chain.replay import NodeChange, active_members, next_digest, proven
-from chain.transactions import Transaction, contract_address, rlp, sign
+from chain.rlp import encode as rlp
+from chain.transactions import Transaction, contract_address, sign
 
 SECRET = keccak256(b"a key of this test")
 KEY = LocalKey(SECRET)
