@@ -23,9 +23,14 @@ from .errors import (
     AgentTimeout,
     AgentUnavailable,
     ApiNotMounted,
+    EvidenceError,
     MethodMissing,
+    QuoteError,
 )
+from .event_log import EVENT_LOG_BYTES_MAX
+from .evidence import ATTESTATION_BYTES_MAX, Evidence, decode_attestation
 from .keys import PUBLIC_KEY_BYTES, SECRET_BYTES, SIGNATURE_BYTES, SecretKey
+from .quotes import QUOTE_BYTES_MAX, REPORT_DATA_BYTES, parse_quote
 from .strict_json import hex_bytes, hex_field, parse_object, text_field
 from .unix_http import connect, post
 
@@ -93,8 +98,9 @@ class GuestAgent:
     """The guest agent behind a Unix socket; every call opens its own connection.
 
     ``socket_path``: where it listens; None tries ``DEFAULT_SOCKETS`` in order at every call, so an
-    agent that comes up later is found. ``deadline_s`` bounds each call, ``body_bytes_max`` each
-    answer. Environment variables are not consulted: in a CVM the host can choose them.
+    agent that comes up later is found. ``deadline_s`` bounds each call, ``quote_deadline_s`` those
+    for quotes, which one enclave makes for the whole host; ``body_bytes_max`` bounds each answer.
+    Environment variables are not consulted: in a CVM the host can choose them.
 
     Every method raises a subclass of AgentError.
     """
@@ -104,13 +110,15 @@ class GuestAgent:
         socket_path: str | None = None,
         *,
         deadline_s: float = 10,
+        quote_deadline_s: float = 60,
         body_bytes_max: int = BODY_BYTES_MAX,
         default_sockets: Sequence[str] = DEFAULT_SOCKETS,
     ) -> None:
-        if deadline_s <= 0 or body_bytes_max <= 0:
-            raise ValueError("deadline and body limit are positive")
+        if deadline_s <= 0 or quote_deadline_s <= 0 or body_bytes_max <= 0:
+            raise ValueError("deadlines and body limit are positive")
         self._paths = tuple(default_sockets) if socket_path is None else (socket_path,)
         self._deadline_s = deadline_s
+        self._quote_deadline_s = quote_deadline_s
         self._body_bytes_max = body_bytes_max
 
     def __repr__(self) -> str:
@@ -161,6 +169,30 @@ class GuestAgent:
             raise AgentProtocolError("field public_key: is not the public half of field key")
         return key
 
+    async def get_quote(self, report_data: bytes) -> tuple[bytes, bytes]:
+        """A fresh quote over ``report_data`` (64 bytes), and the event log's JSON text.
+
+        From v0 ``GetQuote`` or, where that is gone, v1 ``Attest``. Neither is verified here, but a
+        quote over anything else than what was asked is refused.
+        """
+        # Shorter data would be padded by the agent; whoever wants that has to pad it himself.
+        if len(report_data) != REPORT_DATA_BYTES:
+            raise ValueError(f"report data has {REPORT_DATA_BYTES} bytes, got {len(report_data)}")
+        request = {"report_data": report_data.hex()}
+        deadline_s = self._quote_deadline_s
+        try:
+            evidence = _quote(await self._call("/GetQuote", request, deadline_s=deadline_s))
+        except (ApiNotMounted, MethodMissing):
+            reply = await self._call("/v1/Attest", request, deadline_s=deadline_s)
+            evidence = _attestation(reply)
+        try:
+            quote = parse_quote(evidence.quote)
+        except QuoteError as error:
+            raise AgentProtocolError(f"field quote: {error}") from None
+        if quote.report_data != report_data:
+            raise AgentProtocolError("field quote: is over other report data than asked for")
+        return evidence.quote, evidence.event_log
+
     async def wait_ready(
         self,
         *,
@@ -190,10 +222,17 @@ class GuestAgent:
             pause_s = min(2 * pause_s, backoff_s_max)
 
     async def _call(
-        self, target: str, request: Mapping[str, str], *, keys: bool = False
+        self,
+        target: str,
+        request: Mapping[str, str],
+        *,
+        keys: bool = False,
+        deadline_s: float | None = None,
     ) -> Mapping[str, Any]:
         body = json.dumps(request).encode()
-        with trio.move_on_after(self._deadline_s):
+        if deadline_s is None:
+            deadline_s = self._deadline_s
+        with trio.move_on_after(deadline_s):
             _, stream = await connect(self._paths)
             answer = await post(stream, target, body, body_bytes_max=self._body_bytes_max)
             if answer.status == 200:
@@ -202,7 +241,7 @@ class GuestAgent:
                 except AgentProtocolError as error:
                     raise AgentProtocolError(f"{target}: {error}") from None
             raise _refusal(target, answer.status, answer.body, keys=keys)
-        raise AgentTimeout(f"{target}: no whole answer within {self._deadline_s:g} s")
+        raise AgentTimeout(f"{target}: no whole answer within {deadline_s:g} s")
 
 
 def _refusal(target: str, status: int, body: bytes, *, keys: bool) -> AgentRefused:
@@ -277,6 +316,22 @@ def _key(reply: Mapping[str, Any]) -> AgentKey:
         for index, item in enumerate(chain)
     )
     return AgentKey(secret, secret.public_key(), app_signature, kms_signature)
+
+
+def _quote(reply: Mapping[str, Any]) -> Evidence:
+    text = text_field(reply, "quote", chars_max=2 * QUOTE_BYTES_MAX)
+    event_log = text_field(reply, "event_log", chars_max=EVENT_LOG_BYTES_MAX).encode()
+    if len(event_log) > EVENT_LOG_BYTES_MAX:
+        raise AgentProtocolError(f"field event_log: at most {EVENT_LOG_BYTES_MAX} bytes")
+    return Evidence(hex_bytes(text, "field quote", len(text) // 2), event_log)
+
+
+def _attestation(reply: Mapping[str, Any]) -> Evidence:
+    text = text_field(reply, "attestation", chars_max=2 * ATTESTATION_BYTES_MAX)
+    try:
+        return decode_attestation(hex_bytes(text, "field attestation", len(text) // 2))
+    except EvidenceError as error:
+        raise AgentProtocolError(f"field attestation: {error}") from None
 
 
 def _printable(obj: Mapping[str, Any], name: str, chars_max: int) -> str:

@@ -76,3 +76,27 @@ class SignatureChainError(AttestError):
 
 class IdentityError(AttestError):
     """The agent's answers are well formed but give no usable node identity."""
+
+
+class QuoteError(AttestError):
+    """The bytes are not a TDX quote of a kind that we read."""
+
+
+class EventLogError(AttestError):
+    """An event log is malformed, contradicts itself, or lacks what it must name exactly once."""
+
+
+class EvidenceError(AttestError):
+    """A container of quote and event log cannot be decoded."""
+
+
+class CollateralError(AttestError):
+    """Collateral is malformed, too large, or has no dates that can be judged."""
+
+
+class CollateralUnavailable(AttestError):
+    """No source gave collateral; the message names each source and how it failed."""
+
+
+class PolicyError(AttestError):
+    """A policy document is refused; the message names the place in it."""
