@@ -34,17 +34,21 @@ from chain.errors import (
     EndpointError,
     FinalityAlarm,
     NoAgreement,
+    NotProven,
     RollbackRefused,
     RpcFault,
     WrongChain,
 )
 from chain.headers import Header
+from chain.health import EndpointHealth, Trouble, reason_of
+from chain.proofs import ProvenAccount, proven_account
 from chain.rpc import TIMEOUT_S, Call, RpcEndpoint
 from chain.watermark import Watermark
 
 GRACE_S = 0.25
 RECHECK_S = 10.0
 ENDPOINTS_MAX = 16
+PROVEN_SLOTS_MAX = 128
 
 Answer = TypeVar("Answer", bound=Hashable)
 Result = TypeVar("Result")
@@ -55,25 +59,6 @@ class Reverted:
     """The contract refused the call: as much an answer of the chain as a value."""
 
     data: bytes
-
-
-@dataclass(slots=True)
-class EndpointHealth:
-    """How one endpoint did; ``complaint`` is empty while it is well."""
-
-    name: str
-    chain_checked: bool = False
-    finalized_height: int = -1
-    latency_ms: int = -1
-    answers: int = 0
-    failures: int = 0
-    disagreements: int = 0
-    complaint: str = ""
-    complaint_at_s: float = 0.0
-
-    def complain(self, text: str) -> None:
-        self.complaint = text
-        self.complaint_at_s = time.time()
 
 
 @dataclass(slots=True)
@@ -136,20 +121,7 @@ class FinalizedReader:
 
     def endpoint_status(self) -> list[dict[str, Any]]:
         """Per endpoint how it did, JSON-ready; names carry no secrets."""
-        return [
-            {
-                "endpoint": health.name,
-                "ok": not health.complaint,
-                "complaint": health.complaint,
-                "complaint_at_s": int(health.complaint_at_s),
-                "finalized_height": health.finalized_height,
-                "latency_ms": health.latency_ms,
-                "answers": health.answers,
-                "failures": health.failures,
-                "disagreements": health.disagreements,
-            }
-            for health in self._health.values()
-        ]
+        return [health.row() for health in self._health.values()]
 
     def finalized_age_s(self) -> float | None:
         """Seconds since the finalized block was last seen to advance; None before the first."""
@@ -197,7 +169,7 @@ class FinalizedReader:
             calls: call data of each.
             answer_bytes_max: longer results count as a failure of the endpoint.
         """
-        block = {"blockHash": "0x" + at.hash.hex(), "requireCanonical": True}
+        block = decoding.block_id(at.hash)
         target = "0x" + to.hex()
         batch: list[Call] = [
             ("eth_call", [{"to": target, "data": "0x" + data.hex()}, block]) for data in calls
@@ -217,8 +189,56 @@ class FinalizedReader:
 
     async def code_at(self, address: bytes, at: Header) -> bytes:
         """The agreed code of an address at a block; empty when there is none."""
-        block = {"blockHash": "0x" + at.hash.hex(), "requireCanonical": True}
+        block = decoding.block_id(at.hash)
         return await self.agree("eth_getCode", ["0x" + address.hex(), block], decoding.data)
+
+    async def prove(self, address: bytes, slots: Sequence[int], at: Header) -> ProvenAccount | None:
+        """A contract's code hash and storage words at a block, proven against its state root.
+
+        One honest endpoint that gives account proofs is enough, whatever the others say.
+
+        Args:
+            slots: at most 128 storage keys.
+
+        Returns:
+            None when the account is proven not to exist.
+
+        Raises:
+            NotProven: the block's header is not sealed, or no endpoint proves it.
+        """
+        if not at.sealed:
+            raise NotProven(f"the fields of block {at.number}'s header do not give its hash")
+        if len(slots) > PROVEN_SLOTS_MAX:
+            raise ValueError(f"at most {PROVEN_SLOTS_MAX} words are proven at a time")
+        keys = [decoding.hexed(slot.to_bytes(32, "big")) for slot in slots]
+        params = [decoding.hexed(address), keys, decoding.block_id(at.hash)]
+
+        async def ask(endpoint: RpcEndpoint) -> tuple[ProvenAccount | None] | str:
+            health = self._health[endpoint.name]
+            try:
+                answer = await endpoint.call("eth_getProof", params)
+            except RpcFault as fault:
+                # Not offered, or not for this block: no failing, but no help either.
+                health.proofs = reason_of(fault)
+                return health.proofs
+            found = proven_account(answer, state_root=at.state_root, address=address, slots=slots)
+            health.proofs = "given"
+            return (found,)
+
+        def proven(votes: Sequence[_Vote[Any]]) -> bool:
+            return any(isinstance(vote.answer, tuple) for vote in votes)
+
+        votes: list[_Vote[Any]] = await self._poll(ask, self.endpoints, proven)
+        for vote in votes:
+            if isinstance(vote.answer, tuple):
+                found: ProvenAccount | None = vote.answer[0]
+                return found
+        raise NotProven(
+            "; ".join(
+                f"{v.endpoint.name}: {v.answer if v.error is None else reason_of(v.error)}"
+                for v in votes
+            )
+        )
 
     async def agree(
         self, method: str, params: Sequence[Any], decode: Callable[[Any], Answer]
@@ -251,9 +271,8 @@ class FinalizedReader:
             raise self._disagreement(what, votes)
         for vote in votes:
             if vote.error is None and vote.answer != winner[0]:
-                health = self._health[vote.endpoint.name]
-                health.disagreements += 1
-                health.complain(f"{what}: answers otherwise than {self.quorum} others")
+                kind, how = self._difference(vote.answer, winner[0])
+                self._health[vote.endpoint.name].complain(kind, f"{what}: {how}")
         return winner[0]
 
     async def ask_all(
@@ -275,9 +294,7 @@ class FinalizedReader:
 
     def accuse(self, endpoint: RpcEndpoint, complaint: str) -> None:
         """Names an endpoint whose answer was refuted by other means (a digest)."""
-        health = self._health[endpoint.name]
-        health.disagreements += 1
-        health.complain(complaint)
+        self._health[endpoint.name].complain(Trouble.LYING, complaint)
 
     async def aclose(self) -> None:
         """Closes all endpoints."""
@@ -334,7 +351,9 @@ class FinalizedReader:
                 continue
             for name, tip in tips.items():
                 if tip.number < height:
-                    self._health[name].complain(f"lags: finalized {tip.number}, others {height}")
+                    self._health[name].complain(
+                        Trouble.LAGGING, f"its finalized block is {tip.number}, the agreed {height}"
+                    )
             return agreed
         assert failed is not None
         raise failed
@@ -344,7 +363,9 @@ class FinalizedReader:
         mark = self.watermark.mark
         if mark.height < 0:
             return
-        if header.number > mark.height:
+        if header.number == mark.height + 1:
+            self.watermark.check_block(mark.height, header.parent_hash)
+        elif header.number > mark.height:
             marked = await self.header_at(mark.height)
             if marked is None:
                 raise RollbackRefused(f"k endpoints no longer know block {mark.height}")
@@ -390,9 +411,10 @@ class FinalizedReader:
                     changed = trio.Event()
             nursery.cancel_scope.cancel()
         for name in asked - {vote.endpoint.name for vote in votes}:
-            health = self._health[name]
             if name in well:
-                health.complain(f"slower than {self.quorum} others by {self._grace_s:g} s")
+                self._health[name].complain(
+                    Trouble.LATE, f"slower by {self._grace_s:g} s than as many others as are needed"
+                )
         return votes
 
     async def _ask_one(
@@ -408,8 +430,7 @@ class FinalizedReader:
                 health.chain_checked = True
             answer = await ask(endpoint)
         except (EndpointError, RpcFault, WrongChain, BadChainData) as error:
-            health.failures += 1
-            health.complain(_reason(error))
+            health.failed(error)
             return _Vote(endpoint, error=error)
         health.answers += 1
         health.latency_ms = int((time.monotonic() - started) * 1000)
@@ -426,22 +447,22 @@ class FinalizedReader:
                 return (answer,)
         return None
 
+    def _difference(self, answer: object, agreed: object) -> tuple[Trouble, str]:
+        """How one endpoint's answer differs from the agreed one."""
+        if not (isinstance(answer, Header) and isinstance(agreed, Header)):
+            return Trouble.LYING, f"answers otherwise than {self.quorum} others"
+        if answer.hash != agreed.hash:
+            return Trouble.FORKED, f"its block is 0x{answer.hash.hex()}"
+        return Trouble.LYING, "its header is not what hashes to the agreed hash"
+
     def _disagreement(self, what: str, votes: Sequence[_Vote[Answer]]) -> ChainError:
         if sum(isinstance(vote.error, WrongChain) for vote in votes) >= self.quorum:
             return next(vote.error for vote in votes if isinstance(vote.error, WrongChain))
         texts = {
-            vote.endpoint.name: "answers otherwise" if vote.error is None else _reason(vote.error)
+            vote.endpoint.name: "answers otherwise" if vote.error is None else reason_of(vote.error)
             for vote in votes
         }
         return NoAgreement(what, self.quorum, texts)
-
-
-def _reason(error: ChainError) -> str:
-    if isinstance(error, EndpointError):
-        return error.reason
-    if isinstance(error, RpcFault):
-        return f"error {error.code}: {error.message}"
-    return str(error)
 
 
 def _call_result(result: Any, bytes_max: int) -> bytes | Reverted:

@@ -55,6 +55,11 @@ def hexed(raw: bytes) -> str:
     return "0x" + raw.hex()
 
 
+def block_id(block_hash: bytes) -> dict[str, Any]:
+    """Names a block by its hash (EIP-1898), so that no other block of its height is meant."""
+    return {"blockHash": hexed(block_hash), "requireCanonical": True}
+
+
 def data(value: Any, size: int | None = None) -> bytes:
     """JSON-RPC data ("0x0102"), of exactly ``size`` bytes when given."""
     if not isinstance(value, str) or not _DATA.fullmatch(value):

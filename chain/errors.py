@@ -69,6 +69,10 @@ class NoAgreement(ChainError):
         self.votes = votes
 
 
+class NotProven(ChainError):
+    """No endpoint proves what was asked; agreement of k of them is what is left."""
+
+
 class WrongChain(ChainError):
     """The endpoints serve another chain than the configured one."""
 

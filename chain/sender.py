@@ -382,7 +382,7 @@ class TransactionSender:
 
     async def _check_not_replaced(self, entry: Entry) -> None:
         finalized = await self.reader.finalized()
-        block = {"blockHash": hexed(finalized.hash), "requireCanonical": True}
+        block = decoding.block_id(finalized.hash)
         used = await self.reader.agree(
             "eth_getTransactionCount", [hexed(self.address), block], decoding.quantity
         )

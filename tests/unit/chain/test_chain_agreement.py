@@ -20,6 +20,7 @@ from chain.errors import (
     RollbackRefused,
     WrongChain,
 )
+from chain.health import Trouble
 from chain.keys import keccak256
 from chain.rpc import RpcEndpoint
 from chain.watermark import Watermark
@@ -58,7 +59,17 @@ async def spoil(server: Server, fault: str) -> None:
         chain.chain_id = 8
 
 
-FAULTS = ["liar", "boaster", "forker", "laggard", "hanger", "flooder", "wrong id", "other chain"]
+NAMED = {
+    "liar": Trouble.LYING,
+    "boaster": Trouble.FORKED,
+    "forker": Trouble.FORKED,
+    "laggard": Trouble.LAGGING,
+    "hanger": Trouble.LATE,
+    "flooder": Trouble.TOO_LONG,
+    "wrong id": Trouble.BROKEN,
+    "other chain": Trouble.WRONG_CHAIN,
+}
+FAULTS = list(NAMED)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -72,7 +83,7 @@ async def test_one_bad_endpoint_of_four_changes_nothing_and_is_named(
     assert (header.number, header.hash) == (10, FakeChain().hash_of(10))
     (answer,) = await reader.call_many(CONTRACT, [CALL], header, answer_bytes_max=64)
     assert answer == b"\x11" * 32
-    assert complaint(reader, servers[0]) != ""
+    assert complaint(reader, servers[0]).startswith(f"{NAMED[fault]}: ")
     assert [complaint(reader, server) for server in servers[1:]] == ["", "", ""]
 
 
@@ -126,7 +137,7 @@ async def test_a_fork_at_the_same_height_is_outvoted(serve, reader_of) -> None:
     servers[0].chain.fork = "fork"
     reader = reader_of(servers, 2)
     assert (await reader.finalized()).hash == FakeChain().hash_of(10)
-    assert "otherwise" in complaint(reader, servers[0])
+    assert complaint(reader, servers[0]).startswith("forked: ")
 
 
 async def test_a_hanger_that_recovers_is_well_again(serve, reader_of) -> None:
@@ -138,6 +149,8 @@ async def test_a_hanger_that_recovers_is_well_again(serve, reader_of) -> None:
     servers[0].respond = None
     await reader.finalized()
     assert complaint(reader, servers[0]) == ""
+    row = reader.endpoint_status()[0]
+    assert "slower" in row["last_complaint"] and row["troubles"] == {"late": 1}
 
 
 async def test_a_revert_is_an_answer_that_is_agreed_on(serve, reader_of) -> None:

@@ -121,7 +121,7 @@ async def test_events_that_are_withheld_cost_only_the_views_between(serve, reade
     node.logs = lambda changes: []
     seen = await node.at(9)
     assert seen.views == (node.view(8, 5),)
-    assert node.registry.status()["endpoints"][0]["disagreements"] == 1
+    assert node.registry.status()["endpoints"][0]["troubles"]["lying"] == 1
 
 
 async def test_a_last_change_in_the_future_is_refused(serve, reader_of) -> None:
