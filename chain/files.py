@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from attest.bounded_json import parse_json
+from attest.durable import load_file, replace_file
 
 
 def replace_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file atomically and durably. Blocks: call it in a worker thread.
-
-    The temporary file is synced before the rename and the directory after it; otherwise a power cut
-    could leave an empty file under the final name (POSIX says nothing about that order).
-    """
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """Replaces a JSON file atomically and durably. Blocks: call it in a worker thread."""
+    replace_file(path, json.dumps(value, indent=1, sort_keys=True).encode("ascii") + b"\n")
 
 
 def load_json(path: Path, bytes_max: int) -> Any | None:
@@ -38,11 +22,5 @@ def load_json(path: Path, bytes_max: int) -> Any | None:
         ValueError: too long or not JSON.
         OSError: unreadable.
     """
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(bytes_max + 1)
-    except FileNotFoundError:
-        return None
-    if len(raw) > bytes_max:
-        raise ValueError(f"longer than {bytes_max} bytes")
-    return parse_json(raw)
+    raw = load_file(path, bytes_max)
+    return None if raw is None else parse_json(raw)
