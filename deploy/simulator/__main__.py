@@ -1,6 +1,6 @@
 """The simulator as a process: sockets from the command line, the secret from a file.
 
-Prints one JSON line when every socket accepts; SIGTERM or SIGINT removes the sockets and ends it
+Prints one JSON line when everything accepts; SIGTERM or SIGINT removes the sockets and ends it
 with status 0. A start that fails prints one line to standard error and ends with status 1.
 """
 
@@ -53,6 +53,8 @@ def _ready_line(serving: Serving) -> str:
             "root": checksum_address(serving.root),
             "app_id": serving.app_id.hex(),
             "instances": {path: seed.hex() for path, seed in serving.instances.items()},
+            "tdx_root": serving.tdx_root.hex(),
+            "pccs_url": serving.pccs_url,
         }
     )
 
@@ -60,7 +62,7 @@ def _ready_line(serving: Serving) -> str:
 def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.simulator",
-        description="Guest agents and KMS for testnets. Issues no quotes; not for production.",
+        description="Guest agents, KMS and TDX platforms for testnets; not for production.",
     )
     parser.add_argument("--kms-secret-file", required=True, help="hex of the root, mode 0600")
     parser.add_argument("--app-id", required=True, type=_hex, help="20 bytes in hex")
@@ -74,6 +76,8 @@ def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
         metavar="SOCKET:SEED",
         help="a node's socket and seed; repeat for more nodes",
     )
+    parser.add_argument("--fault-file", help="what is wrong with which machine; read as it changes")
+    parser.add_argument("--pccs-port", type=int, help="serve collateral on this loopback port")
     parser.add_argument("--no-v0", action="store_true", help="do not serve guest API v0")
     parser.add_argument("--no-v1", action="store_true", help="do not serve guest API v1")
     options = parser.parse_args(arguments)
@@ -88,6 +92,8 @@ def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
         nodes=tuple(nodes),
         serves_v0=not options.no_v0,
         serves_v1=not options.no_v1,
+        fault_file=options.fault_file,
+        pccs_port=options.pccs_port,
     )
 
 

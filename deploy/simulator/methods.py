@@ -1,18 +1,21 @@
 """The guest agent's methods as the simulator answers them: one request in, one answer out, no I/O.
 
 Surfaces: v0 at ``/<Method>`` (and ``/v0/<Method>`` where v1 exists), v1 at ``/v1/<Method>``. The
-simulator is no TDX machine and issues no quotes: quote methods are refused, never imitated.
+simulator is no TDX machine: its quotes verify under the testnet's mock authority and no other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .kms import AppKeys, DerivedKey, UnsupportedAlgorithm, get_key_v0, get_key_v1, instance_id
+from .attester import Attester, NoQuotes
+from .http_server import PLAIN, Reply
+from .kms import AppKeys, DerivedKey, UnsupportedAlgorithm, get_key_v0, get_key_v1
+from .machine import Machine, full_log
+from .tdx_quote import REPORT_DATA_BYTES
 
 VERSION_WITH_V1 = "0.6.0"
 VERSION_WITHOUT_V1 = "0.5.11"
@@ -32,8 +35,6 @@ DEFAULT_APP_COMPOSE = json.dumps(
     separators=(",", ":"),
 )
 
-NO_QUOTES = "this simulator issues no quotes: it is not a TDX machine"
-
 
 class MethodError(Exception):
     """The method failed; the text is the agent's answer, with status 400."""
@@ -44,33 +45,15 @@ class Agent:
     """One simulated guest agent: an instance of the app that ``keys`` belong to."""
 
     keys: AppKeys
-    seed: bytes
+    attester: Attester
     app_name: str = DEFAULT_APP_NAME
-    app_compose: str = DEFAULT_APP_COMPOSE
     serves_v0: bool = True
     serves_v1: bool = True
-
-    @property
-    def instance_id(self) -> bytes:
-        """20 bytes, from the seed and the app id."""
-        return instance_id(self.seed, self.keys.app_id)
 
     @property
     def version(self) -> str:
         """The release whose API surfaces this agent shows."""
         return VERSION_WITH_V1 if self.serves_v1 else VERSION_WITHOUT_V1
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Status and body; ``is_json`` is false where the real agent answers outside its RPC layer."""
-
-    status: int
-    body: bytes
-    is_json: bool = True
-
-    def __repr__(self) -> str:
-        return f"Reply({self.status}, {len(self.body)} bytes)"
 
 
 Method = Callable[[Agent, Mapping[str, Any]], dict[str, Any]]
@@ -83,7 +66,7 @@ def error_reply(status: int, text: str) -> Reply:
 
 def not_mounted() -> Reply:
     """What the web framework says where no RPC surface is: plain text, not JSON."""
-    return Reply(404, b"404 Not Found\n", is_json=False)
+    return Reply(404, b"404 Not Found\n", PLAIN)
 
 
 def is_mounted(agent: Agent, path: str) -> bool:
@@ -102,7 +85,7 @@ def answer(agent: Agent, path: str, request: Mapping[str, Any]) -> Reply:
         return error_reply(404, f"Service not found: {name}")
     try:
         return Reply(200, json.dumps(method(agent, request)).encode())
-    except MethodError as error:
+    except (MethodError, NoQuotes) as error:
         return error_reply(400, str(error))
 
 
@@ -160,43 +143,71 @@ def _key_reply(key: DerivedKey) -> dict[str, Any]:
     }
 
 
-def _names(agent: Agent) -> dict[str, Any]:
+def _report_data(request: Mapping[str, Any]) -> bytes:
+    text = _text(request, "report_data").removeprefix("0x")
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raise MethodError("field report_data: not hex") from None
+    if len(raw) > REPORT_DATA_BYTES:
+        raise MethodError("Report data is too long")
+    return raw.ljust(REPORT_DATA_BYTES, b"\0")
+
+
+def _get_quote(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    evidence = agent.attester.evidence(_report_data(request))
     return {
-        "app_id": agent.keys.app_id.hex(),
-        "instance_id": agent.instance_id.hex(),
+        "quote": evidence.quote.hex(),
+        "event_log": evidence.event_log,
+        "report_data": evidence.report_data.hex(),
+        "vm_config": evidence.vm_config,
+        "attestation": "",
+    }
+
+
+def _attest_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"attestation": agent.attester.container(_report_data(request)).hex()}
+
+
+def _attest_v1(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
+    # No GPU: there is no evidence of one, whether it was asked for or not.
+    return {**_attest_v0(agent, request), "boottime_gpu_evidence": []}
+
+
+def _names(agent: Agent, machine: Machine) -> dict[str, Any]:
+    return {
+        "app_id": machine.app_id.hex(),
+        "instance_id": machine.instance_id.hex(),
         "app_name": agent.app_name,
-        "device_id": hashlib.sha256(b"simulated device:" + agent.seed).hexdigest(),
-        # Measurements stay empty: inventing some could let a policy believe them.
-        "mr_aggregated": "",
-        "os_image_hash": "",
-        "key_provider_info": json.dumps({"name": "kms", "id": ""}),
-        "compose_hash": hashlib.sha256(agent.app_compose.encode()).hexdigest(),
-        "vm_config": "",
+        "device_id": machine.device_id.hex(),
+        "mr_aggregated": machine.mr_aggregated.hex(),
+        "os_image_hash": machine.os_image_hash.hex(),
+        "key_provider_info": machine.key_provider.decode(),
+        "compose_hash": machine.compose_hash.hex(),
+        "vm_config": machine.vm_config,
         "cloud_vendor": "",
         "cloud_product": "",
     }
 
 
 def _info_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
-    names = _names(agent)
+    machine = agent.attester.machine()
+    names = _names(agent, machine)
+    report = machine.report(bytes(REPORT_DATA_BYTES))
+    repeated = ("mr_aggregated", "os_image_hash", "compose_hash", "device_id")
     tcb_info = {
-        "mrtd": "",
-        "rtmr0": "",
-        "rtmr1": "",
-        "rtmr2": "",
-        "rtmr3": "",
-        "mr_aggregated": "",
-        "os_image_hash": "",
-        "compose_hash": names["compose_hash"],
-        "device_id": names["device_id"],
-        "event_log": [],
-        "app_compose": agent.app_compose,
+        "mrtd": report.mr_td.hex(),
+        **{f"rtmr{index}": rtmr.hex() for index, rtmr in enumerate(report.rtmrs)},
+        **{name: names[name] for name in repeated},
+        "event_log": full_log(machine.event_log()),
+        "app_compose": machine.app_compose,
     }
-    return {**names, "app_cert": "", "tcb_info": json.dumps(tcb_info)}
+    return {**names, "app_cert": "", "tcb_info": json.dumps(tcb_info, indent=2)}
 
 
 def _info_v1(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_names(agent), "app_compose": agent.app_compose}
+    machine = agent.attester.machine()
+    return {**_names(agent, machine), "app_compose": machine.app_compose}
 
 
 def _version(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,8 +231,8 @@ _V0: Mapping[str, Method] = {
     "GetKey": _get_key_v0,
     "Info": _info_v0,
     "Version": _version,
-    "GetQuote": _refuse(NO_QUOTES),
-    "Attest": _refuse(NO_QUOTES),
+    "GetQuote": _get_quote,
+    "Attest": _attest_v0,
     "EmitEvent": _refuse("RTMR3 is owned by the system; events can no longer be emitted"),
     "GetTlsKey": _NOT_OFFERED,
     "Sign": _NOT_OFFERED,
@@ -233,7 +244,7 @@ _V1: Mapping[str, Method] = {
     "Info": _info_v1,
     "Version": _version,
     "Health": _health,
-    "Attest": _refuse(NO_QUOTES),
-    "AttestGpu": _refuse(NO_QUOTES),
+    "Attest": _attest_v1,
+    "AttestGpu": _refuse("no GPU is attached"),
     "IssueCert": _NOT_OFFERED,
 }

@@ -1,8 +1,8 @@
 """Serves simulated guest agents over HTTP/1.1, one Unix socket for each, all in one process.
 
 Semantics of the real agent: POST with JSON (by content type or ``?json``), GET with a query, an
-``X-App-Version`` header on every answer, 400/404/413 as it gives them. Every request and the
-number of connections are bounded.
+``X-App-Version`` header on every answer, 400/404/413 as it gives them. Beside them, where asked
+for, the PCCS with the mock authority's statements, on a loopback port.
 """
 
 from __future__ import annotations
@@ -23,24 +23,22 @@ import trio
 
 from attest.keys import SecretKey, address_of_key
 
+from .attester import Attester
+from .faults import NO_FAULTS, FaultFile, FaultFileError, Faults
+from .http_server import CONNECTIONS_MAX, PLAIN, HttpService, Reply, Respond
 from .kms import INSTANCE_SEED_BYTES, AppKeys, issue_app_keys
 from .methods import (
     DEFAULT_APP_COMPOSE,
     DEFAULT_APP_NAME,
     Agent,
-    Reply,
     answer,
     error_reply,
     is_mounted,
     not_mounted,
 )
+from .pccs import MockPccs
+from .tdx_pki import TdxPki
 
-HEADER_BYTES_MAX = 16 * 1024
-BODY_BYTES_MAX = 1024 * 1024
-READ_BYTES = 64 * 1024
-CONNECTIONS_MAX = 64  # per agent; further ones are closed at once
-REQUEST_DEADLINE_S = 30  # from the first wait for a request to its whole answer
-ERROR_DEADLINE_S = 1  # for telling a client that its request was no HTTP
 QUERY_FIELDS_MAX = 64
 SOCKET_PATH_BYTES_MAX = 107  # sun_path without its final zero
 
@@ -63,7 +61,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """One KMS root (secret), one app (20 bytes) and its nodes; which guest APIs are served."""
+    """One KMS root (secret), one app (20 bytes) and its nodes; which guest APIs are served.
+
+    ``fault_file``: what is wrong with the machines at the moment; absent means nothing.
+    ``pccs_port``: of the mock PCCS on loopback, 0 for any free one, None for no PCCS.
+    """
 
     kms_root: SecretKey
     app_id: bytes
@@ -72,6 +74,8 @@ class SimulatorConfig:
     serves_v1: bool = True
     app_name: str = DEFAULT_APP_NAME
     app_compose: str = DEFAULT_APP_COMPOSE
+    fault_file: str | None = None
+    pccs_port: int | None = None
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -82,11 +86,16 @@ class SimulatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What ``serve`` reports once every socket accepts: addresses and ids are 20 bytes."""
+    """What ``serve`` reports once every socket accepts: addresses and ids are 20 bytes.
+
+    ``tdx_root`` is the mock authority's root certificate, DER.
+    """
 
     root: bytes
     app_id: bytes
     instances: Mapping[str, bytes]  # socket path -> instance id
+    tdx_root: bytes
+    pccs_url: str | None
 
 
 async def serve(
@@ -96,32 +105,54 @@ async def serve(
 ) -> None:
     """Serve until cancelled; then remove the sockets. Raises OSError if one cannot be bound."""
     keys = issue_app_keys(config.kms_root.reveal(), config.app_id)
-    agents = {node.socket_path: _agent(config, keys, node) for node in config.nodes}
+    faults = FaultFile(config.fault_file)
+    agents = {node.socket_path: _agent(config, keys, node, faults) for node in config.nodes}
+    pki = TdxPki.of_kms_root(config.kms_root.reveal())
     with ExitStack() as cleanup:
-        listeners = {}
-        for path in agents:
+        services: list[tuple[HttpService, trio.SocketListener]] = []
+        for path, agent in agents.items():
             listener, inode = await _listen(path)
             cleanup.callback(_remove_socket, path, inode)
-            listeners[path] = listener
+            headers = (("X-App-Version", agent.version),)
+            service = HttpService(_or_500(partial(_dispatch, agent)), headers)
+            services.append((service, listener))
+        pccs_url = None
+        if config.pccs_port is not None:
+            (listener,) = await trio.open_tcp_listeners(config.pccs_port, host="127.0.0.1")
+            pccs_url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+            pccs = MockPccs(pki, is_down=lambda: faults.plan().pccs_is_down)
+            services.append((HttpService(_or_500(pccs.respond)), listener))
         async with trio.open_nursery() as nursery:
-            for path, agent in agents.items():
-                handler = partial(_serve_connection, agent, trio.CapacityLimiter(CONNECTIONS_MAX))
-                await nursery.start(partial(trio.serve_listeners, handler, [listeners[path]]))
+            for service, listener in services:
+                serve_one = partial(trio.serve_listeners, service.serve_connection, [listener])
+                await nursery.start(serve_one)
             task_status.started(
                 Serving(
                     root=address_of_key(config.kms_root.public_key()),
                     app_id=config.app_id,
-                    instances={path: agent.instance_id for path, agent in agents.items()},
+                    instances={
+                        path: agent.attester.machine().instance_id for path, agent in agents.items()
+                    },
+                    tdx_root=pki.root_der,
+                    pccs_url=pccs_url,
                 )
             )
 
 
-def _agent(config: SimulatorConfig, keys: AppKeys, node: Node) -> Agent:
+def _agent(config: SimulatorConfig, keys: AppKeys, node: Node, faults: FaultFile) -> Agent:
+    def current() -> Faults:
+        return faults.plan().nodes.get(node.socket_path, NO_FAULTS)
+
     return Agent(
         keys=keys,
-        seed=node.seed,
+        attester=Attester(
+            config.kms_root.reveal(),
+            seed=node.seed,
+            app_id=config.app_id,
+            app_compose=config.app_compose,
+            faults=current,
+        ),
         app_name=config.app_name,
-        app_compose=config.app_compose,
         serves_v0=config.serves_v0,
         serves_v1=config.serves_v1,
     )
@@ -168,64 +199,14 @@ def _remove_socket(path: str, inode: int) -> None:
         pass
 
 
-async def _serve_connection(
-    agent: Agent, limiter: trio.CapacityLimiter, stream: trio.SocketStream
-) -> None:
-    async with stream:
+def _or_500(respond: Respond) -> Respond:
+    def guarded(request: h11.Request, body: bytes) -> Reply:
         try:
-            limiter.acquire_nowait()
-        except trio.WouldBlock:
-            return
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
-        try:
-            await _serve_requests(agent, connection, stream)
-        except h11.RemoteProtocolError as error:
-            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                reply = Reply(error.error_status_hint, b"", is_json=False)
-                with trio.move_on_after(ERROR_DEADLINE_S):
-                    await _send(agent, connection, stream, reply, close=True)
-        except trio.BrokenResourceError:
-            pass  # the client is gone, and with it whoever could hear of it
-        finally:
-            limiter.release()
+            return respond(request, body)
+        except FaultFileError as error:
+            return error_reply(500, str(error))
 
-
-async def _serve_requests(
-    agent: Agent, connection: h11.Connection, stream: trio.SocketStream
-) -> None:
-    while True:
-        with trio.move_on_after(REQUEST_DEADLINE_S) as deadline:
-            if not await _serve_request(agent, connection, stream):
-                return
-        if deadline.cancelled_caught:
-            return
-        if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-            return  # the client wants no further request on this connection
-        connection.start_next_cycle()
-
-
-async def _serve_request(
-    agent: Agent, connection: h11.Connection, stream: trio.SocketStream
-) -> bool:
-    """Read and answer one request; False when the connection is to be closed."""
-    request = await _next_event(connection, stream)
-    if not isinstance(request, h11.Request):
-        return False
-    body = bytearray()
-    while True:
-        event = await _next_event(connection, stream)
-        if isinstance(event, h11.EndOfMessage):
-            break
-        if not isinstance(event, h11.Data):
-            return False
-        body += event.data
-        if len(body) > BODY_BYTES_MAX:
-            # The rest of the body is not read, so nothing after it can be: close.
-            reply = Reply(413, b"", is_json=False)
-            await _send(agent, connection, stream, reply, close=True)
-            return False
-    await _send(agent, connection, stream, _dispatch(agent, request, bytes(body)), close=False)
-    return True
+    return guarded
 
 
 def _dispatch(agent: Agent, request: h11.Request, body: bytes) -> Reply:
@@ -233,7 +214,7 @@ def _dispatch(agent: Agent, request: h11.Request, body: bytes) -> Reply:
     raw_path, _, query = target.partition("?")
     path = unquote(raw_path)
     if request.method not in (b"GET", b"POST"):
-        return Reply(404, b"", is_json=False)  # no body: the method may be HEAD
+        return Reply(404, b"", PLAIN)  # no body: the method may be HEAD
     if not is_mounted(agent, path):
         return not_mounted()
     fields: Any
@@ -252,37 +233,3 @@ def _dispatch(agent: Agent, request: h11.Request, body: bytes) -> Reply:
     if not isinstance(fields, dict):
         return error_reply(400, "Invalid request: expected a JSON object")
     return answer(agent, path, fields)
-
-
-async def _next_event(connection: h11.Connection, stream: trio.SocketStream) -> object:
-    while True:
-        event = connection.next_event()
-        if event is not h11.NEED_DATA:
-            return event
-        if connection.they_are_waiting_for_100_continue:
-            go_on = h11.InformationalResponse(status_code=100, headers=[])
-            await stream.send_all(connection.send(go_on) or b"")
-        connection.receive_data(await stream.receive_some(READ_BYTES))
-
-
-async def _send(
-    agent: Agent,
-    connection: h11.Connection,
-    stream: trio.SocketStream,
-    reply: Reply,
-    *,
-    close: bool,
-) -> None:
-    headers = [
-        ("X-App-Version", agent.version),
-        ("Content-Type", "application/json" if reply.is_json else "text/plain; charset=utf-8"),
-        ("Content-Length", str(len(reply.body))),
-    ]
-    if close:
-        headers.append(("Connection", "close"))
-    response = h11.Response(status_code=reply.status, headers=headers)
-    data = connection.send(response) or b""
-    if reply.body:
-        data += connection.send(h11.Data(data=reply.body)) or b""
-    data += connection.send(h11.EndOfMessage()) or b""
-    await stream.send_all(data)

@@ -50,7 +50,7 @@ async def test_the_simulator_is_read_like_an_agent(agent: GuestAgent, world: Any
     assert info.app_id == world.app_id
     assert info.instance_id == instance_id(SEED, world.app_id)
     assert len(info.compose_hash) == len(info.device_id) == 32
-    assert info.os_image_hash == info.mr_aggregated == b""
+    assert len(info.os_image_hash) == len(info.mr_aggregated) == 32
     assert await agent.version() == AgentVersion("0.6.0", "simulator")
     assert await agent.supports_v1()
 

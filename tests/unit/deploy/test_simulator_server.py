@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import trio
 
 from attest import GuestAgent, SecretKey, TrustedRoot, obtain_identity
 from deploy.simulator import (
+    FaultPlan,
+    Faults,
     Node,
     Serving,
     SimulatorConfig,
@@ -29,7 +32,7 @@ from deploy.simulator import (
     serve,
     write_kms_root,
 )
-from deploy.simulator.server import BODY_BYTES_MAX, CONNECTIONS_MAX, REQUEST_DEADLINE_S
+from deploy.simulator.http_server import BODY_BYTES_MAX, CONNECTIONS_MAX, REQUEST_DEADLINE_S
 
 ROOT = b"\x11" * 32
 APP_ID = b"\xaa" * 20
@@ -98,13 +101,50 @@ async def test_v1_answers_its_own_shapes(call: Call) -> None:
     assert missing.status_code == 400 and "algorithm" in missing.json()["error"]
 
 
-@pytest.mark.parametrize(
-    "method", ["/GetQuote", "/Attest", "/v0/GetQuote", "/v1/Attest", "/v1/AttestGpu"]
-)
-async def test_quotes_are_refused_and_never_imitated(call: Call, method: str) -> None:
-    answer = await call("POST", method, json={"report_data": "00" * 64, "nonce": "00" * 32})
-    assert answer.status_code == 400
-    assert "issues no quotes" in answer.json()["error"]
+async def test_quotes_are_over_padded_report_data(call: Call) -> None:
+    for method in ("/GetQuote", "/v0/GetQuote"):
+        answer = (await call("POST", method, json={"report_data": "0xabcd"})).json()
+        assert answer["report_data"] == "abcd" + "00" * 62
+        assert bytes.fromhex(answer["quote"])[568:632].hex() == answer["report_data"]
+        assert json.loads(answer["event_log"]) and json.loads(answer["vm_config"])
+    assert set((await call("POST", "/Attest", json={"report_data": "ab"})).json()) == {
+        "attestation"
+    }
+    v1 = (await call("POST", "/v1/Attest", json={"report_data": "ab" * 64})).json()
+    assert v1["boottime_gpu_evidence"] == [] and "ab" * 64 in v1["attestation"]
+    assert (await call("POST", "/v1/AttestGpu", json={})).status_code == 400
+    for wrong in ("00" * 65, "0", "no hex"):
+        refused = await call("POST", "/GetQuote", json={"report_data": wrong})
+        assert refused.status_code == 400 and refused.json()["error"]
+
+
+async def test_info_and_quote_tell_of_one_machine(call: Call) -> None:
+    info, v1 = (await call("GET", "/Info")).json(), (await call("GET", "/v1/Info")).json()
+    quote = bytes.fromhex((await call("POST", "/GetQuote", json={})).json()["quote"])
+    tcb_info = json.loads(info["tcb_info"])
+    assert quote[48 + 136 : 48 + 184].hex() == tcb_info["mrtd"]
+    assert quote[48 + 472 : 48 + 520].hex() == tcb_info["rtmr3"]
+    assert all(event["digest"] for event in tcb_info["event_log"])
+    assert info["compose_hash"] == hashlib.sha256(tcb_info["app_compose"].encode()).hexdigest()
+    assert v1["app_compose"] == tcb_info["app_compose"]
+    assert v1["mr_aggregated"] == info["mr_aggregated"] == tcb_info["mr_aggregated"]
+
+
+async def test_a_damaged_fault_file_stops_answers_and_not_the_process(
+    tmp_path: Path, path: str, nursery: trio.Nursery
+) -> None:
+    faults = tmp_path / "faults.json"
+    await nursery.start(serve, config(path, fault_file=str(faults)))
+    call = caller(path)
+    assert (await call("GET", "/Info")).status_code == 200
+    for damaged in ('{"nodes": {', '{"nodes": {"a": {"no_such_fault": true}}}', "[]", "[" * 9999):
+        faults.write_text(damaged)
+        answer = await call("POST", "/GetQuote", json={})
+        assert answer.status_code == 500 and "faults.json" in answer.json()["error"]
+    faults.write_bytes(FaultPlan({path: Faults(has_no_quotes=True)}).to_bytes())
+    assert (await call("POST", "/GetQuote", json={})).status_code == 400
+    faults.write_bytes(FaultPlan({}).to_bytes())
+    assert (await call("POST", "/GetQuote", json={})).status_code == 200
 
 
 async def test_errors_have_the_shapes_of_the_agent(call: Call) -> None:
