@@ -13,11 +13,10 @@ Run: ``python -m deploy.simulator --kms-secret-file F --app-id HEX --node SOCKET
 from .faults import FaultPlan, Faults
 from .kms import instance_id, new_kms_root, read_kms_root, root_address, write_kms_root
 from .server import Node, Serving, SimulatorConfig, serve
-from .tdx_collateral import Collateral, collateral
+from .tdx_collateral import collateral
 from .tdx_pki import TdxPki
 
 __all__ = [
-    "Collateral",
     "FaultPlan",
     "Faults",
     "Node",

@@ -14,8 +14,10 @@ from urllib.parse import parse_qs, quote
 
 import h11
 
+from attest.collateral import Collateral
+
 from .http_server import PLAIN, Headers, Reply
-from .tdx_collateral import FMSPC_FRESH, FMSPC_STALE, Collateral, collateral
+from .tdx_collateral import FMSPC_FRESH, FMSPC_STALE, collateral
 from .tdx_pki import TdxPki
 
 QUERY_FIELDS_MAX = 16

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from attest.collateral import Collateral, collateral_of
+
 from .tdx_pki import CPU_SVN, PCE_ID, PCE_SVN, TdxPki
 
 FMSPC_FRESH = bytes.fromhex("90c06f000000")
@@ -66,32 +68,6 @@ TCB_LEVELS = (
 TCB_STATUSES = tuple(level.status for level in TCB_LEVELS)
 
 
-@dataclass(frozen=True, slots=True)
-class Collateral:
-    """Everything that a verifier of quotes of one platform family needs besides the root.
-
-    CRLs DER, chains PEM, statements JSON text with their 64-byte signatures.
-    """
-
-    pck_crl_issuer_chain: str
-    root_ca_crl: bytes
-    pck_crl: bytes
-    tcb_info_issuer_chain: str
-    tcb_info: str
-    tcb_info_signature: bytes
-    qe_identity_issuer_chain: str
-    qe_identity: str
-    qe_identity_signature: bytes
-
-    def to_json(self) -> str:
-        """The offline bundle, in the form that dcap-qvl writes and reads (bytes as hex)."""
-        names = self.__dataclass_fields__
-        values = {name: getattr(self, name) for name in names}
-        return json.dumps(
-            {n: v.hex() if isinstance(v, bytes) else v for n, v in values.items()}, indent=1
-        )
-
-
 def tee_tcb_svn(status: str) -> bytes:
     """The 16-byte TEE TCB SVN of a machine that is to have this status. Raises ValueError."""
     for level in TCB_LEVELS:
@@ -109,7 +85,7 @@ def collateral(pki: TdxPki, fmspc: bytes, now_s: float) -> Collateral:
     tcb_issued = issued - STALE_BY if fmspc == FMSPC_STALE else issued
     tcb_info = _compact(_tcb_info(fmspc, tcb_issued))
     qe_identity = _compact(_qe_identity(issued))
-    return Collateral(
+    return collateral_of(
         pck_crl_issuer_chain=pki.pck_ca_chain_pem,
         root_ca_crl=pki.root_crl(issued),
         pck_crl=pki.pck_crl(issued),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,7 +13,9 @@ import httpx
 import pytest
 import trio
 
-from attest import SecretKey
+from attest import CollateralUnavailable, SecretKey
+from attest.pccs import CollateralSource
+from attest.qvl import Platform, platform_of, verify_quote
 from deploy.simulator import FaultPlan, Node, SimulatorConfig, serve
 from deploy.simulator.attester import Attester
 from deploy.simulator.methods import DEFAULT_APP_COMPOSE
@@ -24,6 +27,11 @@ ROOT = b"\x11" * 32
 APP_ID = b"\xaa" * 20
 NOW_S = 1_790_000_000
 PKI = TdxPki.of_kms_root(ROOT)
+
+
+evidence = Attester(
+    ROOT, seed=b"\x07" * 20, app_id=APP_ID, app_compose=DEFAULT_APP_COMPOSE
+).evidence
 
 
 def ask(pccs: MockPccs, target: str, method: str = "GET") -> Any:
@@ -59,13 +67,8 @@ def test_a_bundle_of_its_answers_verifies_a_quote(version: str, tcb_header: str)
         "qe_identity": qe_text,
         "qe_identity_signature": json.loads(identity.body)["signature"],
     }
-    quote = (
-        Attester(ROOT, seed=b"\x07" * 20, app_id=APP_ID, app_compose=DEFAULT_APP_COMPOSE)
-        .evidence(bytes(64))
-        .quote
-    )
     collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(bundle))
-    verified = dcap_qvl.verify_with_root_ca(quote, collateral, PKI.root_der, NOW_S)
+    verified = dcap_qvl.verify_with_root_ca(evidence(bytes(64)).quote, collateral, PKI.root_der, NOW_S)
     assert verified.status == "UpToDate"
 
 
@@ -116,10 +119,18 @@ async def test_it_is_served_on_loopback_and_can_be_down(
     )
     serving = await nursery.start(serve, config)
     assert serving.tdx_root == PKI.root_der
+    platform = Platform(FMSPC_FRESH, "platform")
+    source = CollateralSource(serving.pccs_url)
+    found = await source.fetch(platform)
+    quote = evidence(bytes(64)).quote
+    assert platform_of(quote) == platform
+    assert verify_quote(quote, found, int(time.time()), PKI.root_der).status == "UpToDate"
     async with httpx.AsyncClient(base_url=serving.pccs_url, trust_env=False) as client:
         path = "/sgx/certification/v4/rootcacrl"
         assert bytes.fromhex((await client.get(path)).text)
         faults.write_bytes(FaultPlan({}, pccs_is_down=True).to_bytes())
         assert (await client.get(path)).status_code == 503
+        with pytest.raises(CollateralUnavailable, match="503"):
+            await source.fetch(platform)
         faults.unlink()
         assert (await client.get(path)).status_code == 200
