@@ -95,9 +95,17 @@ def verify_quote(
         )
         # "claims_only": dates are still enforced, every judgement on them is left to our policy.
         policy = dcap_qvl.QuotePolicy.claims_only(now_s)
-        return _claims(
-            json.loads(verifier.verify_with_policy(raw_quote, parts, now_s, policy).to_json())
-        )
+        try:
+            claims = verifier.verify_with_policy(raw_quote, parts, now_s, policy)
+        except ValueError:
+            # That names the step that failed and not why (a revoked certificate, say). The plain
+            # call makes the same checks, so it fails too, and tells the causes.
+            if root_ca_der is None:
+                dcap_qvl.verify(raw_quote, parts, now_s)
+            else:
+                dcap_qvl.verify_with_root_ca(raw_quote, parts, root_ca_der, now_s)
+            raise
+        return _claims(json.loads(claims.to_json()))
 
     return _calling(run)
 

@@ -68,7 +68,9 @@ def test_a_bundle_of_its_answers_verifies_a_quote(version: str, tcb_header: str)
         "qe_identity_signature": json.loads(identity.body)["signature"],
     }
     collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(bundle))
-    verified = dcap_qvl.verify_with_root_ca(evidence(bytes(64)).quote, collateral, PKI.root_der, NOW_S)
+    verified = dcap_qvl.verify_with_root_ca(
+        evidence(bytes(64)).quote, collateral, PKI.root_der, NOW_S
+    )
     assert verified.status == "UpToDate"
 
 
