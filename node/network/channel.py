@@ -97,6 +97,8 @@ class SecureChannel:
         self._stream = stream
         self._fd = stream.socket.fileno()
         noise = session.conn.noise_state.noise_protocol
+        # The same on both ends, and of this connection alone (Noise, section 11.2).
+        self.session_hash: bytes = noise.handshake_hash
         self._seal = CipherState(noise.cipher_state_encrypt)
         self._unseal = CipherState(noise.cipher_state_decrypt)
         # Plaintext that came in one Noise message with the end of the muxer negotiation.

@@ -17,7 +17,16 @@ from node.network.peer import Peer
 
 # A dial that ends so tells of the way or the other side, it is no refusal of ours.
 DIAL_FAILURES = frozenset(
-    {"unreachable", "handshake_failed", "handshake_timeout", "connection_lost", "duplicate"}
+    {
+        "connection_lost",
+        "denied_by_peer",
+        "duplicate",
+        "handshake_failed",
+        "handshake_timeout",
+        "proof_timeout",
+        "unproven",
+        "unreachable",
+    }
 )
 
 
@@ -58,14 +67,15 @@ class Dialler:
         delay_s = grace_s
         while True:
             changed, tcp, link = peer.changed, peer.tcp, peer.link
-            if link is not None or tcp is None:
+            if link is not None or tcp is None or peer.proving:
                 await changed.wait()
                 if link is not None and peer.link is None:
                     if trio.current_time() - link.opened_at >= limits.good_link_s:
                         backoff_s = limits.backoff_min_s
                     delay_s = grace_s + self._jitter(backoff_s)
                 continue
-            wait_s = max(delay_s, peer.refused_until - trio.current_time())
+            not_before = max(peer.refused_until, peer.left_alone_until)
+            wait_s = max(delay_s, not_before - trio.current_time())
             with trio.move_on_after(wait_s) as waiting:
                 await changed.wait()
             if not waiting.cancelled_caught:
@@ -89,6 +99,8 @@ class Dialler:
         except Refused as refusal:
             if refusal.reason in DIAL_FAILURES:
                 peer.note_failure(refusal.reason)
+                if refusal.reason == "denied_by_peer":
+                    peer.leave_alone()
                 self._log.debug(
                     "dial_failed",
                     seat=peer.seat,

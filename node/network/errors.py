@@ -42,3 +42,40 @@ class LinkBroken(NetworkError):
         super().__init__(reason)
         self.reason = reason
         self.penalty = penalty
+
+
+class Denied(NetworkError):
+    """A peer's evidence does not satisfy (``attesting``).
+
+    Args:
+        reason: fixed word, counted and shown.
+        detail: for the operator; never sent to the peer.
+        code: what the peer is told, 1 to 255.
+        attachment: what it must learn with it, at most ``ATTACHMENT_BYTES_MAX`` bytes.
+        penalty: whether the peer must wait before it may try again.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: int,
+        detail: str = "",
+        attachment: bytes = b"",
+        penalty: bool = True,
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.code = code
+        self.detail = detail
+        self.attachment = attachment
+        self.penalty = penalty
+
+
+class Unproven(NetworkError):
+    """There is no evidence to be judged; ``code`` as in ``Denied``, 0 when the peer gave none."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail

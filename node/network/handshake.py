@@ -2,6 +2,7 @@
 
     TCP -> multistream /noise -> Noise XX -> [member?] -> multistream /yamux/1.0.0
         -> one Yamux stream -> multistream our protocol -> hello, hello -> Established
+        -> (``proving``) evidence both ways
 
 Everything here runs under one deadline and one byte budget, and any exception of the library's
 parsers (they raise what they like on bad bytes) becomes ``Refused``.
@@ -15,6 +16,7 @@ from typing import Any
 
 import trio
 
+from node.network.attesting import Attesting
 from node.network.channel import HandshakeStream, SecureChannel, close_now
 from node.network.errors import LinkBroken, NetworkError, Refused
 from node.network.frames import HELLO_BYTES_MAX, FrameReader, Hello, decode_hello, encode_frame
@@ -34,6 +36,7 @@ from node.network.identity import (
     new_x25519,
 )
 from node.network.limits import PROTOCOL_ID, PROTOCOL_VERSION, NetworkLimits
+from node.network.proof_frames import OVERHEAD_BYTES_MAX
 from node.network.yamux import Yamux
 
 FindMember = Callable[[Any], int | None]  # libp2p ID -> seat of a present member
@@ -51,6 +54,7 @@ class Established:
     yamux: Yamux
     frames: FrameReader
     early_payloads: list[bytes] = field(default_factory=list)
+    attesting: Attesting | None = None  # set by ``proving``
 
 
 class MemberNoise(NoiseTransport):
@@ -75,6 +79,7 @@ class NegotiationStream(ReadWriteCloser):
         self._channel = channel
         self._yamux = yamux
         self._bytes_left = bytes_max
+        self._writing = trio.Lock()  # who reads also writes: control frames of the muxer
         self.buffer = bytearray()
 
     async def pump(self) -> None:
@@ -89,7 +94,8 @@ class NegotiationStream(ReadWriteCloser):
         if self._yamux.ended and not self.buffer:
             raise ConnectionClosedError("stream closed during the handshake", transport="tcp")
         if self._yamux.control:
-            await self._channel.send(self._yamux.take_control())
+            async with self._writing:
+                await self._channel.send(self._yamux.take_control())
 
     async def read(self, n: int | None = None) -> bytes:
         while not self.buffer:
@@ -100,7 +106,13 @@ class NegotiationStream(ReadWriteCloser):
         return data
 
     async def write(self, data: bytes) -> None:
-        await self._channel.send(self._yamux.take_control() + self._yamux.wrap(data))
+        async with self._writing:
+            while data:
+                size = min(len(data), self._yamux.sendable())
+                if not size:  # all that is said before payloads fits the first window
+                    raise Refused("window_shut", penalty=True)
+                piece, data = data[:size], data[size:]
+                await self._channel.send(self._yamux.take_control() + self._yamux.wrap(piece))
 
     async def close(self) -> None:
         self._channel.close()
@@ -195,7 +207,7 @@ class Handshaker:
         while not yamux.accepted:
             await wire.pump()
         await Multiselect({TProtocol(PROTOCOL_ID): None}).negotiate(MultiselectCommunicator(wire))
-        frames = FrameReader(self._limits.frame_bytes_max)
+        frames = self._frame_reader()
         hello, early = await self._read_hello(wire, frames)
         self._check(hello, seat, peer_id)
         await wire.write(encode_frame(self._hello.encode()))
@@ -215,12 +227,20 @@ class Handshaker:
             [TProtocol(PROTOCOL_ID)], MultiselectCommunicator(wire)
         )
         await wire.write(encode_frame(self._hello.encode()))
-        frames = FrameReader(self._limits.frame_bytes_max)
+        frames = self._frame_reader()
         hello, early = await self._read_hello(wire, frames)
         self._check(hello, seat, peer.to_base58())
         return Established(
             seat, peer.to_base58(), hello.boot_nonce, True, channel, yamux, frames, early
         )
+
+    def _frame_reader(self) -> FrameReader:
+        limits = self._limits
+        if self._hello.attests:
+            return FrameReader(
+                limits.frame_bytes_max, limits.evidence_bytes_max + OVERHEAD_BYTES_MAX
+            )
+        return FrameReader(limits.frame_bytes_max)
 
     async def _read_hello(
         self, wire: NegotiationStream, frames: FrameReader
@@ -240,6 +260,11 @@ class Handshaker:
             )
         if hello.cluster_id != self._hello.cluster_id:
             raise Refused("wrong_cluster", peer_id=peer_id, detail=hello.cluster_id.hex())
+        if hello.attests != self._hello.attests:
+            # Said by name: neither side could tell from the silence of the other.
+            raise Refused(
+                "attests_no_quotes" if self._hello.attests else "wants_quotes", peer_id=peer_id
+            )
         if hello.seat != seat:
             raise Refused("wrong_seat", peer_id=peer_id, detail=f"{seat}, got {hello.seat}")
 

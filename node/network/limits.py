@@ -7,7 +7,7 @@ from dataclasses import dataclass
 KIB = 1024
 MIB = 1024 * 1024
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 PROTOCOL_ID = "/dstack-cluster/mesh/1"
 
 
@@ -52,6 +52,16 @@ class NetworkLimits:
     handshake_timeout_s: float = 3.0
     handshake_bytes_max: int = 64 * KIB
 
+    # evidence of what the peer runs, first and renewed
+    evidence_bytes_max: int = 160 * KIB  # with all around it, less than the first Yamux window
+    proof_timeout_s: float = 15.0  # a quote takes up to seconds on a loaded host
+    proofs_at_once_max: int = 2  # connections of one member that are not proven yet
+    proofs_per_s: float = 0.2  # how often one member may ask for ours; each costs a quote
+    proof_burst: float = 16.0
+    denied_linger_s: float = 1.0  # how long a refused peer has to read why
+    denied_backoff_s: float = 1.0  # a peer that refuses us is left alone for so long, then doubled
+    denied_backoff_max_s: float = 20.0
+
     # liveness and dialling
     heartbeat_s: float = 1.0
     dead_after_s: float = 3.0
@@ -67,6 +77,8 @@ class NetworkLimits:
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_s < self.dead_after_s:
             raise ValueError("expected 0 < heartbeat_s < dead_after_s")
+        if not 0 < self.evidence_bytes_max <= 192 * KIB:
+            raise ValueError("expected evidence_bytes_max between 1 and 192 KiB")
         if not 0 < self.frame_bytes_max <= 64 * MIB:
             raise ValueError("expected frame_bytes_max between 1 and 64 MiB")
         if min(self.queue_consensus_bytes, self.queue_forward_bytes) < self.frame_bytes_max + 4:

@@ -18,6 +18,7 @@ import trio
 from node.network.buckets import TokenBucket
 from node.network.errors import LinkBroken
 from node.network.events import MessageFrom, Priority
+from node.network.frames import encode_control
 from node.network.handshake import Established
 from node.network.inbox import Inbox
 from node.network.limits import NetworkLimits
@@ -74,6 +75,9 @@ class Link:
         self._yamux = established.yamux
         self._frames = established.frames
         self._early = established.early_payloads
+        self.attesting = established.attesting
+        if self.attesting is not None:
+            self.attesting.send = self._send_control
         self._queues = OutboundQueues(limits)
         self._wake = trio.Event()
         self._pending: bytes = b""  # joined frames, the part not written yet
@@ -121,6 +125,8 @@ class Link:
             self.penalty = penalty
         self._channel.close()
         self._scope.cancel()
+        if self.attesting is not None:
+            self.attesting.close()
 
     async def run(self) -> None:
         """Serve until the link ends; then ``end_reason`` is set. Only cancellation is raised."""
@@ -129,6 +135,8 @@ class Link:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._guarded, self._read)
                     nursery.start_soon(self._guarded, self._write)
+                    if self.attesting is not None:
+                        nursery.start_soon(self._guarded, self.attesting.serve)
         finally:
             self.kill("shut_down")
 
@@ -144,6 +152,7 @@ class Link:
 
     async def _read(self) -> None:
         yamux, frames, channel = self._yamux, self._frames, self._channel
+        self._take_controls()
         self._deliver_all(self._early)
         opened_before, control_before = channel.opened_messages, yamux.control_frames
         bytes_before = channel.sealed_bytes_received
@@ -153,6 +162,9 @@ class Link:
                 raise LinkBroken("closed_by_peer")
             now = self.last_data = trio.current_time()
             payloads = frames.feed(yamux.receive(data))
+            taken = len(payloads) + len(frames.controls)
+            if frames.controls:
+                self._take_controls()
             self._deliver_all(payloads)
             if yamux.pong is not None:
                 self._on_pong()
@@ -166,7 +178,7 @@ class Link:
             opened, control = channel.opened_messages, yamux.control_frames
             received = channel.sealed_bytes_received
             # Noise messages and control frames cost work too, with or without payloads in them.
-            units = max(len(payloads), opened - opened_before, control - control_before)
+            units = max(taken, opened - opened_before, control - control_before)
             pause_s = max(
                 self._message_bucket.charge(units, now),
                 self._byte_bucket.charge(received - bytes_before, now),
@@ -174,6 +186,18 @@ class Link:
             opened_before, control_before, bytes_before = opened, control, received
             if pause_s > 0 or self._inbox.full:
                 await self._pause(pause_s)
+
+    def _take_controls(self) -> None:
+        controls, self._frames.controls = self._frames.controls, []
+        for control in controls:
+            assert self.attesting is not None, "the reader takes none otherwise"
+            self.attesting.receive(control)
+
+    async def _send_control(self, payload: bytes) -> None:
+        # Not with the votes: their queue drops its oldest when it is full.
+        if not self.send(encode_control(payload), Priority.FORWARD):
+            raise LinkBroken("queue_full")
+        self.flush()
 
     def _deliver_all(self, payloads: list[bytes]) -> None:
         for payload in payloads:

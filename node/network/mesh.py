@@ -27,9 +27,17 @@ from node.network.addresses import (
     parse_endpoint,
 )
 from node.network.admission import Admission
+from node.network.attesting import Attesting, Attestor, Pair
 from node.network.channel import close_now
 from node.network.dialler import Dialler
-from node.network.errors import NetworkError, PayloadTooLarge, Refused
+from node.network.errors import (
+    Denied,
+    LinkBroken,
+    NetworkError,
+    PayloadTooLarge,
+    Refused,
+    Unproven,
+)
 from node.network.events import LinkStatus, PeerDown, PeerUp, Priority
 from node.network.frames import BOOT_NONCE_BYTES, Hello, encode_frame
 from node.network.handshake import Established, Handshaker
@@ -38,6 +46,7 @@ from node.network.inbox import EventQueue
 from node.network.limits import PROTOCOL_VERSION, NetworkLimits
 from node.network.link import Link
 from node.network.peer import Peer
+from node.network.proving import Proving
 
 DRAIN_POLL_S = 0.005
 RESTART_PAUSE_MIN_S = 0.1
@@ -55,6 +64,7 @@ class Mesh:
         listen: multiaddr to listen on, port 0 takes a free one.
         limits: all bounds.
         log: structlog logger; ours by default.
+        attestor: makes and judges evidence of what members run; None asks nobody for any.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class Mesh:
         listen: str,
         limits: NetworkLimits | None = None,
         log: Any = None,
+        attestor: Attestor | None = None,
     ) -> None:
         self.seat = seat
         self.limits = limits or NetworkLimits()
@@ -76,7 +87,15 @@ class Mesh:
         keys = key_pair(secret)
         self._node_key: bytes = keys.public_key.to_bytes()
         self.peer_id: str = peer_id_from_key(self._node_key).to_base58()
-        hello = Hello(PROTOCOL_VERSION, cluster_id, seat, os.urandom(BOOT_NONCE_BYTES))
+        self._cluster_id = cluster_id
+        self._attestor = attestor
+        hello = Hello(
+            PROTOCOL_VERSION,
+            cluster_id,
+            seat,
+            os.urandom(BOOT_NONCE_BYTES),
+            attestor is not None,
+        )
         self._handshaker = Handshaker(keys, hello, self.limits, self._find_member)
         self.events = EventQueue()
         self._burst: dict[Link, None] | None = None  # links with frames to be written together
@@ -228,8 +247,52 @@ class Mesh:
 
     @property
     def half_open(self) -> int:
-        """Inbound handshakes running now."""
-        return self._admission.half_open if self._admission else 0
+        """Connections that are not links yet: inbound handshakes, and proofs both ways."""
+        proving = sum(peer.proving for peer in self._peers.values())
+        return (self._admission.half_open if self._admission else 0) + proving
+
+    # -- evidence -----------------------------------------------------------------------------
+
+    async def ask(self, seat: int) -> bool:
+        """Ask a linked member for fresh evidence; one that does not satisfy loses its link.
+
+        Returns:
+            Whether there is fresh evidence that satisfies now; False also when there is no link.
+
+        Raises:
+            Unproven: none came; the link stays.
+        """
+        peer = self._peers.get(seat)
+        link = peer.link if peer is not None else None
+        if peer is None or link is None or link.attesting is None:
+            return False
+        try:
+            await link.attesting.ask()
+        except Denied as denied:
+            self.cut(seat, denied.reason, penalty=denied.penalty, detail=denied.detail)
+            return False
+        except LinkBroken:
+            return False  # whoever broke it has seen to it
+        except Unproven:
+            if link.end_reason:
+                return False
+            raise
+        return True
+
+    def cut(self, seat: int, reason: str, *, penalty: bool = False, detail: str = "") -> None:
+        """End a member's link for a reason of the caller's."""
+        peer = self._peers.get(seat)
+        if peer is None or peer.link is None:
+            return
+        self._log.warning("peer_cut", seat=seat, reason=reason, detail=detail)
+        link = peer.link
+        link.kill(reason, penalty=penalty)
+        self._detach(peer, link, reason)
+
+    def forgive(self) -> None:
+        """Whatever members were refused for may be over: try all of them again now."""
+        for peer in self._peers.values():
+            peer.forgive()
 
     # -- service ------------------------------------------------------------------------------
 
@@ -342,6 +405,7 @@ class Mesh:
 
     async def _run_link(self, established: Established, address: str) -> None:
         try:
+            await self._prove(established)
             peer, link = self._attach(established, address)
         except Refused:
             established.channel.close()
@@ -350,6 +414,33 @@ class Mesh:
             await link.run()
         finally:
             self._detach(peer, link, link.end_reason)
+
+    async def _prove(self, established: Established) -> None:
+        """Both ends show each other what they run. Raises Refused."""
+        if self._attestor is None:
+            return
+        peer = self._peers.get(established.seat)
+        if peer is None or peer.peer_id != established.peer_id:
+            raise Refused("not_a_member", peer_id=established.peer_id)
+        if peer.proving >= self.limits.proofs_at_once_max:
+            raise Refused("busy", peer_id=peer.peer_id, detail="proofs under way")
+        pair = Pair(
+            cluster_id=self._cluster_id,
+            seat=self.seat,
+            peer_id=self.peer_id,
+            other_seat=peer.seat,
+            other_peer_id=peer.peer_id,
+            session=established.channel.session_hash,
+        )
+        attesting = Attesting(pair, self._attestor, self.limits, peer.asked)
+        peer.proving += 1
+        try:
+            await Proving(established, attesting, self.limits).run()
+        finally:
+            peer.proving -= 1
+            peer.pulse()
+        established.attesting = attesting
+        peer.denied_backoff_s = 0.0
 
     def _attach(self, established: Established, address: str) -> tuple[Peer, Link]:
         peer = self._peers.get(established.seat)

@@ -7,6 +7,7 @@ from typing import Any
 import trio
 
 from node.network.addresses import BadEndpoint, PeerAddress, TcpAddress, parse_endpoint
+from node.network.buckets import TokenBucket
 from node.network.events import LinkStatus
 from node.network.identity import peer_id_from_key
 from node.network.inbox import EventQueue, Inbox
@@ -39,6 +40,10 @@ class Peer:
         self.removed = trio.Event()
         self.refused_until = 0.0
         self.penalty_s = 0.0
+        self.proving = 0  # connections between hello and first payload
+        self.left_alone_until = 0.0  # it refused us: we do not dial it before
+        self.denied_backoff_s = 0.0
+        self._asked: TokenBucket | None = None
         self.since: float | None = None
         self.last_data: float | None = None
         self.down_reason = ""
@@ -76,6 +81,27 @@ class Peer:
         limits = self._limits
         self.penalty_s = min(max(self.penalty_s * 2, limits.penalty_s), limits.penalty_max_s)
         self.refused_until = trio.current_time() + self.penalty_s
+
+    def leave_alone(self) -> None:
+        """It does not accept what we show: dial it later, twice as long as the last time."""
+        limits = self._limits
+        self.denied_backoff_s = min(
+            max(self.denied_backoff_s * 2, limits.denied_backoff_s), limits.denied_backoff_max_s
+        )
+        self.left_alone_until = trio.current_time() + self.denied_backoff_s
+
+    def forgive(self) -> None:
+        """What one of us held against the other may be over: start afresh."""
+        self.refused_until = self.left_alone_until = 0.0
+        self.penalty_s = self.denied_backoff_s = 0.0
+        self.pulse()
+
+    @property
+    def asked(self) -> TokenBucket:
+        """How often it may ask for our evidence, over all its connections. Within trio only."""
+        if self._asked is None:
+            self._asked = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
+        return self._asked
 
     def status(self, now: float) -> LinkStatus:
         """The row for ``Mesh.links``."""

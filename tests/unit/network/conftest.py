@@ -22,7 +22,9 @@ from node.network import (
     PeerUp,
 )
 from node.network.addresses import parse_endpoint
+from node.network.attesting import Attestor, Statement
 from node.network.channel import HandshakeStream, SecureChannel
+from node.network.errors import Denied, Unproven
 from node.network.frames import Hello
 from node.network.handshake import Established, Handshaker, NegotiationStream
 from node.network.identity import (
@@ -57,6 +59,9 @@ FAST = NetworkLimits(
     half_open_per_ip_max=64,
     penalty_s=0.3,
     penalty_max_s=1.0,
+    denied_linger_s=0.2,
+    denied_backoff_s=0.1,
+    denied_backoff_max_s=0.5,
 )
 
 
@@ -141,6 +146,42 @@ class Running:
         await self.stopped.wait()
 
 
+class Notary:
+    """An attestor whose evidence is the statement itself, so it proves that and nothing else."""
+
+    def __init__(self) -> None:
+        self.boot = 1
+        self.failure: Unproven | None = None  # raised instead of proving
+        self.refuses: set[int] = set()  # seats that do not satisfy
+        self.hold: trio.Event | None = None  # waited for before proving
+        self.proven: list[Statement] = []
+        self.judged: list[Statement] = []
+        self.refused_by: list[tuple[int, int, bytes]] = []
+
+    def incarnation(self) -> int:
+        return self.boot
+
+    async def prove(self, statement: Statement) -> bytes:
+        self.proven.append(statement)
+        if self.hold is not None:
+            await self.hold.wait()
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        return repr(statement).encode()
+
+    async def judge(self, statement: Statement, evidence: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.judged.append(statement)
+        if evidence != repr(statement).encode():
+            raise Denied("attestation_not_fresh", code=7, detail="another statement")
+        if statement.seat in self.refuses:
+            raise Denied("attestation_compose", code=8, detail="details", attachment=b"newer")
+
+    def told(self, seat: int, code: int, attachment: bytes) -> None:
+        self.refused_by.append((seat, code, attachment))
+
+
 class Network:
     """Starts meshes in a nursery."""
 
@@ -156,6 +197,7 @@ class Network:
         listen: str = "/ip4/127.0.0.1/tcp/0",
         members: Iterable[PeerAddress] = (),
         limits: NetworkLimits = FAST,
+        attestor: Attestor | None = None,
         **changes: Any,
     ) -> Running:
         log = RecordingLog()
@@ -166,6 +208,7 @@ class Network:
             listen=listen,
             limits=replace(limits, **changes),
             log=log,
+            attestor=attestor,
         )
         mesh.set_members(members)
         running = Running(mesh, log)
@@ -241,9 +284,11 @@ async def linked(
     cluster: bytes = CLUSTER,
     version: int = PROTOCOL_VERSION,
     claimed_seat: int | None = None,
+    attests: bool = False,
 ) -> Established:
-    """A complete link of a member, then in the caller's hands."""
-    hello = Hello(version, cluster, seat if claimed_seat is None else claimed_seat, os.urandom(16))
+    """A complete link of a member, or all before the proofs, then in the caller's hands."""
+    claimed = seat if claimed_seat is None else claimed_seat
+    hello = Hello(version, cluster, claimed, os.urandom(16), attests)
     shaker = Handshaker(key_pair(secret or secret_of(seat)), hello, FAST, lambda _: None)
     target = peer_id_from_key(node_key(secret_of(mesh.seat)))
     return await shaker.outbound(await tcp(mesh), mesh.seat, target)

@@ -79,7 +79,7 @@ async def test_a_malformed_muxer_negotiation_ends_that_connection_only(
         encode_frame(b""),
         encode_frame(b"\xc1"),
         encode_frame(b"\x80"),
-        encode_frame(b"\x94\x01\x01\x01\x01"),
+        encode_frame(b"\x94\x02\x01\x01\x01"),
         encode_frame(b"\xdd\xff\xff\xff\xff"),
         encode_frame(b"\x91" * 200),
         encode_frame(b"x" * 5000),

@@ -49,16 +49,17 @@ def test_any_bytes_as_hello_are_decoded_or_refused(data: bytes) -> None:
 
 
 def test_a_hello_round_trips_and_wrong_types_are_refused() -> None:
-    hello = Hello(1, b"c" * 32, 5, b"n" * 16)
+    hello = Hello(2, b"c" * 32, 5, b"n" * 16, True)
     assert decode_hello(hello.encode()) == hello
     for wrong in (
-        [True, b"c" * 32, 5, b"n" * 16],
-        [1, b"c" * 32, True, b"n" * 16],
-        [1, "c" * 32, 5, b"n" * 16],
-        [1, b"c" * 33, 5, b"n" * 16],
-        [1, b"c" * 32, 5, b"n" * 15],
-        [1, b"c" * 32, 5],
-        [1, b"c" * 32, 5, b"n" * 16, 0],
+        [True, b"c" * 32, 5, b"n" * 16, True],
+        [2, b"c" * 32, True, b"n" * 16, True],
+        [2, "c" * 32, 5, b"n" * 16, True],
+        [2, b"c" * 33, 5, b"n" * 16, True],
+        [2, b"c" * 32, 5, b"n" * 15, True],
+        [2, b"c" * 32, 5, b"n" * 16],
+        [2, b"c" * 32, 5, b"n" * 16, 1],
+        [2, b"c" * 32, 5, b"n" * 16, True, 0],
         {1: 2},
         None,
     ):
