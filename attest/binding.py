@@ -2,7 +2,10 @@
 
 The guest agent puts any 64 bytes into a quote, for any code in the machine, without a tag of its
 own. All that makes the quote *this session's* is therefore in what is hashed here: whose cluster,
-who proves to whom, both sides' fresh nonces, and as which seat and boot.
+who proves to whom, both sides' fresh nonces, on which encrypted session, and as which seat and
+boot. The session matters because node keys are no secret from other machines of the same app: one
+that stands between two members under their own names could otherwise pass a genuine machine's
+quote on as its own.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 
 PROTOCOL_TAG = b"dstack-cluster/attested-session/v1"
 NONCE_BYTES = 32
+SESSION_BYTES = 32
 PEER_ID_BYTES_MAX = 128
 CLUSTER_ID_BYTES_MAX = 64
 
@@ -22,6 +26,7 @@ def report_data(
     verifier_peer: bytes,
     prover_nonce: bytes,
     verifier_nonce: bytes,
+    session: bytes,
     seat: int,
     incarnation: int,
 ) -> bytes:
@@ -30,13 +35,16 @@ def report_data(
     Every field is preceded by its length (4 bytes, big-endian), so no two lists of fields give the
     same text; prover and verifier stand in fixed places, so a quote sent back to its sender is
     not one of his. ``seat`` (below 2**256) and ``incarnation`` (below 2**64) are the prover's.
-    Nonces are 32 bytes, peer ids the bytes of the libp2p peer id.
+    Nonces are 32 bytes, peer ids the bytes of the libp2p peer id, ``session`` is the 32-byte
+    hash of the Noise handshake (its section 11.2), which no two connections share.
 
     Raises:
         ValueError: a field of the wrong size.
     """
     if len(prover_nonce) != NONCE_BYTES or len(verifier_nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
+    if len(session) != SESSION_BYTES:
+        raise ValueError(f"a session's hash has {SESSION_BYTES} bytes")
     if not (0 < len(prover_peer) <= PEER_ID_BYTES_MAX):
         raise ValueError(f"a peer id has 1 to {PEER_ID_BYTES_MAX} bytes")
     if not (0 < len(verifier_peer) <= PEER_ID_BYTES_MAX):
@@ -52,6 +60,7 @@ def report_data(
         verifier_peer,
         prover_nonce,
         verifier_nonce,
+        session,
         seat.to_bytes(32, "big"),
         incarnation.to_bytes(8, "big"),
     )

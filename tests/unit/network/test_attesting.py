@@ -118,7 +118,7 @@ async def test_a_member_that_does_not_satisfy_is_told_a_code_and_others_are_not_
     await third.up(2)
     await wait_until(lambda: c.refused_by)
     assert c.refused_by[0] == (1, 8, b"newer")
-    assert one.mesh.refused["attestation_compose"] >= 1
+    await wait_until(lambda: one.mesh.refused["attestation_compose"])
     (record,) = one.log.of("peer_refused")[:1]
     assert record["reason"] == "attestation_compose" and record["detail"] == "details"
     assert one.mesh.links()[1].down_reason == "attestation_compose"
