@@ -64,7 +64,8 @@ LINES_BURST, LINES_REFILL_MS = 8, 1000  # of the log about one member
 EVENTS_PER_BATCH = 512
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
-SYNC_INLINE_S = 0.002  # a disk that is slower, on average, is waited for in a thread
+SYNC_INLINE_S = 0.002  # a disk that is never faster is waited for in a thread
+SYNCS_KEPT = 16
 
 _PRIORITIES: dict[type, Priority] = {
     wire.Commands: Priority.FORWARD,
@@ -406,19 +407,23 @@ def _parted(records: list[Record]) -> tuple[list[Record], list[Record]]:
 
 
 class _Disk:
-    """Waits for the disk: in place while it is fast, which costs less than a thread's turn."""
+    """Waits for the disk: in place while it is fast, which costs less than a thread's turn.
+
+    How fast it is, the quickest of the last few waits tells: on busy cores the others tell how
+    long this process waited for a core, and a thread would wait for that too.
+    """
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
-        self._takes_s = 0.0  # smoothed
+        self._took_s = deque((0.0,), maxlen=SYNCS_KEPT)
 
     async def sync(self) -> None:
         started = time.perf_counter()
-        if self._takes_s < SYNC_INLINE_S:
+        if min(self._took_s) < SYNC_INLINE_S:
             self._sync()
         else:
             await trio.to_thread.run_sync(self._sync)
-        self._takes_s += (time.perf_counter() - started - self._takes_s) / 8
+        self._took_s.append(time.perf_counter() - started)
 
 
 class _Waiter:
