@@ -4,7 +4,7 @@ May enter: the standard library, msgpack, sortedcontainers, Keccak, and the ``Si
 interfaces of ``signatures``. May not enter: sockets, clocks, threads, randomness, any other room
 of this house.
 Read in this order; imports point backwards only. Values: ``limits``, ``errors``, ``validators``,
-``types``, ``keccak``, ``digests``, ``signatures``, ``standing``, ``order``, ``commands``,
+``commands``, ``types``, ``keccak``, ``digests``, ``signatures``, ``standing``, ``order``,
 ``codec``, ``wire``. What proves something: ``certificates``, ``leadership``, ``evidence``,
 ``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``,
 ``health``. One member: ``interface`` (events and effects), ``proposals``, ``catchup``,

@@ -16,6 +16,7 @@ import struct
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from . import limits
 from .errors import WireError
@@ -55,8 +56,7 @@ class Relation(IntEnum):
     NOT_EQUAL = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Write a key; with a ``lease`` (not 0) it goes when that ends."""
 
     key: bytes
@@ -136,8 +136,7 @@ class Barrier:
 Action = Put | Delete | Barrier | Txn | Grant | KeepAlive | Revoke
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One request of a client (16 bytes)."""
 
     client: bytes

@@ -16,6 +16,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from . import limits
 from .digests import keccak256
@@ -71,8 +72,7 @@ class Lease:
     expires_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """The last request of a client and what it did (see ``machine.Result``).
 
     ``used`` numbers executed requests: sessions are forgotten in its order, so it is part of the
@@ -87,8 +87,7 @@ class Session:
     refusal: Refusal = Refusal.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(NamedTuple):
     """A key's value with its revisions; ``version`` counts writes since the key was created."""
 
     value: bytes

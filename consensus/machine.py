@@ -25,7 +25,6 @@ from sortedcontainers import SortedList
 from . import limits
 from .commands import (
     FROM_KEY,
-    Action,
     Barrier,
     Command,
     Compare,
@@ -39,7 +38,6 @@ from .commands import (
     Target,
     Txn,
     TxnOp,
-    decode_command,
 )
 from .items import (
     SUM_MASK,
@@ -60,6 +58,7 @@ from .standing import Standing, decode_standing
 from .types import Block
 
 STANDING = b"standing"  # the name of a fact
+ELEMENTS_KEPT = 8192  # half a kilobyte each
 _NOTHING = KeyValue(b"", 0, 0, 0)
 
 
@@ -89,8 +88,7 @@ class Found:
 Response = Written | Removed | Found
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a command did, and the revision after it.
 
     ``existed``: a key was there before; of a transaction: the comparisons held. ``stale`` is True
@@ -146,6 +144,13 @@ def _room(key: bytes) -> int:
     return limits.ENTRY_BYTES + len(key)
 
 
+def _remembered(known: OrderedDict[bytes, int], key: bytes, added: int) -> int:
+    known[key] = added
+    if len(known) > ELEMENTS_KEPT:
+        known.popitem(last=False)
+    return added
+
+
 class Machine:
     """The state at one height. ``apply`` is the only way to change it."""
 
@@ -164,6 +169,9 @@ class Machine:
         self._lease_keys: dict[int, dict[bytes, None]] = {}
         self._used = 0
         self._sum = 0
+        # Elements of what was written last, which is what is mostly replaced next.
+        self._entry_elements: OrderedDict[bytes, int] = OrderedDict()
+        self._session_elements: OrderedDict[bytes, int] = OrderedDict()
         self._hashes: OrderedDict[int, bytes] = OrderedDict()
         self._note_hash()
 
@@ -239,11 +247,11 @@ class Machine:
 
     def answer(self, command_id: bytes) -> Result | None:
         """The known outcome of a command that was applied before, None when it was not."""
-        session = self.sessions.get(command_id[:16])
-        if session is None:
-            return None
-        sequence = int.from_bytes(command_id[16:24], "big")
-        if sequence > session.sequence:
+        return self._answer(command_id[:16], int.from_bytes(command_id[16:24], "big"))
+
+    def _answer(self, client: bytes, sequence: int) -> Result | None:
+        session = self.sessions.get(client)
+        if session is None or sequence > session.sequence:
             return None
         return Result(
             session.revision,
@@ -293,8 +301,7 @@ class Machine:
         self.time_ms = max(self.time_ms, block.header.time_ms)
         self._expire(changes)
         results = tuple(
-            (command, self._apply_command(command, wanted, changes))
-            for command in map(decode_command, block.commands)
+            (command, self._apply_command(command, wanted, changes)) for command in block.decoded
         )
         while len(self.sessions) > limits.SESSIONS_MAX:
             client = next(iter(self.sessions))
@@ -327,35 +334,30 @@ class Machine:
     def _apply_command(
         self, command: Command, wanted: Container[bytes], changes: Changes
     ) -> Result:
-        if isinstance(command.action, Barrier):
+        client, sequence, action = command
+        if isinstance(action, Barrier):
             return Result(self.revision)
-        command_id = command.id
-        known = self.answer(command_id)
+        known = self._answer(client, sequence)
         if known is not None:
             return known
-        result = self._run(command.action, command_id in wanted, changes)
+        result = self._run(command, wanted, changes)
+        revision, existed, _, deleted, refusal, _ = result
         self._used += 1
-        session = Session(
-            command.sequence,
-            result.revision,
-            result.existed,
-            self._used,
-            result.deleted,
-            result.refusal,
-        )
-        self._set_session(command.client, session)
-        changes.sessions.pop(command.client, None)  # the order is that of last use
-        changes.sessions[command.client] = session
+        session = Session(sequence, revision, existed, self._used, deleted, refusal)
+        self._set_session(client, session)
+        changes.sessions.pop(client, None)  # the order is that of last use
+        changes.sessions[client] = session
         return result
 
-    def _run(self, action: Action, read: bool, changes: Changes) -> Result:
+    def _run(self, command: Command, wanted: Container[bytes], changes: Changes) -> Result:
+        action = command.action
         match action:
             case Put():
                 return self._one(action, changes)
             case Delete():
                 return self._one(action, changes)
             case Txn():
-                return self._transact(action, read, changes)
+                return self._transact(action, command.id in wanted, changes)
             case Grant(lease_id, ttl_ms):
                 if lease_id in self.leases:
                     return self._refused(Refusal.LEASE_EXISTS)
@@ -496,9 +498,7 @@ class Machine:
             found.append((key, entry))
         return Found(tuple(found), count, len(found) < count)
 
-    def _change(
-        self, key: bytes, entry: KeyValue | None, revision: int, changes: Changes
-    ) -> None:
+    def _change(self, key: bytes, entry: KeyValue | None, revision: int, changes: Changes) -> None:
         before = self.entries.get(key)
         self._set_entry(key, entry)
         changes.entries[key] = entry
@@ -527,7 +527,8 @@ class Machine:
     def _set_entry(self, key: bytes, entry: KeyValue | None, *, index: bool = True) -> None:
         before = self.entries.get(key)
         if before is not None:
-            self._sum -= element(entry_item(key, before))
+            known = self._entry_elements.pop(key, None)
+            self._sum -= known or element(entry_item(key, before))
             self.bytes -= _room(key) + len(before.value)
             if before.lease:
                 del self._lease_keys[before.lease][key]
@@ -536,7 +537,7 @@ class Machine:
             self._keys.remove(key)
             return
         self.entries[key] = entry
-        self._sum += element(entry_item(key, entry))
+        self._sum += _remembered(self._entry_elements, key, element(entry_item(key, entry)))
         self.bytes += _room(key) + len(entry.value)
         if entry.lease:
             self._lease_keys[entry.lease][key] = None
@@ -546,10 +547,12 @@ class Machine:
     def _set_session(self, client: bytes, session: Session | None) -> None:
         before = self.sessions.pop(client, None)
         if before is not None:
-            self._sum -= element(session_item(client, before))
+            known = self._session_elements.pop(client, None)
+            self._sum -= known or element(session_item(client, before))
         if session is not None:
             self.sessions[client] = session
-            self._sum += element(session_item(client, session))
+            added = element(session_item(client, session))
+            self._sum += _remembered(self._session_elements, client, added)
             self._used = max(self._used, session.used)
 
     def _set_lease(self, lease_id: int, lease: Lease | None) -> None:

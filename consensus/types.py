@@ -11,6 +11,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
+from .commands import Command, decode_command
 from .validators import Validator
 
 ZERO_HASH = bytes(32)
@@ -183,7 +184,12 @@ class Block:
     @cached_property
     def command_ids(self) -> frozenset[bytes]:
         """Identities (client and sequence) of the commands in it."""
-        return frozenset(raw_command_id(raw) for raw in self.commands)
+        return frozenset(map(raw_command_id, self.commands))
+
+    @cached_property
+    def decoded(self) -> tuple[Command, ...]:
+        """The commands in it as values; raises WireError when one of them is none."""
+        return tuple(map(decode_command, self.commands))
 
 
 @dataclass(frozen=True, slots=True)

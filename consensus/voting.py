@@ -54,6 +54,7 @@ from .types import (
     View,
     Vote,
     VoteKind,
+    raw_command_id,
 )
 from .wire import BootRefused, ProposalMessage, VoteMessage, make_block
 
@@ -357,8 +358,8 @@ class Voting(Turning):
             self._is_well(header.view, final=True)
             for evidence in block.evidence:
                 self._keep_evidence(evidence)
-            for command, _ in applied.results:
-                self._forget_command(command.id)
+            for raw in block.commands:
+                self._forget_command(raw_command_id(raw))
             if block.next_epoch is not None:
                 above = tuple(b.header for b in branch[number + 1 :])
                 opening = Boundary(block, target, above + links)

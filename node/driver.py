@@ -44,7 +44,7 @@ from consensus.interface import (
     TimerFired,
 )
 from consensus.machine import Applied, Result
-from consensus.types import Reason
+from consensus.types import Reason, raw_command_id
 from node.archivist import Archivist
 from node.deadlines import Deadlines
 from node.facade import Busy, OutcomeUnknown
@@ -353,8 +353,10 @@ class Driver:
                 self._log.error("message_too_large", kind=kind, reason=str(error))
 
     def _answer(self, applied: Applied) -> None:
-        for command, result in applied.results:
-            for waiter in self._waiting.get(command.id, ()):
+        if not self._waiting:
+            return
+        for raw, (_, result) in zip(applied.block.commands, applied.results, strict=True):
+            for waiter in self._waiting.get(raw_command_id(raw), ()):
                 waiter.result = result
                 waiter.done.set()
 

@@ -188,7 +188,7 @@ def _forged(items: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """One value changed."""
     key, value = read_item(items[-1])
     assert isinstance(key, bytes)
-    return (*items[:-1], item_of(key, replace(value, value=b"forged")))  # type: ignore[call-arg]
+    return (*items[:-1], item_of(key, value._replace(value=b"forged")))
 
 
 def _lies() -> dict[str, list[SnapshotChunk]]:
