@@ -1,4 +1,4 @@
-"""The guest agents: one simulator process that serves one socket per node."""
+"""The guest agents and the PCCS: one simulator process that serves one socket per node."""
 
 from __future__ import annotations
 
@@ -34,26 +34,25 @@ def kms_root(testnet: Testnet) -> bytes:
 
 
 def start(testnet: Testnet) -> ProcessRecord:
-    """Start the simulator; the caller records it."""
-    argv = processes.python(
-        "deploy.simulator",
-        "--kms-secret-file", str(testnet.kms_root_file),
-        "--app-id", testnet.app_id,
-    )  # fmt: skip
+    """Start the simulator, with the PCCS for everybody; the caller records it."""
+    argv = ["--pccs-port", str(testnet.pccs_port)]
     for node in testnet.nodes:
         argv += ["--node", f"{testnet.socket(node.seat)}:{node.instance_seed}"]
-    return processes.spawn(
-        argv, log=testnet.log("agents"), mark=testnet.mark, cwd=testnet.directory
-    )
+    return _spawn(testnet, argv)
 
 
 def start_one(testnet: Testnet, socket: Path, instance_seed: str) -> ProcessRecord:
     """Start the guest agent of one more machine, under the same root and app."""
+    return _spawn(testnet, ["--node", f"{socket}:{instance_seed}"])
+
+
+def _spawn(testnet: Testnet, arguments: list[str]) -> ProcessRecord:
     argv = processes.python(
         "deploy.simulator",
         "--kms-secret-file", str(testnet.kms_root_file),
         "--app-id", testnet.app_id,
-        "--node", f"{socket}:{instance_seed}",
+        "--fault-file", str(testnet.fault_file),
+        *arguments,
     )  # fmt: skip
     return processes.spawn(
         argv, log=testnet.log("agents"), mark=testnet.mark, cwd=testnet.directory

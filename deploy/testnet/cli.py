@@ -19,7 +19,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from . import changes, launch, layout, nodes, processes, requests, survey, table
+from . import changes, faults, launch, layout, nodes, processes, requests, survey, table
 from .layout import Testnet, TestnetError
 
 REFRESH_S = 0.5
@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     logs = verb("logs", _logs, "a daemon's log", seat=True)
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("-n", "--lines", type=int, default=1000)
+
+    fault = verb("fault", _fault, "a fault of a simulated machine; none: show", seat=True)
+    fault.add_argument("kind", nargs="?", choices=faults.KINDS, metavar="KIND")
+    fault.add_argument("value", nargs="?", metavar="VALUE")
+    fault.formatter_class = argparse.RawDescriptionHelpFormatter
+    fault.epilog = faults.HELP
 
     add = verb("add", _add, "grant a seat and start a node that joins with the next epoch")
     add.add_argument("--weight", type=int, default=1, metavar="W")
@@ -338,6 +344,16 @@ async def start(directory: Path, seat: int, deadline_s: float) -> Testnet:
         testnet.save()
     await nodes.wait_answers(testnet, seat, deadline_s)
     return testnet
+
+
+async def _fault(arguments: argparse.Namespace) -> int:
+    directory, seat = _directory(arguments), arguments.seat
+    if arguments.kind is None:
+        found = faults.of(layout.load(directory), seat)
+    else:
+        found = await faults.give(directory, seat, arguments.kind, arguments.value)
+    print(f"seat {seat}: {json.dumps(found.to_json()) if found.to_json() else 'a sound machine'}")
+    return 0
 
 
 # --- who belongs ------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
 DIR/lock           held while a verb changes testnet.json
-DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600)
+DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600); the mock TDX
+                   authority grows of it, too
+DIR/faults.json    what is wrong with which simulated machine, once something is (mode 0600)
 DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
 DIR/deployment.json  which registry it is: the daemons' anchor
 DIR/log/           anvil.log, agents.log, node-SEAT.log
@@ -88,12 +90,24 @@ class Testnet:
         return f"http://127.0.0.1:{self.rpc_port}"
 
     @property
+    def pccs_port(self) -> int:
+        return self.base_port + 1
+
+    @property
+    def pccs_url(self) -> str:
+        return f"http://127.0.0.1:{self.pccs_port}"
+
+    @property
     def weight_total(self) -> int:
         return sum(node.weight for node in self.nodes)
 
     @property
     def kms_root_file(self) -> Path:
         return self.directory / "kms-root"
+
+    @property
+    def fault_file(self) -> Path:
+        return self.directory / "faults.json"
 
     def p2p_port(self, seat: int) -> int:
         return self.base_port + 10 + seat
@@ -106,7 +120,7 @@ class Testnet:
 
     def ports(self) -> dict[int, str]:
         """Every port the testnet listens on, with what listens there."""
-        ports = {self.rpc_port: "anvil"}
+        ports = {self.rpc_port: "anvil", self.pccs_port: "the PCCS"}
         for node in self.nodes:
             ports[self.p2p_port(node.seat)] = f"node {node.seat} (p2p)"
             ports[self.api_port(node.seat)] = f"node {node.seat} (API)"
@@ -271,7 +285,7 @@ def remove(testnet: Testnet) -> None:
     for node in testnet.nodes:
         shutil.rmtree(testnet.node_dir(node.seat), ignore_errors=True)
     shutil.rmtree(testnet.directory / "log", ignore_errors=True)
-    for name in ("kms-root", "wallets.json", "deployment.json"):
+    for name in ("kms-root", "wallets.json", "deployment.json", "faults.json"):
         (testnet.directory / name).unlink(missing_ok=True)
     for leftover in testnet.directory.glob(f".{STATE_FILE}.*"):
         leftover.unlink(missing_ok=True)

@@ -251,7 +251,8 @@ def free_base_port(nodes: int) -> int:
     """A base port whose whole block is free now; random, so that parallel runs rarely meet."""
     for _ in range(200):
         base = random.choice(PORTS)
-        wanted = [base, *(base + offset + n for offset in (10, 50) for n in range(1, nodes + 1))]
+        wanted = [base, base + 1]
+        wanted += [base + offset + n for offset in (10, 50) for n in range(1, nodes + 1)]
         try:
             layout.check_ports(dict.fromkeys(wanted, "a test"))
         except TestnetError:

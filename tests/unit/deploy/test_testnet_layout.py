@@ -44,7 +44,7 @@ def test_a_wrong_number_of_nodes_is_refused(nodes: int) -> None:
 
 def test_no_two_things_share_a_port_even_with_the_most_nodes(tmp_path: Path) -> None:
     testnet = layout.create(tmp_path / "t", (1,) * layout.NODES_MAX, 30_000)
-    assert len(testnet.ports()) == 1 + 2 * layout.NODES_MAX
+    assert len(testnet.ports()) == 2 + 2 * layout.NODES_MAX
     assert testnet.p2p_port(1) == 30_011
     assert testnet.api_port(1) == 30_051
 
