@@ -292,6 +292,15 @@ class FinalizedReader:
             found.append((vote.endpoint, vote.answer[0] if vote.error is None else vote.error))
         return found
 
+    def best_first(self) -> list[RpcEndpoint]:
+        """The endpoints, those that are well and quick first: for questions asked one by one."""
+
+        def rank(endpoint: RpcEndpoint) -> tuple[bool, int]:
+            health = self._health[endpoint.name]
+            return bool(health.complaint), health.latency_ms
+
+        return sorted(self.endpoints, key=rank)
+
     def accuse(self, endpoint: RpcEndpoint, complaint: str) -> None:
         """Names an endpoint whose answer was refuted by other means (a digest)."""
         self._health[endpoint.name].complain(Trouble.LYING, complaint)

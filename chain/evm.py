@@ -1,56 +1,72 @@
-"""The registry on an EVM chain: snapshots, the founding set, proven events, watching."""
+"""The registry on an EVM chain: snapshots, the founding set, proven events, watching.
+
+Theory of operation. k endpoints agree on a finalized block, and with its hash on its state root.
+The fixed words of the contract (version, digest, launch, recoveries, ends of roots) and its code
+hash are then proven against that root, by whichever endpoint gives the proof; the events are proven
+by the digest; and the rows, which k endpoints must give alike, are held against the events. So no
+number of liars can invent a member, a weight, a key or a recovery at an agreed block. What only k
+vouch for is what the digest leaves out: where a member is reached and when its lease ends.
+
+The storage root comes with every proof. While it stays, not one word of the contract has changed:
+then a new block costs one proof, and nothing else is read.
+
+Where no endpoint gives account proofs, k equal answers must do for all of it. ``status`` says so.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 import trio
 
-from chain import decoding
 from chain.abi import ContractAbi, FunctionAbi
 from chain.agreement import FinalizedReader, Reverted
-from chain.decoding import Log
 from chain.errors import (
     BadChainData,
     ChainError,
-    EndpointError,
-    EndpointTooLong,
     FinalityAlarm,
     NoAgreement,
     NotDeployed,
+    NotProven,
     PinMismatch,
-    RpcFault,
     WrongChain,
 )
 from chain.follow import Follower
 from chain.headers import Header
+from chain.history import SeatHistory
 from chain.keys import keccak256
-from chain.membership import (
-    Change,
-    Member,
-    Membership,
-    MemberStatus,
-    PendingRecovery,
-    Sighting,
+from chain.membership import Change, Member, Membership, MemberStatus, Sighting
+from chain.replay import active_members
+from chain.rows import PAGE_BYTES_MAX, PAGE_SEATS, add_page, member
+from chain.words import (
+    VIEWS,
+    OpenedRecovery,
+    RegistryWords,
+    StorageLayout,
+    agreed_words,
+    checked,
 )
-from chain.replay import NodeChange, active_members, compressed, node_change, proven
-from chain.rpc import RpcEndpoint
+from contracts import artifact
 
-PAGE_SEATS = 100
 PAGES_MAX = 1000
-# A row: offset, 13 words, length and text of the endpoint (128 bytes), with room to spare.
-PAGE_BYTES_MAX = 256 + PAGE_SEATS * 32 * 24
+PAGES_AT_ONCE = 5
 WORDS_BYTES_MAX = 4096
-LOG_BLOCKS = 10_000
-LOGS_PER_REQUEST_MAX = 10_000
 POLL_INTERVAL_S = 4.0
-ENDPOINT_CHARS_MAX = 128
-_MULTIADDR = re.compile(r"(?:/[A-Za-z0-9._:%\-]+){2,}")
+PROVEN = "proven"
 
 _log = structlog.get_logger("chain.evm")
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The fixed words at a block; ``storage_root`` is empty when they are agreed on, not proven."""
+
+    words: RegistryWords
+    root_ends_s: dict[int, int]
+    storage_root: bytes
 
 
 class EvmRegistry:
@@ -61,6 +77,8 @@ class EvmRegistry:
         abi: the contract's interface.
         deploy_block: where to start looking for events; 0 when it is not known.
         poll_interval_s: how often ``watch`` looks for a new finalized block.
+        require_proofs: raise NotProven where k equal answers would have to do.
+        layout: where the contract keeps its words; by default the committed artifact's.
     """
 
     def __init__(
@@ -70,14 +88,21 @@ class EvmRegistry:
         *,
         deploy_block: int = 0,
         poll_interval_s: float = POLL_INTERVAL_S,
+        require_proofs: bool = False,
+        layout: StorageLayout | None = None,
     ) -> None:
         self.reader = reader
         self.abi = abi
         self.contract = reader.watermark.mark.contract
-        self._deploy_block = deploy_block
+        self.history = SeatHistory(reader, abi, deploy_block)
         self._poll_interval_s = poll_interval_s
+        self._require_proofs = require_proofs
+        self._layout = StorageLayout(artifact("Registry")) if layout is None else layout
         self._code_checked = False
+        self._laid_out = False  # the contract's code is the one that the layout belongs to
         self._genesis: Membership | None = None
+        self._storage_root = b""  # at ``newest``; empty unless all of it is proven
+        self._trust = {"state": "not read yet", "members": "not read yet"}
         self.newest: Membership | None = None
         self.last_error: ChainError | None = None
 
@@ -109,18 +134,20 @@ class EvmRegistry:
         if self._genesis is not None:
             return self._genesis
         header = await self.finalized()
-        (raw,) = await self._words(header, [self._view("launched")])
-        block_number, version, digest, weight = self._view("launched").decode(raw)
-        if block_number == 0:
+        fixed = (await self._state(header, ())).words.launch
+        if fixed is None:
             return None
-        if not self._deploy_block <= block_number <= header.number:
-            raise BadChainData(f"launched at block {block_number}, outside deployment..finalized")
+        block_number, version, digest = (
+            fixed.change.block_number, fixed.change.version, fixed.change.digest,
+        )  # fmt: skip
+        if block_number < self.history.deploy_block:
+            raise BadChainData(f"launched at block {block_number}, before the deployment")
         launch = await self.reader.header_at(block_number)
         if launch is None:
             raise BadChainData(f"the block of the launch, {block_number}, is not there")
-        members = active_members(await self.proven_changes(Change(block_number, version, digest)))
-        if sum(member.weight for member in members) != weight:
-            raise BadChainData(f"the weights at the launch do not add up to {weight}")
+        members = active_members(await self.history.proven_changes(fixed.change))
+        if sum(m.weight for m in members) != fixed.weight:
+            raise BadChainData(f"the weights at the launch do not add up to {fixed.weight}")
         self._genesis = Membership(
             chain_id=self.chain_id,
             contract=self.contract,
@@ -168,12 +195,11 @@ class EvmRegistry:
         if not self._code_checked:
             code = await self.reader.code_at(self.contract, header)
             if not code:
-                raise NotDeployed(
-                    f"no contract at 0x{self.contract.hex()} at finalized block {header.number}"
-                )
+                raise self._not_deployed(header)
             await self.reader.watermark.advance(
                 header.number, header.hash, code_hash=keccak256(code)
             )
+            self._laid_out = self._layout.matches_code(code)
             self._code_checked = True
         return header
 
@@ -191,7 +217,17 @@ class EvmRegistry:
     async def member(self, seat: int, at: Header | None = None) -> Member:
         """One seat at an agreed block; CallReverted with NoSuchSeat when there is none."""
         (row,) = await self.call("member", seat, at=at)
-        return self._member(row)
+        return member(row)
+
+    async def recovery(self, index: int) -> OpenedRecovery:
+        """The recovery that was opened as the ``index``-th, counted from 0."""
+        header = await self.finalized()
+        found = await self._prove(self._layout.recovery_slots(index), header)
+        if found is not None:
+            return self._layout.recovery(found[1])
+        (row,) = await self.call("recovery", index, at=header)
+        epoch, height, block_number, version, block_hash, digest = row
+        return OpenedRecovery(epoch, height, block_hash, Change(block_number, version, digest))
 
     def status(self) -> dict[str, Any]:
         """How the view of the chain is, JSON-ready."""
@@ -204,6 +240,8 @@ class EvmRegistry:
             "finalized_height": mark.height,
             "finalized_age_s": None if age_s is None else round(age_s, 1),
             "version": mark.version,
+            "code_hash": "0x" + mark.code_hash.hex(),
+            "trust": dict(self._trust),
             "alarm": None if self.reader.alarm is None else str(self.reader.alarm),
             "last_error": None if self.last_error is None else str(self.last_error),
             "endpoints": self.reader.endpoint_status(),
@@ -212,154 +250,141 @@ class EvmRegistry:
     # ------------------------------------------------------------------ inner parts
 
     async def _snapshot_at(self, header: Header) -> Membership:
-        words = [self._view(name) for name in ("version", "digest", "lastChange")]
-        pending_of, root_of, page = map(self._view, ("pendingRecovery", "root", "page"))
-        guessed = [] if self.newest is None else [epoch for epoch, _ in self.newest.roots]
-        *raw, raw_pending, raw_page = await self._read(
-            header,
-            [f.encode() for f in words]
-            + [root_of.encode(epoch) for epoch in guessed]
-            + [pending_of.encode(), page.encode(1, PAGE_SEATS)],
-            PAGE_BYTES_MAX,
-        )
-        (version,), (digest,), changed = (
-            f.decode(value) for f, value in zip(words, raw, strict=False)
-        )
-        ends = [root_of.decode(value)[1] for value in raw[len(words) :]]
-        members: list[Member] = []
-        following = self._page(page, raw_page, 1, members)
-        pages = 1
-        while following:
-            if pages == PAGES_MAX:
-                raise BadChainData(f"more than {PAGES_MAX} pages of members")
-            # The same block hash gives the same state, so version and digest cannot have moved.
-            (raw_page,) = await self._read(
-                header, [page.encode(following, PAGE_SEATS)], PAGE_BYTES_MAX
+        newest = self.newest
+        state = await self._state(header, [] if newest is None else [e for e, _ in newest.roots])
+        words = state.words
+        if newest is not None and state.storage_root and state.storage_root == self._storage_root:
+            membership = replace(newest, **_block(header))
+        else:
+            members = await self._members(header, words.seat_count)
+            all_proven = await self._check_members(header, state, members)
+            membership = Membership(
+                chain_id=self.chain_id,
+                contract=self.contract,
+                **_block(header),
+                version=words.version,
+                digest=words.digest,
+                members=tuple(members),
+                last_change=words.last_change,
+                roots=await self._roots(header, members, state.root_ends_s),
+                recoveries=words.recoveries,
+                pending_recovery=words.pending_recovery,
             )
-            following = self._page(page, raw_page, following, members)
-            pages += 1
-        roots = await self._roots(header, members, dict(zip(guessed, ends, strict=True)))
-        await self.reader.watermark.advance(header.number, header.hash, version=version)
-        pending, recoveries = _pending(pending_of.decode(raw_pending))
-        membership = Membership(
-            chain_id=self.chain_id,
-            contract=self.contract,
-            block_number=header.number,
-            block_hash=header.hash,
-            block_time_s=header.time_s,
-            prev_randao=header.prev_randao,
-            version=version,
-            digest=digest,
-            members=tuple(members),
-            last_change=_last_change(Change(*changed), header, version),
-            roots=roots,
-            recoveries=recoveries,
-            pending_recovery=pending,
-        )
+            self._storage_root = state.storage_root if all_proven else b""
+        await self.reader.watermark.advance(header.number, header.hash, version=words.version)
         self.newest = membership
         return membership
+
+    async def _state(self, header: Header, epochs: Sequence[int]) -> _State:
+        """The fixed words and the ends of some roots, proven if any endpoint proves them."""
+        layout, root_of = self._layout, self._view("root")
+        slots = [*layout.fixed, *(layout.root_slot(epoch) for epoch in epochs)]
+        found = await self._prove(slots, header)
+        if found is not None:
+            storage_root, values = found
+            count = len(layout.fixed)
+            words = layout.words(values[:count])
+            ends = [layout.root_ends_s(value) for value in values[count:]]
+        else:
+            storage_root = b""
+            views = [self._view(name) for name in VIEWS]
+            raw = await self._read(
+                header,
+                [view.encode() for view in views] + [root_of.encode(epoch) for epoch in epochs],
+                WORDS_BYTES_MAX,
+            )
+            words = agreed_words([v.decode(r) for v, r in zip(views, raw, strict=False)])
+            ends = [root_of.decode(value)[1] for value in raw[len(views) :]]
+        return _State(
+            checked(words, header.number), dict(zip(epochs, ends, strict=True)), storage_root
+        )
+
+    async def _prove(
+        self, slots: Sequence[int], header: Header
+    ) -> tuple[bytes, tuple[int, ...]] | None:
+        """The storage root and some words, None when they have to be agreed on instead.
+
+        Raises:
+            NotDeployed, PinMismatch: another contract is proven to be there, or none.
+        """
+        try:
+            if not self._laid_out:
+                raise NotProven("the contract's code is not this release's: layout unknown")
+            account = await self.reader.prove(self.contract, slots, header)
+        except NotProven as error:
+            if self._require_proofs:
+                raise
+            self._note_trust("state", f"{self._agreed()}: {error}")
+            return None
+        if account is None:
+            raise self._not_deployed(header)
+        self.reader.watermark.check_code(account.code_hash)
+        self._note_trust("state", PROVEN)
+        return account.storage_root, account.slots
+
+    async def _members(self, header: Header, seat_count: int) -> list[Member]:
+        """All rows, as k endpoints give them alike."""
+        if seat_count > PAGES_MAX * PAGE_SEATS:
+            raise BadChainData(f"{seat_count} seats, at most {PAGES_MAX * PAGE_SEATS} are read")
+        page = self._view("page")
+        starts = range(1, seat_count + 1, PAGE_SEATS)
+        members: list[Member] = []
+        for at in range(0, len(starts), PAGES_AT_ONCE):
+            some = starts[at : at + PAGES_AT_ONCE]
+            calls = [page.encode(first, PAGE_SEATS) for first in some]
+            # The same block hash gives the same state, so nothing can have moved between pages.
+            for first, raw in zip(
+                some, await self._read(header, calls, PAGE_BYTES_MAX), strict=True
+            ):
+                following = first + PAGE_SEATS if first + PAGE_SEATS <= seat_count else 0
+                if add_page(page, raw, first, members) != following:
+                    raise BadChainData(f"a page from {first} does not lead to {following}")
+        return members
+
+    async def _check_members(
+        self, header: Header, state: _State, members: Sequence[Member]
+    ) -> bool:
+        """Holds the rows against the events; whether they are proven now.
+
+        Raises:
+            BadChainData: the events, which are proven, tell of other members.
+            NotProven: no endpoint has the events, and proofs are required.
+        """
+        words = state.words
+        try:
+            if not state.storage_root:
+                raise NotProven("the digest is not proven")
+            await self.history.check(members, Change(header.number, words.version, words.digest))
+        except (NotProven, NoAgreement) as error:
+            if self._require_proofs:
+                raise NotProven(str(error)) from None
+            self._note_trust("members", f"{self._agreed()}: {error}")
+            return False
+        self._note_trust("members", PROVEN)
+        return True
 
     async def _roots(
         self, header: Header, members: Sequence[Member], known: dict[int, int]
     ) -> tuple[tuple[int, int], ...]:
         """The ends of the roots behind the active members; ``known`` were read at this block."""
-        root_of = self._view("root")
-        active = {m.root_epoch for m in members if m.status is MemberStatus.ACTIVE}
-        missing = sorted(active - set(known))
+        active = sorted({m.root_epoch for m in members if m.status is MemberStatus.ACTIVE})
+        missing = [epoch for epoch in active if epoch not in known]
         if missing:
-            raw = await self._read(
-                header, [root_of.encode(epoch) for epoch in missing], WORDS_BYTES_MAX
-            )
-            for epoch, value in zip(missing, raw, strict=True):
-                known[epoch] = root_of.decode(value)[1]
-        return tuple((epoch, known[epoch]) for epoch in sorted(active))
+            known = known | (await self._state(header, missing)).root_ends_s
+        return tuple((epoch, known[epoch]) for epoch in active)
 
-    def _page(self, page: FunctionAbi, raw: bytes, first: int, members: list[Member]) -> int:
-        rows, following = page.decode(raw)
-        if len(rows) > PAGE_SEATS:
-            raise BadChainData(f"a page of {len(rows)} members, asked for {PAGE_SEATS}")
-        for row in rows:
-            member = self._member(row)
-            if member.seat < first or (members and member.seat <= members[-1].seat):
-                raise BadChainData(f"seat {member.seat} is out of place in a page from {first}")
-            members.append(member)
-        if following != 0 and following <= max(first, members[-1].seat if members else 0):
-            raise BadChainData(f"a page from {first} names {following} as the next")
-        return int(following)
+    def _note_trust(self, what: str, text: str) -> None:
+        if text != self._trust[what]:
+            _log.log(20 if text == PROVEN else 30, "chain.trust", what=what, how=text)
+        self._trust[what] = text
 
-    def _member(self, row: Sequence[Any]) -> Member:
-        (seat, owner, weight, status, root_epoch, scheme, key_odd, expires_at_s, incarnation,
-         instance_id, key_x, _signer, endpoint) = row  # fmt: skip
-        if status not in (0, 1, 2):
-            raise BadChainData(f"seat {seat} has the unknown status {status}")
-        return Member(
-            seat=seat,
-            weight=weight,
-            status=MemberStatus(status),
-            node_key=compressed(key_x, key_odd),
-            instance_id=instance_id,
-            incarnation=incarnation,
-            endpoint=usable_endpoint(endpoint),
-            lease_expires_s=expires_at_s,
-            root_epoch=root_epoch,
-            scheme=scheme,
-            owner=bytes.fromhex(owner[2:]),
+    def _agreed(self) -> str:
+        return f"agreed on by {self.reader.quorum} of {len(self.reader.endpoints)}"
+
+    def _not_deployed(self, header: Header) -> NotDeployed:
+        return NotDeployed(
+            f"no contract at 0x{self.contract.hex()} at finalized block {header.number}"
         )
-
-    async def proven_changes(self, up_to: Change, since: Change | None = None) -> list[NodeChange]:
-        """All node changes up to a known state of the registry, in order, proven by its digest.
-
-        Any endpoint's events will do: those that do not give the digest are thrown away and the
-        endpoint is named.
-
-        Args:
-            since: a known state to start after, instead of at the deployment.
-
-        Raises:
-            NoAgreement: no endpoint has them.
-        """
-        first_block = self._deploy_block if since is None else since.block_number
-        failures: dict[str, str] = {}
-        for endpoint in self.reader.endpoints:
-            try:
-                found = await self._changes(endpoint, first_block, up_to.block_number)
-                return proven(found, up_to.version, up_to.digest, since)
-            except BadChainData as error:
-                self.reader.accuse(endpoint, f"events: {error}")
-                failures[endpoint.name] = str(error)
-            except (EndpointError, RpcFault) as error:
-                failures[endpoint.name] = str(error)
-        raise NoAgreement(f"events up to version {up_to.version}", 1, failures)
-
-    async def _changes(
-        self, endpoint: RpcEndpoint, first_block: int, last_block: int
-    ) -> list[NodeChange]:
-        event = self.abi.event("NodeChanged")
-        address, topic = "0x" + self.contract.hex(), "0x" + event.topic.hex()
-        found: list[Log] = []
-        start, span = first_block, LOG_BLOCKS
-        while start <= last_block:
-            end = min(start + span - 1, last_block)
-            query = {
-                "address": address,
-                "topics": [topic],
-                "fromBlock": hex(start),
-                "toBlock": hex(end),
-            }
-            try:
-                answer = await endpoint.call("eth_getLogs", [query])
-                found += decoding.logs(answer, LOGS_PER_REQUEST_MAX)
-            except (RpcFault, EndpointTooLong, BadChainData):
-                # Servers cap the range or the answer, each in its own words: halve until it fits.
-                if span == 1:
-                    raise
-                span = max(1, (end - start + 1) // 2)
-                continue
-            start, span = end + 1, min(span * 2, LOG_BLOCKS)
-        return [node_change(log, event, self.contract) for log in found]
-
-    async def _words(self, header: Header, functions: Sequence[FunctionAbi]) -> list[bytes]:
-        return await self._read(header, [f.encode() for f in functions], WORDS_BYTES_MAX)
 
     async def _read(self, header: Header, calls: Sequence[bytes], bytes_max: int) -> list[bytes]:
         results = await self.reader.call_many(
@@ -376,28 +401,11 @@ class EvmRegistry:
         return self.abi.function(name)
 
 
-def _last_change(change: Change, header: Header, version: int) -> Change | None:
-    if change.version == 0:
-        return None
-    if change.block_number > header.number or change.version > version:
-        raise BadChainData(f"the last change, version {change.version}, lies in the future")
-    return change
-
-
-def _pending(fields: Sequence[Any]) -> tuple[PendingRecovery | None, int]:
-    """The recovery that waits, and how many were opened."""
-    _round, epoch, height, ready_at_s, block_hash, opened = fields
-    if ready_at_s == 0:
-        return None, opened
-    return PendingRecovery(epoch, height, block_hash, ready_at_s), opened
-
-
-def usable_endpoint(text: bytes) -> str:
-    """A member's endpoint as the chain holds it, or "" when it is no multiaddr-like text.
-
-    A seat owner may write anything there; that must harm nobody but that member.
-    """
-    if len(text) > ENDPOINT_CHARS_MAX:
-        return ""
-    shown = text.decode("ascii", "replace")
-    return shown if _MULTIADDR.fullmatch(shown) else ""
+def _block(header: Header) -> dict[str, Any]:
+    """What a membership takes from the block that it was read at."""
+    return {
+        "block_number": header.number,
+        "block_hash": header.hash,
+        "block_time_s": header.time_s,
+        "prev_randao": header.prev_randao,
+    }

@@ -76,7 +76,7 @@ class Follower:
         assert now.last_change is not None
         since = Change(told.block_number, told.version, told.digest)
         up_to = Change(now.block_number, now.version, now.digest)
-        changes = await self._registry.proven_changes(up_to, since)
+        changes = await self._registry.history.proven_changes(up_to, since)
         steps = set_changes(changes, since, {v.seat: v for v in _voters(told)})
         if not steps or steps[-1] != (now.last_change, _voters(now)):
             raise BadChainData("the registry's events do not lead to the members it shows")
@@ -104,15 +104,16 @@ class Follower:
         return [await self._recovery(index, now) for index in new]
 
     async def _recovery(self, index: int, now: Membership) -> RecoveryVote:
-        (found,) = await self._registry.call("recovery", index)
-        epoch, height, block_number, version, block_hash, digest = found
-        up_to = Change(block_number, version, digest)
-        if now.last_change is not None and now.last_change.version <= version:
+        found = await self._registry.recovery(index)
+        up_to = found.change
+        if now.last_change is not None and now.last_change.version <= up_to.version:
             voters = _voters(now)  # nothing changed since
         else:
-            members = active_members(await self._registry.proven_changes(up_to))
+            members = active_members(await self._registry.history.proven_changes(up_to))
             voters = tuple(Voter(m.seat, m.weight, m.node_key) for m in members)
-        return RecoveryVote(epoch, height, block_hash, await self._view(up_to, voters))
+        return RecoveryVote(
+            found.epoch, found.height, found.block_hash, await self._view(up_to, voters)
+        )
 
 
 def _voters(membership: Membership) -> tuple[Voter, ...]:

@@ -13,9 +13,10 @@ from chain import decoding
 from chain.abi import FunctionAbi, encode
 from chain.eip712 import ANNOUNCE, AUTHORIZE, REGISTER, digest, domain_separator
 from chain.errors import CallReverted, ChainError, RootUnknown, TransactionFailed
-from chain.evm import ENDPOINT_CHARS_MAX, EvmRegistry, usable_endpoint
+from chain.evm import EvmRegistry
 from chain.headers import Header
 from chain.keys import HashSigner, address_of, keccak256, recover, uncompressed, with_v27
+from chain.rows import ENDPOINT_CHARS_MAX, usable_endpoint
 from chain.sender import TransactionSender, TxOutcome, TxState
 
 # The contract takes deadlines up to a day ahead; the finalized block that this is counted from may

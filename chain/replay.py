@@ -33,6 +33,16 @@ class NodeChange:
     status: int
 
 
+@dataclass(frozen=True, slots=True)
+class SeatState:
+    """What the events tell of a seat; without a node the key is empty and the instance zero."""
+
+    weight: int
+    status: int
+    node_key: bytes
+    instance_id: bytes
+
+
 def node_change(log: Log, event: EventAbi, contract: bytes) -> NodeChange:
     """Reads a log as a node change.
 
@@ -137,6 +147,24 @@ def set_changes(
             tuple(voter for _, voter in sorted(now.items())),
         )
     return list(found.values())
+
+
+def seats_after(
+    changes: Iterable[NodeChange], seats: Mapping[int, SeatState]
+) -> dict[int, SeatState]:
+    """The seats that exist after some changes, from those before them; burnt ones are gone."""
+    now = dict(seats)
+    for change in changes:
+        if change.weight == 0:
+            now.pop(change.seat, None)
+        else:
+            now[change.seat] = SeatState(
+                change.weight,
+                change.status,
+                compressed(change.key_x, change.key_odd),
+                change.instance_id,
+            )
+    return now
 
 
 def active_members(changes: Iterable[NodeChange]) -> tuple[Member, ...]:

@@ -18,11 +18,11 @@ from attest.bounded_json import parse_json
 from chain import eip712
 from chain.abi import ContractAbi
 from chain.errors import BadChainData, ChainConfigError
-from chain.evm import usable_endpoint
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
 from chain.membership import Change
 from chain.replay import NodeChange, active_members, next_digest, proven
 from chain.rlp import encode as rlp
+from chain.rows import usable_endpoint
 from chain.transactions import Transaction, contract_address, sign
 
 SECRET = keccak256(b"a key of this test")

@@ -56,6 +56,8 @@ def with_members(
         chain,
         version=words(["uint64"], [version]),
         digest=words(["bytes32"], [digest]),
+        seatCount=words(["uint256"], [max([r[0] for r in rows], default=0)]),
+        launched=words(["uint64", "uint64", "bytes32", "uint32"], [0, 0, bytes(32), 0]),
         lastChange=words(["uint64", "uint64", "bytes32"], list(changed)),
         root=words(["address", "uint40"], [OWNER, root_ends_s]),
         pendingRecovery=words(
@@ -200,6 +202,7 @@ def launched(chain: FakeChain, registry: EvmRegistry, weight: int = 5, span_max:
     digest = bytes(32)
     for change in CHANGES[:3]:
         digest = next_digest(digest, change)
+    with_members(chain, [])
     answers(
         chain,
         launched=words(["uint64", "uint64", "bytes32", "uint32"], [6, 3, digest, weight]),
@@ -227,10 +230,7 @@ async def test_the_founding_set_is_rebuilt_from_events_in_small_ranges(serve, re
 
 async def test_before_the_launch_there_is_no_founding_set(serve, reader_of) -> None:
     servers, registry = await start(serve, reader_of)
-    answers(
-        servers[0].chain,
-        launched=words(["uint64", "uint64", "bytes32", "uint32"], [0, 0, bytes(32), 0]),
-    )
+    with_members(servers[0].chain, [])
     assert await registry.genesis() is None
 
 
