@@ -47,6 +47,7 @@ from chain.watermark import Watermark
 
 GRACE_S = 0.25
 RECHECK_S = 10.0
+LAG_S = 15.0  # new finalized blocks reach providers some seconds apart
 ENDPOINTS_MAX = 16
 PROVEN_SLOTS_MAX = 128
 
@@ -90,6 +91,7 @@ class FinalizedReader:
         single_rpc_insecure: bool = False,
         grace_s: float = GRACE_S,
         recheck_s: float = RECHECK_S,
+        lag_s: float = LAG_S,
     ) -> None:
         if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
             raise ChainConfigError(f"1..{ENDPOINTS_MAX} RPC endpoints are needed")
@@ -109,6 +111,7 @@ class FinalizedReader:
         self.alarm: FinalityAlarm | None = None
         self._grace_s = grace_s
         self._recheck_s = recheck_s
+        self._lag_s = lag_s
         self._health = {endpoint.name: EndpointHealth(endpoint.name) for endpoint in endpoints}
         self._finalized_lock = trio.Lock()
         self._finalized: Header | None = None
@@ -358,14 +361,26 @@ class FinalizedReader:
             except NoAgreement as error:
                 failed = failed or error
                 continue
-            for name, tip in tips.items():
-                if tip.number < height:
-                    self._health[name].complain(
-                        Trouble.LAGGING, f"its finalized block is {tip.number}, the agreed {height}"
-                    )
+            self._note_laggards(agreed.number)
             return agreed
         assert failed is not None
         raise failed
+
+    def _note_laggards(self, agreed: int) -> None:
+        """Complains about those that are behind for longer than news take to spread."""
+        now_s = time.monotonic()
+        for health in self._health.values():
+            behind = 0 <= health.finalized_height < agreed
+            if not behind:
+                health.behind_since_s = None
+                continue
+            if health.behind_since_s is None:
+                health.behind_since_s = now_s
+            if now_s - health.behind_since_s >= self._lag_s:
+                health.complain(
+                    Trouble.LAGGING,
+                    f"its finalized block is {health.finalized_height}, the agreed {agreed}",
+                )
 
     async def _check_continuity(self, header: Header) -> None:
         """The marked block must still be an ancestor: its height must still carry its hash."""
@@ -439,7 +454,8 @@ class FinalizedReader:
                 health.chain_checked = True
             answer = await ask(endpoint)
         except (EndpointError, RpcFault, WrongChain, BadChainData) as error:
-            health.failed(error)
+            if not (isinstance(error, RpcFault) and health.behind_since_s is not None):
+                health.failed(error)  # else it need not know the block: see _note_laggards
             return _Vote(endpoint, error=error)
         health.answers += 1
         health.latency_ms = int((time.monotonic() - started) * 1000)

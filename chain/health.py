@@ -44,9 +44,6 @@ class Trouble(StrEnum):
     LYING = "lying"
 
 
-_ELSEWHERE = (f"{Trouble.LAGGING}:", f"{Trouble.FORKED}:")
-
-
 @dataclass(slots=True)
 class EndpointHealth:
     """How one endpoint did.
@@ -64,12 +61,13 @@ class EndpointHealth:
     complaint: str = ""
     last_complaint: str = ""
     complaint_at_s: float = 0.0
+    behind_since_s: float | None = None  # monotonic; None while it has the agreed block
     troubles: Counter[Trouble] = field(default_factory=Counter)
 
     def complain(self, kind: Trouble, text: str) -> None:
         """Notes what it did wrong just now."""
         self.troubles[kind] += 1
-        if kind is Trouble.BROKEN and self.complaint.startswith(_ELSEWHERE):
+        if kind is Trouble.BROKEN and self.complaint.startswith(f"{Trouble.FORKED}:"):
             return  # that it does not know the agreed block follows from where it is
         self.complaint = self.last_complaint = f"{kind}: {text}"
         self.complaint_at_s = time.time()

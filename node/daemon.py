@@ -182,6 +182,7 @@ async def _serve(service: NodeService) -> None:
     service.feed = feed = MembershipFeed(cluster_id, seat, mesh, service.changed)
     if memory.newest is not None:
         feed.remember(memory.newest)
+        registry.history.remember(memory.newest)
     async with aclosing(reader), trio.open_nursery() as nursery:
 
         def on_sighting(seen: Sighting) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import coincurve
+import pytest
 import trio
 
 from chain import (
@@ -88,6 +92,27 @@ class Chain:
 
     async def deploy(self, kms: coincurve.PrivateKey = KMS) -> Deployment:
         return await deploy_registry(self.sender(OWNER), kms_root=address(kms))
+
+
+@contextmanager
+def running_anvil(log: Path, slots_in_epoch: int) -> Iterator[str]:
+    """A chain of its own, whose finalized block is twice ``slots_in_epoch`` behind; its URL."""
+    # Its log goes to a file: a pipe that nobody reads would stop it when full.
+    command = [str(ANVIL), "--port", "0", "--slots-in-an-epoch", str(slots_in_epoch)]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [*command, "--hardfork", "prague"], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", log.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"anvil did not start: {log.read_text()}")
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{found.group(1)}"
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 @asynccontextmanager

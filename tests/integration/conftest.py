@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import signal
-import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 import trio
 
 from deploy.testnet import layout, processes
-from tests.integration.anvil_chain import ANVIL, Chain, open_chain
+from tests.integration.anvil_chain import Chain, open_chain, running_anvil
 from tests.integration.testnet import Testnet
 
 MakeTestnet = Callable[..., Awaitable[Testnet]]
@@ -86,24 +83,8 @@ def _kill_everything(directory: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def anvil_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    # Its log goes to a file: a pipe that nobody reads would stop it when full.
-    log = tmp_path_factory.mktemp("anvil") / "log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [str(ANVIL), "--port", "0", "--slots-in-an-epoch", "1", "--hardfork", "prague"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not (found := re.search(r"Listening on 127\.0\.0\.1:(\d+)", log.read_text())):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"anvil did not start: {log.read_text()}")
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{found.group(1)}"
-    finally:
-        process.kill()
-        process.wait(10)
+    with running_anvil(tmp_path_factory.mktemp("anvil") / "log", slots_in_epoch=1) as url:
+        yield url
 
 
 @pytest.fixture

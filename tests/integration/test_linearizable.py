@@ -51,9 +51,7 @@ class Observers:
             count += 1
             kind = rng.choice(("put", "put", "get", "get", "delete"))
             value = b"%d/%d" % (number, count)
-            asked = Operation(
-                str(number), kind, rng.choice(self.keys), trio.current_time(), value
-            )
+            asked = Operation(str(number), kind, rng.choice(self.keys), trio.current_time(), value)
             try:
                 answer = await self._ask(rng.choice(self.testnet.seats), asked)
             except Busy:

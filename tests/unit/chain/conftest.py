@@ -47,6 +47,7 @@ async def reader_of() -> AsyncIterator[Callable[..., FinalizedReader]]:
             Watermark(path, chain_id=CHAIN_ID, contract=CONTRACT),
             single_rpc_insecure=quorum == 1,
             grace_s=options.pop("grace_s", 0.1),
+            lag_s=options.pop("lag_s", 0.0),
             **options,
         )
         readers.append(reader)

@@ -140,6 +140,17 @@ async def test_a_fork_at_the_same_height_is_outvoted(serve, reader_of) -> None:
     assert complaint(reader, servers[0]).startswith("forked: ")
 
 
+async def test_an_endpoint_that_hears_of_blocks_a_little_later_is_not_named(
+    serve, reader_of
+) -> None:
+    servers = await serve(*(honest() for _ in range(4)))
+    servers[0].chain.finalized = 4  # and it does not know the agreed block either
+    reader = reader_of(servers, 3, lag_s=3600)
+    header = await reader.finalized()
+    await reader.call_many(CONTRACT, [CALL], header, answer_bytes_max=64)
+    assert complaint(reader, servers[0]) == "" and header.number == 10
+
+
 async def test_a_hanger_that_recovers_is_well_again(serve, reader_of) -> None:
     servers = await serve(*(honest() for _ in range(3)))
     servers[0].hang()

@@ -1,0 +1,254 @@
+"""Bad endpoints in front of a real chain, in every mixture that k honest ones must outlast."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+import trio
+
+from chain import (
+    EvmRegistry,
+    FinalizedReader,
+    Membership,
+    NoAgreement,
+    NodeRegistrar,
+    NotProven,
+    TxState,
+)
+from chain.errors import BadChainData
+from chain.rpc import RpcEndpoint
+from chain.watermark import Watermark
+from deploy.contract import registry_abi
+from tests.integration.anvil_chain import (
+    CHAIN_ID,
+    OWNER,
+    Chain,
+    Cluster,
+    bind,
+    cluster,
+    endpoint,
+    identity,
+    running_anvil,
+    until,
+)
+from tests.integration.rpc_proxy import FAULTS, LAG_BLOCKS, NAMED, Proxy, proxies
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+DEADLINE_S = 1.0  # of one exchange with an endpoint
+# Two rounds of waiting for everybody per question, and a snapshot asks some six questions.
+SNAPSHOT_DEADLINE_S = 12 * DEADLINE_S
+
+
+@pytest.fixture(scope="module")
+def anvil_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Finalized is four blocks behind, so that three may be reorganised away."""
+    with running_anvil(tmp_path_factory.mktemp("anvil") / "log", slots_in_epoch=2) as url:
+        yield url
+
+
+@pytest.fixture
+async def found(chain: Chain) -> Cluster:
+    """Two seats, a node on the first."""
+    found = await cluster(chain, seats=2)
+    await bind(found, 1, "node1")
+    await found.registrar.register(
+        identity(found.deployment, 1, "node1"), 1, endpoint(1), 1, until=TxState.FINAL
+    )
+    await chain.mine(LAG_BLOCKS)
+    return found
+
+
+@pytest.fixture
+async def front(chain: Chain) -> AsyncIterator[list[Proxy]]:
+    async with proxies(chain.url, 5) as made:
+        yield made
+
+
+def open_registry(
+    found: Cluster, front: list[Proxy], k: int, *, require_proofs: bool = False
+) -> EvmRegistry:
+    reader = FinalizedReader(
+        [RpcEndpoint(p.url, timeout_s=DEADLINE_S, body_bytes_max=500_000) for p in front],
+        k,
+        Watermark(
+            None,
+            chain_id=CHAIN_ID,
+            contract=found.deployment.contract,
+            code_hash=found.deployment.code_hash,
+        ),
+        grace_s=0.1,
+        lag_s=0.0,
+    )
+    found.chain.closers.append(reader.aclose)
+    return EvmRegistry(
+        reader,
+        registry_abi(),
+        deploy_block=found.deployment.deploy_block,
+        poll_interval_s=0.05,
+        require_proofs=require_proofs,
+    )
+
+
+async def seen_by(registry: EvmRegistry) -> Membership:
+    """A snapshot within the deadlines, without the block it was made at."""
+    with trio.fail_after(SNAPSHOT_DEADLINE_S):
+        membership = await registry.snapshot()
+    return bare(membership)
+
+
+def bare(membership: Membership) -> Membership:
+    return replace(membership, block_number=0, block_hash=b"", block_time_s=0, prev_randao=b"")
+
+
+def troubles(registry: EvmRegistry) -> list[set[str]]:
+    return [set(row["troubles"]) for row in registry.status()["endpoints"]]
+
+
+@pytest.mark.parametrize("first", FAULTS)
+async def test_whatever_is_wrong_with_n_minus_k_endpoints_the_membership_is_right(
+    found: Cluster, front: list[Proxy], first: str
+) -> None:
+    """One bad of four (k = 3), and each pair of bad kinds among five (k = 3)."""
+    found.chain.mining = False  # or the honest ones would now and then be a block apart
+    right = bare(await found.registry.snapshot())
+    assert [m.seat for m in right.members] == [1, 2]
+    mixtures = [(4, (first,)), *((5, (first, other)) for other in FAULTS[FAULTS.index(first) :])]
+    for n, faults in mixtures:
+        for proxy, fault in itertools.zip_longest(front, faults, fillvalue=""):
+            assert isinstance(proxy, Proxy)
+            proxy.fault = fault
+        registry = open_registry(found, front[:n], 3)
+        assert await seen_by(registry) == right, faults
+        named = troubles(registry)
+        for fault, kinds in zip(faults, named, strict=False):
+            assert NAMED[fault] in kinds, (fault, kinds)
+        assert not any(named[len(faults) :]), (faults, named)
+        assert registry.status()["trust"] == {"state": "proven", "members": "proven"}
+
+
+async def test_endpoints_that_turn_bad_do_not_hide_a_change(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front, 3)
+    watcher = registry.watch()
+    await anext(watcher)
+    for weight, faults in enumerate(itertools.combinations(FAULTS, 2), 10):
+        for proxy, fault in zip(front, faults, strict=False):
+            proxy.fault = fault
+        await found.owner.set_weight(1, weight)
+        with trio.fail_after(SNAPSHOT_DEADLINE_S):
+            async for seen in watcher:
+                if seen.membership.members[0].weight == weight:
+                    break
+    await watcher.aclose()
+
+
+async def test_two_colluders_of_four_get_no_answer_rather_than_a_wrong_one(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front[:4], 3)
+    for fault in ("forker", "false rows", "liar"):
+        for proxy in front[:2]:
+            proxy.fault = fault
+        with pytest.raises(NoAgreement):
+            await seen_by(registry)
+        assert registry.newest is None
+    front[1].fault = ""
+    assert (await seen_by(registry)).members[0].weight == 1
+
+
+async def test_even_k_colluders_cannot_invent_a_member_at_an_honest_hash(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front[:3], 2)
+    for proxy in front[:2]:
+        proxy.fault = "false rows"
+    with pytest.raises(BadChainData, match="the row of seat 1 is not what the registry's events"):
+        await seen_by(registry)
+    for proxy in front[:3]:
+        proxy.fault = "no proofs"
+    front[0].fault = ""
+    assert (await seen_by(registry)).members[0].weight == 1
+    assert registry.status()["trust"]["state"] == "proven", "one that proves is enough"
+
+
+async def test_without_proofs_k_answers_must_do_and_status_says_so(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    right = bare(await found.registry.snapshot())
+    for proxy in front[:4]:
+        proxy.fault = "no proofs"
+    registry = open_registry(found, front[:4], 3)
+    assert await seen_by(registry) == right
+    trust = registry.status()["trust"]
+    assert trust["state"].startswith("agreed on by 3 of 4: ")
+    assert "the method is not available" in trust["state"]
+    assert "the method is not available" in registry.status()["endpoints"][0]["proofs"]
+    assert not any(troubles(registry)), "not offering proofs is no fault"
+    strict = open_registry(found, front[:4], 3, require_proofs=True)
+    with pytest.raises(NotProven):
+        await seen_by(strict)
+    front[0].fault = ""
+    assert await seen_by(strict) == right
+
+
+async def test_a_block_in_which_nothing_happened_costs_one_proof(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front[:3], 2)
+    watcher = registry.watch()
+    await anext(watcher)
+    for proxy in front[:3]:
+        proxy.asked.clear()
+    seen = await anext(watcher)
+    assert not seen.changed
+    for proxy in front[:3]:
+        assert proxy.asked["eth_getProof"] == 1, proxy.asked
+        assert not proxy.asked.keys() & {"eth_call", "eth_getLogs", "eth_getCode"}, proxy.asked
+
+    # A new endpoint moves no version: rows are read again, events are not.
+    for proxy in front[:3]:
+        proxy.asked.clear()
+    node = identity(found.deployment, 1, "node1")
+    await found.registrar.announce(node, 1, "/dns4/new.example/tcp/1", 2, until=TxState.INCLUDED)
+    async for seen in watcher:
+        if seen.changed:
+            break
+    assert seen.membership.members[0].endpoint == "/dns4/new.example/tcp/1"
+    assert sum(p.asked["eth_call"] for p in front[:3]) >= 2
+    assert sum(p.asked["eth_getLogs"] for p in front[:3]) == 0
+    await watcher.aclose()
+
+
+async def test_a_reorganisation_of_three_blocks_during_a_registration_is_mended(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    chain = found.chain
+    registry = open_registry(found, front[:3], 2)
+    watcher = registry.watch()
+    await anext(watcher)
+    await bind(found, 2, "node2")
+    chain.mining = False
+    node = identity(found.deployment, 2, "node2")
+    sender = chain.sender(OWNER)
+    registrar = NodeRegistrar(found.registry, sender)
+
+    async def included() -> bool:
+        return any(row["state"] == "included" for row in sender.status())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(registrar.register, node, 2, endpoint(2), 1)
+        await until(included)
+        await chain.mine(2)
+        # The registration's block and the two on it are gone, and with them the transaction.
+        await chain.rpc.call("anvil_reorg", [3, []])
+        chain.mining = True
+    async for seen in watcher:
+        if seen.membership.members[1].node_key == node.node_key:
+            break
+    assert [row["state"] for row in sender.status()] == ["final"]
+    assert registry.status()["alarm"] is None
+    await watcher.aclose()
