@@ -16,6 +16,7 @@ SESSION: dict[str, Any] = {
     "verifier_peer": b"\x03" * 37,
     "prover_nonce": b"\x04" * 32,
     "verifier_nonce": b"\x05" * 32,
+    "session": b"\x08" * 32,
     "seat": 6,
     "incarnation": 7,
 }
@@ -29,6 +30,7 @@ def test_the_text_that_is_hashed_is_pinned() -> None:
         b"\x03" * 37,
         b"\x04" * 32,
         b"\x05" * 32,
+        b"\x08" * 32,
         bytes(31) + b"\x06",
         bytes(7) + b"\x07",
     ]
@@ -63,6 +65,7 @@ def test_the_other_sides_quote_is_another_text() -> None:
     [
         {"prover_nonce": b"\x04" * 31},
         {"verifier_nonce": b""},
+        {"session": b"\x08" * 64},
         {"prover_peer": b""},
         {"verifier_peer": b"\x03" * 129},
         {"cluster_id": b""},
