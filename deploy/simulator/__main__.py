@@ -80,6 +80,7 @@ def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
     parser.add_argument("--pccs-port", type=int, help="serve collateral on this loopback port")
     parser.add_argument("--no-v0", action="store_true", help="do not serve guest API v0")
     parser.add_argument("--no-v1", action="store_true", help="do not serve guest API v1")
+    parser.add_argument("--old", action="store_true", help="be like agents before 0.5.6")
     options = parser.parse_args(arguments)
     nodes: list[Node] = list(options.node)
     if (options.socket is None) != (options.instance_seed is None):
@@ -92,6 +93,7 @@ def _config(arguments: Sequence[str] | None) -> SimulatorConfig:
         nodes=tuple(nodes),
         serves_v0=not options.no_v0,
         serves_v1=not options.no_v1,
+        is_old=options.old,
         fault_file=options.fault_file,
         pccs_port=options.pccs_port,
     )

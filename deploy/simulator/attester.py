@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .container import attestation
 from .faults import NO_FAULTS, Faults
 from .kms import instance_id
-from .machine import Machine, log_text, make_machine, stripped_log
+from .machine import Machine, full_entries, log_text, make_machine, stripped_entries
 from .tdx_pki import TdxPki
 from .tdx_quote import REPORT_DATA_BYTES
 
@@ -20,7 +20,7 @@ class NoQuotes(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What ``GetQuote`` answers: the quote, the stripped log as JSON text, what was attested."""
+    """What ``GetQuote`` answers: the quote, the log as JSON text, what was asked for."""
 
     quote: bytes
     event_log: str
@@ -63,12 +63,13 @@ class Attester:
             machine = replace(machine, instance_id=instance_id(seed, self._app_id))
         return machine
 
-    def evidence(self, report_data: bytes) -> Evidence:
-        """Evidence over 64 bytes of the caller's. Raises NoQuotes."""
+    def evidence(self, report_data: bytes, *, full_log: bool = False) -> Evidence:
+        """Evidence over 64 bytes of the caller's, its log stripped or whole. Raises NoQuotes."""
         machine, attested = self._attesting(report_data)
+        log = machine.event_log()
         return Evidence(
             quote=machine.quote(attested),
-            event_log=log_text(stripped_log(machine.event_log())),
+            event_log=log_text(full_entries(log) if full_log else stripped_entries(log)),
             report_data=report_data,
             vm_config=machine.vm_config,
         )

@@ -13,7 +13,7 @@ import msgpack
 
 from attest.event_log import RUNTIME_EVENT_TYPE, VERSION_1, Event
 
-from .machine import Machine, with_preimages
+from .machine import Machine, entries_with_preimages
 
 _SCALE_V0 = b"\x00"
 _SCALE_TDX = b"\x00"
@@ -51,7 +51,7 @@ def message_pack(machine: Machine, quote: bytes, report_data: bytes) -> bytes:
     """The container in MessagePack, as Rust's serde writes it: plain byte vectors as arrays."""
     events = machine.event_log().events
     log = []
-    for entry, event in zip(with_preimages(machine.event_log()), events, strict=True):
+    for entry, event in zip(entries_with_preimages(machine.event_log()), events, strict=True):
         log.append(entry | {"digest": event.digest, "event_payload": event.payload})
     runtime: list[dict[str, Any]] = []
     for event in events:

@@ -171,27 +171,27 @@ def make_machine(
     )
 
 
-def full_log(log: EventLog) -> list[dict[str, Any]]:
+def full_entries(log: EventLog) -> list[dict[str, Any]]:
     """The log as ``Info`` tells it."""
     return [_entry(event) for event in log.events]
 
 
-def with_preimages(log: EventLog) -> list[dict[str, Any]]:
+def entries_with_preimages(log: EventLog) -> list[dict[str, Any]]:
     """The full log in which events of version 2 carry the text that was hashed, as hex."""
-    entries = full_log(log)
+    entries = full_entries(log)
     for entry, event in zip(entries, log.events, strict=True):
         if event.version == VERSION_2:
             entry["preimage"] = _preimage_v2(event).hex()
     return entries
 
 
-def stripped_log(log: EventLog) -> list[dict[str, Any]]:
+def stripped_entries(log: EventLog) -> list[dict[str, Any]]:
     """The log as ``GetQuote`` tells it since 0.5.6.
 
     Runtime events lose their digests, the others their payloads, but for the marker of the ACPI
     tables.
     """
-    entries = with_preimages(log)
+    entries = entries_with_preimages(log)
     for entry, event in zip(entries, log.events, strict=True):
         if event.event_type == RUNTIME_EVENT_TYPE:
             entry["digest"] = ""

@@ -14,11 +14,12 @@ from typing import Any
 from .attester import Attester, NoQuotes
 from .http_server import PLAIN, Reply
 from .kms import AppKeys, DerivedKey, UnsupportedAlgorithm, get_key_v0, get_key_v1
-from .machine import Machine, full_log
+from .machine import Machine, full_entries
 from .tdx_quote import REPORT_DATA_BYTES
 
 VERSION_WITH_V1 = "0.6.0"
 VERSION_WITHOUT_V1 = "0.5.11"
+VERSION_OLD = "0.5.5"
 REVISION = "simulator"
 TEXT_CHARS_MAX = 4096
 
@@ -42,17 +43,24 @@ class MethodError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One simulated guest agent: an instance of the app that ``keys`` belong to."""
+    """One simulated guest agent: an instance of the app that ``keys`` belong to.
+
+    ``is_old``: as before 0.5.6. Then there is no v1 and some of v0 is missing, ``GetKey`` ignores
+    the algorithm that it was asked for, and ``GetQuote`` tells the full event log.
+    """
 
     keys: AppKeys
     attester: Attester
     app_name: str = DEFAULT_APP_NAME
     serves_v0: bool = True
     serves_v1: bool = True
+    is_old: bool = False
 
     @property
     def version(self) -> str:
         """The release whose API surfaces this agent shows."""
+        if self.is_old:
+            return VERSION_OLD
         return VERSION_WITH_V1 if self.serves_v1 else VERSION_WITHOUT_V1
 
 
@@ -92,7 +100,9 @@ def answer(agent: Agent, path: str, request: Mapping[str, Any]) -> Reply:
 def _surface(agent: Agent, path: str) -> tuple[Mapping[str, Method], str] | None:
     parts = path.removeprefix("/").split("/")
     if len(parts) == 1 and parts[0] and agent.serves_v0:
-        return _V0, parts[0]
+        return (_V0_OLD if agent.is_old else _V0), parts[0]
+    if agent.is_old:
+        return None
     if len(parts) == 2 and parts[1] and agent.serves_v1:
         if parts[0] == "v1":
             return _V1, parts[1]
@@ -121,7 +131,7 @@ def _get_key_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
             agent.keys,
             _text(request, "path"),
             _text(request, "purpose"),
-            _text(request, "algorithm"),
+            "" if agent.is_old else _text(request, "algorithm"),
         )
     except UnsupportedAlgorithm as error:
         raise MethodError(str(error)) from None
@@ -155,7 +165,7 @@ def _report_data(request: Mapping[str, Any]) -> bytes:
 
 
 def _get_quote(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
-    evidence = agent.attester.evidence(_report_data(request))
+    evidence = agent.attester.evidence(_report_data(request), full_log=agent.is_old)
     return {
         "quote": evidence.quote.hex(),
         "event_log": evidence.event_log,
@@ -199,7 +209,7 @@ def _info_v0(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
         "mrtd": report.mr_td.hex(),
         **{f"rtmr{index}": rtmr.hex() for index, rtmr in enumerate(report.rtmrs)},
         **{name: names[name] for name in repeated},
-        "event_log": full_log(machine.event_log()),
+        "event_log": full_entries(machine.event_log()),
         "app_compose": machine.app_compose,
     }
     return {**names, "app_cert": "", "tcb_info": json.dumps(tcb_info, indent=2)}
@@ -237,6 +247,10 @@ _V0: Mapping[str, Method] = {
     "GetTlsKey": _NOT_OFFERED,
     "Sign": _NOT_OFFERED,
     "Verify": _NOT_OFFERED,
+}
+
+_V0_OLD: Mapping[str, Method] = {
+    name: _V0[name] for name in ("GetKey", "Info", "GetQuote", "GetTlsKey")
 }
 
 _V1: Mapping[str, Method] = {

@@ -63,6 +63,7 @@ class Node:
 class SimulatorConfig:
     """One KMS root (secret), one app (20 bytes) and its nodes; which guest APIs are served.
 
+    ``is_old``: as agents before 0.5.6, see ``Agent``.
     ``fault_file``: what is wrong with the machines at the moment; absent means nothing.
     ``pccs_port``: of the mock PCCS on loopback, 0 for any free one, None for no PCCS.
     """
@@ -72,6 +73,7 @@ class SimulatorConfig:
     nodes: tuple[Node, ...]
     serves_v0: bool = True
     serves_v1: bool = True
+    is_old: bool = False
     app_name: str = DEFAULT_APP_NAME
     app_compose: str = DEFAULT_APP_COMPOSE
     fault_file: str | None = None
@@ -155,6 +157,7 @@ def _agent(config: SimulatorConfig, keys: AppKeys, node: Node, faults: FaultFile
         app_name=config.app_name,
         serves_v0=config.serves_v0,
         serves_v1=config.serves_v1,
+        is_old=config.is_old,
     )
 
 

@@ -19,7 +19,8 @@ import httpx
 import pytest
 import trio
 
-from attest import GuestAgent, SecretKey, TrustedRoot, obtain_identity
+from attest import GuestAgent, SecretKey, TrustedRoot, obtain_identity, parse_quote
+from attest.event_log import parse_event_log, replay
 from deploy.simulator import (
     FaultPlan,
     Faults,
@@ -128,6 +129,25 @@ async def test_info_and_quote_tell_of_one_machine(call: Call) -> None:
     assert info["compose_hash"] == hashlib.sha256(tcb_info["app_compose"].encode()).hexdigest()
     assert v1["app_compose"] == tcb_info["app_compose"]
     assert v1["mr_aggregated"] == info["mr_aggregated"] == tcb_info["mr_aggregated"]
+
+
+async def test_an_old_agent_lacks_what_old_agents_lacked(path: str, nursery: trio.Nursery) -> None:
+    await nursery.start(serve, config(path, is_old=True))
+    call = caller(path)
+    for missing in ("/Version", "/Attest", "/Sign"):
+        answer = await call("POST", missing, json={})
+        assert answer.status_code == 404 and "Service not found" in answer.json()["error"]
+    for unmounted in ("/v1/Version", "/v0/Info"):
+        assert (await call("POST", unmounted, json={})).text == "404 Not Found\n"
+    # Whoever asks it for ed25519 gets a secp256k1 chain, and no error.
+    keys = [(await call("POST", "/GetKey", json={"algorithm": a})).json() for a in ("", "ed25519")]
+    assert keys[0] == keys[1]
+    quoted = (await call("POST", "/GetQuote", json={})).json()
+    assert all(event["digest"] for event in json.loads(quoted["event_log"]))
+    agent = GuestAgent(path)
+    assert await agent.version() is None and not await agent.supports_v1()
+    quote, log = await agent.get_quote(bytes(64))
+    assert replay(parse_event_log(log)) == parse_quote(quote).rtmrs
 
 
 async def test_a_damaged_fault_file_stops_answers_and_not_the_process(
