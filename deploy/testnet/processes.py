@@ -59,7 +59,11 @@ def spawn(
     # The child is unreaped, so its /proc entry exists even if it died at once.
     ticks = start_ticks(child.pid)
     assert ticks is not None, "an unreaped child has a /proc entry"
-    return ProcessRecord(child.pid, ticks)
+    record = ProcessRecord(child.pid, ticks)
+    # While exec is under way the kernel shows an empty environment, in which nobody finds the mark.
+    while not _environment(record.pid) and is_alive(record):
+        time.sleep(0.001)
+    return record
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -162,11 +166,7 @@ def marked(mark: str) -> list[ProcessRecord]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        try:
-            environment = Path("/proc", entry, "environ").read_bytes()
-        except OSError:  # another user's, or gone meanwhile
-            continue
-        if wanted in environment.split(b"\0"):
+        if wanted in _environment(int(entry)).split(b"\0"):
             ticks = start_ticks(int(entry))
             if ticks is not None:
                 record = ProcessRecord(int(entry), ticks)
@@ -200,6 +200,14 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def _environment(pid: int) -> bytes:
+    """Empty for another user's process and for one that is gone."""
+    try:
+        return Path("/proc", str(pid), "environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _reap() -> None:
