@@ -296,13 +296,8 @@ class FinalizedReader:
         return found
 
     def best_first(self) -> list[RpcEndpoint]:
-        """The endpoints, those that are well and quick first: for questions asked one by one."""
-
-        def rank(endpoint: RpcEndpoint) -> tuple[bool, int]:
-            health = self._health[endpoint.name]
-            return bool(health.complaint), health.latency_ms
-
-        return sorted(self.endpoints, key=rank)
+        """The endpoints, those that are well first: for questions asked one after the other."""
+        return sorted(self.endpoints, key=lambda e: bool(self._health[e.name].complaint))
 
     def accuse(self, endpoint: RpcEndpoint, complaint: str) -> None:
         """Names an endpoint whose answer was refuted by other means (a digest)."""

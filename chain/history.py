@@ -89,7 +89,9 @@ class SeatHistory:
         known = self._known
         if (known.version, known.digest) == (at.version, at.digest):
             return self._seats
-        changes = await self.proven_changes(at, known if known.version else None)
+        since = known if known.version else None
+        # If what is remembered is untrue, it is not the endpoints that lie.
+        changes = await self.proven_changes(at, since, accuse=not self._remembered)
         return seats_after(changes, self._seats)
 
     def _forget(self) -> None:
@@ -97,7 +99,9 @@ class SeatHistory:
         self._seats = {}
         self._remembered = False
 
-    async def proven_changes(self, up_to: Change, since: Change | None = None) -> list[NodeChange]:
+    async def proven_changes(
+        self, up_to: Change, since: Change | None = None, *, accuse: bool = True
+    ) -> list[NodeChange]:
         """All node changes up to a known state of the registry, in order, proven by its digest.
 
         Any endpoint's events will do: those that do not give the digest are thrown away and the
@@ -105,6 +109,7 @@ class SeatHistory:
 
         Args:
             since: a known state to start after, instead of at the deployment.
+            accuse: an endpoint whose events do not lead to the digest is named for it.
 
         Raises:
             NoAgreement: no endpoint has them.
@@ -116,7 +121,8 @@ class SeatHistory:
                 found = await self._changes(endpoint, first_block, up_to.block_number)
                 return proven(found, up_to.version, up_to.digest, since)
             except BadChainData as error:
-                self._reader.accuse(endpoint, f"events: {error}")
+                if accuse:
+                    self._reader.accuse(endpoint, f"events: {error}")
                 failures[endpoint.name] = str(error)
             except (EndpointError, RpcFault) as error:
                 failures[endpoint.name] = str(error)

@@ -81,6 +81,7 @@ class ChainConfig:
     deploy_block: int = 0
     code_hash: bytes | None = None  # 32 bytes; None: whatever code is found first stays pinned
     rpc_quorum: int = 1
+    require_proofs: bool = False  # take no k equal answers where no endpoint proves them
     app_id: bytes | None = None  # 20 bytes; None: any app that the registry allows
     poll_interval_ms: int = 2_000
     max_fee_gwei: int = 100
@@ -209,6 +210,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "code_hash": _Key(hash32, anchor=True),
         "rpc": _Key(several(rpc_url, RPC_ENDPOINTS_MAX), anchor=True),
         "rpc_quorum": _Key(integer(1, RPC_ENDPOINTS_MAX), anchor=True),
+        "require_proofs": _Key(flag, anchor=True),
         "app_id": _Key(address20, anchor=True),
         "kms_roots": _Key(several(address20, KMS_ROOTS_MAX), anchor=True),
         "poll_interval_ms": _Key(integer(100, 600_000), env=True),

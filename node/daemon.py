@@ -161,8 +161,9 @@ async def _serve(service: NodeService) -> None:
         abi,
         deploy_block=chain.deploy_block,
         poll_interval_s=chain.poll_interval_ms / 1000,
+        require_proofs=chain.require_proofs,
     )
-    sender = TransactionSender(
+    service.sender = sender = TransactionSender(
         reader,
         LocalKey(identity.secret.reveal()),
         journal_path=config.node.state_dir / "transactions.json",

@@ -36,6 +36,10 @@ dstack_cluster_membership_pending          gauge    1 while the registry shows a
 dstack_cluster_insecure{mode=}             gauge    1 for each weaker mode switched on
 dstack_cluster_chain_finalized_block       gauge    newest finalized block seen on the chain
 dstack_cluster_chain_finalized_age_seconds gauge    age of that block
+dstack_cluster_chain_proven                gauge    1 while no word of k endpoints is taken for it
+dstack_cluster_chain_endpoint_ok{endpoint=} gauge   1 while nothing is wrong with an RPC endpoint
+dstack_cluster_chain_transactions{state=}  gauge    our newest transactions
+dstack_cluster_chain_endpoint_troubles_total{endpoint=,kind=} counter  see ``chain.health.Trouble``
 dstack_cluster_leader_changes_total        counter  terms that this node saw begin
 dstack_cluster_commits_total               counter  commands applied
 dstack_cluster_refused_handshakes_total    counter  strangers cut at the handshake
@@ -59,6 +63,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from node.facade import NodeFacade
+from node.metrics_chain import chain_families
 
 STATES = ("booting", "syncing", "observing", "abstaining", "active", "waiting", "halted")
 PREFIX = "dstack_cluster_"
@@ -138,6 +143,7 @@ class StatusCollector(Collector):
             if value is not None:
                 yield CounterMetricFamily(PREFIX + name, text, value=value)
         chain = status.get("chain") or {}
+        yield from chain_families(chain, PREFIX)
         info = {
             "version": str(status.get("version", "")),
             "seat": str(status.get("seat", "")),

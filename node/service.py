@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from attest import NodeIdentity
-from chain import EvmRegistry
+from chain import EvmRegistry, TransactionSender
 from consensus.commands import Action, Barrier, Command
 from consensus.digests import keccak256
 from consensus.interface import Status
@@ -40,6 +40,7 @@ VERSION = version("dstack-cluster")
 URLS_PREFIX = b"_cluster/urls/"
 SESSION_TAG = b"dstack-cluster/request-id/v1"
 URL_BYTES_MAX = 2048
+FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
 
 
 class NodeService:
@@ -51,6 +52,7 @@ class NodeService:
         self.phase = "starting"  # what the daemon waits for until the core runs
         self.identity: NodeIdentity | None = None
         self.registry: EvmRegistry | None = None
+        self.sender: TransactionSender | None = None
         self.keeper: SeatKeeper | None = None
         self.mesh: Mesh | None = None
         self.feed: MembershipFeed | None = None
@@ -155,6 +157,9 @@ class NodeService:
         found = [f"halted: {self.halted}"] if self.halted else []
         if self.keeper is not None and self.keeper.alarm:
             found.append(f"the chain must not be followed any further: {self.keeper.alarm}")
+        age_s = self.registry.reader.finalized_age_s() if self.registry is not None else None
+        if age_s is not None and age_s > FINALITY_STALL_S:
+            found.append(f"the chain's finalized block has not moved for {age_s:.0f} s")
         if self.driver is not None and self.keeper is not None and self.keeper.trouble:
             found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")
         return found + (self.feed.alarms() if self.feed is not None else [])
@@ -182,7 +187,9 @@ class NodeService:
             row["finalized_number"] = row.get("finalized_height")
         if self.keeper is not None:
             row["alarm"] = self.keeper.alarm or row.get("alarm")
-            row["transactions"] = self.keeper.transactions
+            row["registry_writes"] = self.keeper.transactions
+        if self.sender is not None:
+            row["transactions"] = self.sender.status()
         return row
 
     def members(self) -> list[dict[str, Any]]:

@@ -223,6 +223,25 @@ async def test_a_block_in_which_nothing_happened_costs_one_proof(
     await watcher.aclose()
 
 
+async def test_what_an_earlier_run_proved_is_not_asked_for_again_and_an_untrue_memory_harms_nobody(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    known = await found.registry.snapshot()
+    one, *rest = known.members
+    untrue = replace(known, members=(replace(one, weight=99), *rest))
+    older = replace(untrue, version=known.version - 1)
+    for memory, asks in ((known, 0), (untrue, 1), (older, 2)):
+        registry = open_registry(found, front[:3], 2)
+        registry.history.remember(memory)
+        for proxy in front:
+            proxy.asked.clear()
+        assert await seen_by(registry) == bare(known)
+        assert sum(proxy.asked["eth_getLogs"] for proxy in front) >= asks
+        assert (asks == 0) == (not any(proxy.asked["eth_getLogs"] for proxy in front))
+        assert registry.status()["trust"]["members"] == "proven"
+        assert not any(row["troubles"].get("lying") for row in registry.status()["endpoints"])
+
+
 async def test_a_reorganisation_of_three_blocks_during_a_registration_is_mended(
     found: Cluster, front: list[Proxy]
 ) -> None:

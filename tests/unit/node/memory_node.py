@@ -102,7 +102,11 @@ class MemoryNode:
                 "contract": CONTRACT,
                 "finalized_number": 77,
                 "finalized_age_s": 2,
-                "endpoints": [],
+                "trust": {"state": "proven", "members": "agreed on by 2 of 3: no events"},
+                "endpoints": [
+                    {"endpoint": "rpc.example:443", "ok": False, "troubles": {"lying": 2}}
+                ],
+                "transactions": [{"state": "final"}, {"state": "pending"}],
             },
             "uptime_s": 9,
             "leader_changes": 3,

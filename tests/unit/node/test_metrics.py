@@ -51,6 +51,18 @@ def test_complaints_and_answers_to_challenges_have_labels(node: MemoryNode) -> N
     assert ("dstack_cluster_probe_age_seconds", (("seat", "3"),)) not in found
 
 
+def test_endpoints_are_named_with_what_they_did_wrong(node: MemoryNode) -> None:
+    found = samples(node)
+    rpc = ("endpoint", "rpc.example:443")
+    assert found[("dstack_cluster_chain_endpoint_ok", (rpc,))] == 0
+    troubles = "dstack_cluster_chain_endpoint_troubles_total"
+    assert found[(troubles, (rpc, ("kind", "lying")))] == 2
+    assert found[(troubles, (rpc, ("kind", "late")))] == 0
+    assert found[("dstack_cluster_chain_proven", ())] == 0
+    assert found[("dstack_cluster_chain_transactions", (("state", "pending"),))] == 1
+    assert found[("dstack_cluster_chain_transactions", (("state", "failed"),))] == 0
+
+
 def test_a_number_the_node_does_not_know_is_absent_and_not_zero(node: MemoryNode) -> None:
     base = node.status()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,14 @@ async def test_a_read_on_any_node_sees_every_write_that_ended_before_it(tmp_path
             entry = await services[1 + (number + 2) % 4].get(b"key", linearizable=True)
             assert entry is not None and entry.value == value
             assert entry.version == number + 1
+
+
+def test_a_chain_that_stops_to_finalize_is_an_alarm() -> None:
+    service = NodeService(config(1))
+    for age_s, alarms in ((None, 0), (600.0, 0), (2000.0, 1)):
+        reader = SimpleNamespace(finalized_age_s=lambda age_s=age_s: age_s)
+        service.registry = SimpleNamespace(reader=reader)  # type: ignore[assignment]
+        assert len(service.alarms()) == alarms
 
 
 async def test_many_reads_share_few_barriers(tmp_path: Path) -> None:
