@@ -4,9 +4,9 @@ Enters: chain clients and their state files; the contract's interface comes from
 Read membership (the values), rpc (one endpoint), health and agreement (k of n at finalized blocks),
 headers and proofs (what a block's hash vouches for), watermark, replay and history (events proven
 by the digest), words and rows (what the contract holds), evm (the registry), follow (views of who
-votes), memory, then sender with journal and transactions, and registration; abi, eip712, rlp, keys
-and decoding are their alphabet. ``deployment`` is the file that names a registry. All errors are
-``ChainError``.
+votes), memory, then fees, sender with journal and transactions, and registration; abi, eip712, rlp,
+keys and decoding are their alphabet. ``deployment`` is the file that names a registry. All errors
+are ``ChainError``.
 """
 
 from chain.abi import ContractAbi
@@ -24,12 +24,14 @@ from chain.errors import (
     PinMismatch,
     RollbackRefused,
     RootUnknown,
+    SignerError,
     TransactionError,
     TransactionFailed,
     TransactionReplaced,
     WrongChain,
 )
 from chain.evm import EvmRegistry
+from chain.fees import Estimate, FeePolicy
 from chain.keys import LocalKey
 from chain.membership import (
     Change,
@@ -46,7 +48,7 @@ from chain.membership import (
 )
 from chain.memory import RegistryMemory
 from chain.registration import NodeRegistrar, purpose_text
-from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
+from chain.sender import Order, TransactionSender, TxOutcome, TxState
 
 __all__ = [
     "CallReverted",
@@ -55,6 +57,7 @@ __all__ = [
     "Change",
     "ContractAbi",
     "Deployment",
+    "Estimate",
     "EvmRegistry",
     "FeePolicy",
     "FinalityAlarm",
@@ -68,6 +71,7 @@ __all__ = [
     "NodeRegistrar",
     "NotDeployed",
     "NotProven",
+    "Order",
     "PendingRecovery",
     "PinMismatch",
     "Placed",
@@ -79,6 +83,7 @@ __all__ = [
     "RootUnknown",
     "SetView",
     "Sighting",
+    "SignerError",
     "TransactionError",
     "TransactionFailed",
     "TransactionReplaced",

@@ -299,6 +299,18 @@ class FinalizedReader:
         """The endpoints, those that are well first: for questions asked one after the other."""
         return sorted(self.endpoints, key=lambda e: bool(self._health[e.name].complaint))
 
+    async def kth_highest(self, method: str, params: Sequence[Any]) -> int:
+        """A number that at least k endpoints have reached: fewer than k liars cannot raise it."""
+
+        async def ask(endpoint: RpcEndpoint) -> int:
+            return decoding.quantity(await endpoint.call(method, params))
+
+        answers = await self.ask_all(ask)
+        numbers = sorted((a for _, a in answers if isinstance(a, int)), reverse=True)
+        if len(numbers) < self.quorum:
+            raise NoAgreement(method, self.quorum, {e.name: str(a) for e, a in answers})
+        return numbers[self.quorum - 1]
+
     def accuse(self, endpoint: RpcEndpoint, complaint: str) -> None:
         """Names an endpoint whose answer was refuted by other means (a digest)."""
         self._health[endpoint.name].complain(Trouble.LYING, complaint)

@@ -146,5 +146,9 @@ class FeeTooHigh(TransactionError):
     """The chain asks for more than the configured fee ceiling; nothing was sent."""
 
 
+class SignerError(TransactionError):
+    """Whoever holds the key did not sign, or signed something else; nothing was sent."""
+
+
 class JournalError(TransactionError):
     """The sender's journal on disk cannot be read or belongs to another key or chain."""

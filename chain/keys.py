@@ -21,12 +21,17 @@ class HashSigner(Protocol):
         ...
 
 
-class PayingSigner(HashSigner, Protocol):
-    """A signer with an address that holds funds."""
+class PayingSigner(Protocol):
+    """Something that signs transactions for an address that holds funds."""
 
     @property
     def address(self) -> bytes:
         """The 20-byte address of the key."""
+        ...
+
+    def sign_transaction(self, unsigned: bytes) -> bytes:
+        """Signs the keccak256 of an unsigned transaction (EIP-2718: type, then its fields), which
+        it may read and refuse; as r||s||v, 65 bytes, v in {27, 28}, low s."""
         ...
 
 
@@ -53,6 +58,10 @@ class LocalKey:
 
     def __repr__(self) -> str:
         return f"LocalKey(0x{self.address.hex()})"
+
+    def sign_transaction(self, unsigned: bytes) -> bytes:
+        """Signs a transaction that is to be."""
+        return self.sign(keccak256(unsigned))
 
     def sign(self, digest: bytes) -> bytes:
         """Signs a digest (RFC 6979, low s) as r||s||v with v in {27, 28}."""

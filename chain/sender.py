@@ -5,13 +5,13 @@ refused with the contract's own reason before any gas is spent. Then it is signe
 journal, and only then sent, to all endpoints. It counts as done when its receipt says success in a
 block that is an ancestor of the agreed finalized one. Until then, at every new block without it the
 same bytes are sent again (which also mends a reorg that dropped them), and after some blocks a
-version with higher fees. One transaction at a time waits for inclusion, so nonces never have gaps.
+version with higher fees. One request at a time waits for inclusion, so nonces never have gaps; a
+request may be several transactions, all tried before the first is sent.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from chain.agreement import FinalizedReader
 from chain.decoding import Receipt, hexed
 from chain.errors import (
     BadChainData,
-    CallReverted,
     ChainError,
     EndpointError,
-    FeeTooHigh,
     InsufficientFunds,
     NoAgreement,
     RollbackRefused,
@@ -37,37 +35,33 @@ from chain.errors import (
     TransactionFailed,
     TransactionReplaced,
 )
+from chain.fees import Estimate, FeePolicy, Pricing, ether, is_revert
 from chain.journal import INTENT_CHARS_MAX, Attempt, Entry, Journal, TxState
 from chain.keys import PayingSigner
 from chain.rpc import RpcEndpoint
 from chain.transactions import Transaction, sign
 
-GWEI = 10**9
 _TRANSIENT = (NoAgreement, EndpointError, RpcFault, BadChainData, RollbackRefused)
 
 _log = structlog.get_logger("chain.sender")
 
 
 @dataclass(frozen=True, slots=True)
-class FeePolicy:
-    """What a key may spend and how patient it is. Fees in wei per gas."""
+class Order:
+    """A transaction to be sent.
 
-    fee_ceiling: int = 200 * GWEI
-    tip_min: int = GWEI // 1000
-    gas_max: int = 12_000_000
-    bump_after_blocks: int = 3
-    attempts_max: int = 24
-    poll_interval_s: float = 0.5
+    ``intent`` names the purpose, the same text for the same purpose ("register 3 at 7"); ``to``
+    is a 20-byte address, empty to deploy a contract; ``value`` is in wei.
+    """
 
+    intent: str
+    to: bytes
+    data: bytes
+    value: int = 0
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a transaction would need now; ``cost_max`` in wei includes the value sent."""
-
-    gas: int
-    tip: int
-    fee_max: int
-    cost_max: int
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.intent) <= INTENT_CHARS_MAX or len(self.to) not in (0, 20):
+            raise ValueError("intent of 1..256 characters and an address of 20 bytes (or none)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +101,7 @@ class TransactionSender:
         self._key = key
         self._abi = abi
         self._policy = FeePolicy() if policy is None else policy
+        self._pricing = Pricing(reader, abi, self._policy)
         self._journal = Journal(journal_path, chain_id=reader.chain_id, address=key.address)
         self._lock = trio.Lock()
         self._driven: set[int] = set()
@@ -131,9 +126,7 @@ class TransactionSender:
         dies), the journal keeps the transaction, and ``send`` with the same intent picks it up.
 
         Args:
-            intent: names the purpose, the same text for the same purpose ("register 3 at 7").
-            to: 20-byte address, empty to deploy a contract.
-            value: wei.
+            intent, to, data, value: see ``Order``.
             until: INCLUDED or FINAL.
 
         Raises:
@@ -143,22 +136,32 @@ class TransactionSender:
             TransactionReplaced: the key's nonce was used by somebody else.
             FinalityAlarm, WrongChain, PinMismatch: the chain itself is in doubt.
         """
-        if not 1 <= len(intent) <= INTENT_CHARS_MAX or len(to) not in (0, 20):
-            raise ValueError("intent of 1..256 characters and an address of 20 bytes (or none)")
-        async with self._lock:
-            await self._settle_older(intent)
-            entry = self._open_with(intent) or await self._create(intent, to, data, value)
-            outcome = await self._drive(entry, TxState.INCLUDED)
-        if until is TxState.FINAL:
-            outcome = await self._drive(entry, TxState.FINAL)
+        (outcome,) = await self.send_all([Order(intent, to, data, value)], until=until)
         return outcome
+
+    async def send_all(
+        self, orders: Sequence[Order], *, until: TxState = TxState.FINAL
+    ) -> list[TxOutcome]:
+        """Gets several transactions mined, all sent at once with rising nonces; otherwise ``send``.
+
+        None may need another one's effect: all are tried before the first is sent, and nothing is
+        sent when one of them would be refused. When one fails on the chain the others go on, and
+        the first failure is raised at the end.
+        """
+        async with self._lock:
+            await self._settle_older({order.intent for order in orders})
+            entries = await self._entries(orders)
+            outcomes = await self._drive_all(entries, TxState.INCLUDED)
+        if until is TxState.FINAL:
+            outcomes = await self._drive_all(entries, TxState.FINAL)
+        return outcomes
 
     async def recover(self) -> None:
         """Gets transactions of an earlier run included, or learns how they ended; never raises
         ``ChainError``: what stands in the way shows again, and is raised, at the next ``send``."""
         async with self._lock:
             try:
-                await self._settle_older("")
+                await self._settle_older(set())
             except ChainError as error:
                 _log.error("tx.recovery_stopped", reason=str(error))
 
@@ -168,21 +171,28 @@ class TransactionSender:
         Raises:
             CallReverted, InsufficientFunds, FeeTooHigh: it could not be sent.
         """
-        gas = await self._gas(to, data, value)
-        tip, fee_max = await self._fees()
-        cost_max = gas * fee_max + value
-        balance = await self._kth_highest("eth_getBalance", [hexed(self.address), "latest"])
-        if balance < cost_max:
-            raise InsufficientFunds(
-                f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
-                f" {ether(balance)} ETH and this transaction may cost {ether(cost_max)} ETH:"
-                f" send it at least {ether(cost_max - balance)} ETH"
-            )
-        return Estimate(gas, tip, fee_max, cost_max)
+        estimate = await self.price(to, data, value=value)
+        await self._afford(estimate.cost_max)
+        return estimate
+
+    async def price(self, to: bytes, data: bytes, *, value: int = 0) -> Estimate:
+        """As ``estimate``, whether or not the address could pay for it."""
+        return await self._pricing.price(self._call_object(to, data, value), value)
+
+    async def next_nonce(self) -> int:
+        """The nonce that the next transaction of this key would get."""
+        account = [hexed(self.address), "latest"]
+        mined = await self.reader.kth_highest("eth_getTransactionCount", account)
+        # An endpoint may lag behind what this journal knows to be used.
+        return max([mined, *(1 + entry.nonce for entry in self._journal.entries)])
+
+    def unfinished(self) -> list[str]:
+        """Intents of transactions of an earlier run whose fate is open, oldest first."""
+        return [entry.intent for entry in self._journal.open_entries()]
 
     async def balance(self) -> int:
         """Wei that the key's address holds, as at least k endpoints confirm."""
-        return await self._kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        return await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
 
     def status(self) -> list[dict[str, Any]]:
         """The journal's entries, JSON-ready, oldest first."""
@@ -200,20 +210,37 @@ class TransactionSender:
 
     # ------------------------------------------------------------------ making
 
-    async def _create(self, intent: str, to: bytes, data: bytes, value: int) -> Entry:
-        estimate = await self.estimate(to, data, value=value)
+    async def _entries(self, orders: Sequence[Order]) -> list[Entry]:
+        known = [self._open_with(order.intent) for order in orders]
+        new = [order for order, entry in zip(orders, known, strict=True) if entry is None]
+        estimates = [await self.price(o.to, o.data, value=o.value) for o in new]
+        if new:
+            await self._afford(sum(estimate.cost_max for estimate in estimates))
+        created = [await self._create(*pair) for pair in zip(new, estimates, strict=True)]
+        following = iter(created)
+        return [next(following) if entry is None else entry for entry in known]
+
+    async def _create(self, order: Order, estimate: Estimate) -> Entry:
         height = await self._height()
-        account = [hexed(self.address), "latest"]
-        mined = await self._kth_highest("eth_getTransactionCount", account)
-        # An endpoint may lag behind what this journal knows to be used.
-        nonce = max([mined, *(1 + entry.nonce for entry in self._journal.entries)])
-        entry = Entry(intent, nonce, to, value, data, estimate.gas)
+        nonce = await self.next_nonce()
+        entry = Entry(order.intent, nonce, order.to, order.value, order.data, estimate.gas)
         self._attempt(entry, estimate.tip, estimate.fee_max, height)
         self._journal.entries.append(entry)
         await self._journal.save()
         await self._first_broadcast(entry)
-        _log.info("tx.sent", intent=intent, nonce=nonce, hash="0x" + entry.attempts[0].hash.hex())
+        _log.info(
+            "tx.sent", intent=order.intent, nonce=nonce, hash="0x" + entry.attempts[0].hash.hex()
+        )
         return entry
+
+    async def _afford(self, cost: int) -> None:
+        balance = await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        if balance < cost:
+            raise InsufficientFunds(
+                f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
+                f" {ether(balance)} ETH and this transaction may cost {ether(cost)} ETH:"
+                f" send it at least {ether(cost - balance)} ETH"
+            )
 
     def _attempt(self, entry: Entry, tip: int, fee_max: int, height: int) -> None:
         unsigned = Transaction(
@@ -237,63 +264,11 @@ class TransactionSender:
             await self._journal.save()
             raise TransactionError(f"no endpoint accepts the transaction: {faults[0].message}")
 
-    async def _gas(self, to: bytes, data: bytes, value: int) -> int:
-        call = self._call_object(to, data, value)
-
-        async def ask(endpoint: RpcEndpoint) -> int | RpcFault:
-            try:
-                return decoding.quantity(await endpoint.call("eth_estimateGas", [call]), 64)
-            except RpcFault as fault:
-                return fault
-
-        answers = await self.reader.ask_all(ask)
-        estimates = [answer for _, answer in answers if isinstance(answer, int)]
-        faults = [answer for _, answer in answers if isinstance(answer, RpcFault)]
-        reverts = Counter(fault.data or b"" for fault in faults if is_revert(fault))
-        for revert, count in reverts.most_common(1):
-            if count >= self.reader.quorum or not estimates:
-                raise self._abi.reverted(revert)
-        if not estimates:
-            if any("insufficient funds" in fault.message.lower() for fault in faults):
-                raise InsufficientFunds(f"insufficient funds: 0x{self.address.hex()} cannot pay")
-            raise NoAgreement("gas estimate", 1, {e.name: str(a) for e, a in answers})
-        # A quarter on top: the state may move between estimate and inclusion.
-        gas = _median(estimates) * 5 // 4
-        if gas > self._policy.gas_max:
-            raise FeeTooHigh(f"it needs {gas} gas, the limit is {self._policy.gas_max}")
-        return gas
-
-    async def _fees(self) -> tuple[int, int]:
-        """Tip and fee cap in wei per gas: the median endpoint's view, cap = 2 x base + tip."""
-
-        async def ask(endpoint: RpcEndpoint) -> tuple[int, int]:
-            history = await endpoint.call("eth_feeHistory", [hex(10), "latest", [50]])
-            try:
-                base = decoding.quantity(history["baseFeePerGas"][-1], 128)
-                tips = [decoding.quantity(row[0], 128) for row in history.get("reward") or []]
-            except (KeyError, IndexError, TypeError, AttributeError):
-                raise BadChainData("the fee history is malformed") from None
-            return base, _median(tips) if tips else 0
-
-        answers = await self.reader.ask_all(ask)
-        views = [answer for _, answer in answers if isinstance(answer, tuple)]
-        if len(views) < self.reader.quorum:
-            raise NoAgreement("fees", self.reader.quorum, {e.name: str(a) for e, a in answers})
-        base = _median([view[0] for view in views])
-        tip = max(self._policy.tip_min, _median([view[1] for view in views]))
-        ceiling = self._policy.fee_ceiling
-        if base + tip > ceiling:
-            raise FeeTooHigh(
-                f"the chain asks for {(base + tip) / GWEI:.3f} gwei per gas, the ceiling is"
-                f" {ceiling / GWEI:.3f}; nothing was sent"
-            )
-        return tip, min(2 * base + tip, ceiling)
-
     # ------------------------------------------------------------------ getting it mined
 
-    async def _settle_older(self, intent: str) -> None:
+    async def _settle_older(self, intents: Collection[str]) -> None:
         for entry in self._journal.open_entries():
-            if entry.nonce in self._driven or entry.intent == intent:
+            if entry.nonce in self._driven or entry.intent in intents:
                 continue
             try:
                 if entry.state is TxState.INCLUDED:
@@ -307,6 +282,28 @@ class TransactionSender:
 
     def _open_with(self, intent: str) -> Entry | None:
         return next((e for e in self._journal.open_entries() if e.intent == intent), None)
+
+    async def _drive_all(self, entries: Sequence[Entry], until: TxState) -> list[TxOutcome]:
+        outcomes: dict[int, TxOutcome | ChainError] = {}
+
+        async def one(entry: Entry) -> None:
+            try:
+                outcomes[entry.nonce] = await self._drive(entry, until)
+            except ChainError as error:
+                outcomes[entry.nonce] = error
+
+        if len(entries) == 1:
+            return [await self._drive(entries[0], until)]
+        async with trio.open_nursery() as nursery:
+            for entry in entries:
+                nursery.start_soon(one, entry)
+        found = []
+        for entry in entries:
+            outcome = outcomes[entry.nonce]
+            if isinstance(outcome, ChainError):
+                raise outcome
+            found.append(outcome)
+        return found
 
     async def _drive(self, entry: Entry, until: TxState) -> TxOutcome:
         self._driven.add(entry.nonce)
@@ -469,41 +466,7 @@ class TransactionSender:
     # ------------------------------------------------------------------ unagreed questions
 
     async def _height(self) -> int:
-        return await self._kth_highest("eth_blockNumber", [])
-
-    async def _kth_highest(self, method: str, params: Sequence[Any]) -> int:
-        """A number that at least k endpoints have reached: fewer than k liars cannot raise it."""
-
-        async def ask(endpoint: RpcEndpoint) -> int:
-            return decoding.quantity(await endpoint.call(method, params))
-
-        answers = await self.reader.ask_all(ask)
-        numbers = sorted((a for _, a in answers if isinstance(a, int)), reverse=True)
-        if len(numbers) < self.reader.quorum:
-            raise NoAgreement(method, self.reader.quorum, {e.name: str(a) for e, a in answers})
-        return numbers[self.reader.quorum - 1]
+        return await self.reader.kth_highest("eth_blockNumber", [])
 
 
-def is_revert(fault: RpcFault) -> bool:
-    """Whether a fault is the contract's refusal (code 3 in geth and its followers)."""
-    return fault.data is not None or fault.code == 3 or "execution reverted" in fault.message
-
-
-def ether(wei: int) -> str:
-    """Wei as a decimal number of ether, exact to a gwei, rounded up."""
-    gwei = -(-wei // GWEI)
-    return f"{gwei // GWEI}.{gwei % GWEI:09d}"
-
-
-def _median(numbers: Sequence[int]) -> int:
-    return sorted(numbers)[(len(numbers) - 1) // 2]
-
-
-__all__ = [
-    "CallReverted",
-    "Estimate",
-    "FeePolicy",
-    "TransactionSender",
-    "TxOutcome",
-    "TxState",
-]
+__all__ = ["Order", "TransactionSender", "TxOutcome", "TxState"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chain import rlp
-from chain.keys import HashSigner, keccak256
+from chain.errors import SignerError
+from chain.keys import CURVE_ORDER, PayingSigner, address_of, keccak256, recover
 
 _TYPE = b"\x02"
 
@@ -35,17 +36,30 @@ class SignedTransaction:
     raw: bytes
 
 
-def sign(transaction: Transaction, key: HashSigner) -> SignedTransaction:
-    """Signs a transaction; the same input gives the same bytes when the signer is deterministic."""
+def sign(transaction: Transaction, key: PayingSigner) -> SignedTransaction:
+    """Signs a transaction; the same input gives the same bytes when the signer is deterministic.
+
+    Raises:
+        SignerError: what the signer gave is not its address's signature of this transaction.
+    """
     t = transaction
     fields: list[object] = [
         t.chain_id, t.nonce, t.tip, t.fee_max, t.gas, t.to, t.value, t.data, [],
     ]  # fmt: skip
-    signature = key.sign(keccak256(_TYPE + rlp.encode(fields)))
-    if len(signature) != 65 or signature[64] not in (27, 28):
-        raise ValueError("the signer did not give 65 bytes with v of 27 or 28")
+    unsigned = _TYPE + rlp.encode(fields)
+    signature = key.sign_transaction(unsigned)
     r = int.from_bytes(signature[:32], "big")
     s = int.from_bytes(signature[32:64], "big")
+    try:
+        # EIP-2: the other s of the same signature is refused by nodes.
+        if signature[64:] not in (b"\x1b", b"\x1c") or 2 * s > CURVE_ORDER:
+            raise ValueError
+        if address_of(recover(keccak256(unsigned), signature)) != key.address:
+            raise ValueError
+    except ValueError:
+        raise SignerError(
+            f"the signer of 0x{key.address.hex()} did not sign the transaction it was asked to"
+        ) from None
     raw = _TYPE + rlp.encode([*fields, signature[64] - 27, r, s])
     return SignedTransaction(keccak256(raw), raw)
 

@@ -5,6 +5,7 @@ Used by the testnet launcher and by operators' commands.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from chain.agreement import open_reader
 from chain.deployment import Deployment
 from chain.errors import BadChainData, ChainConfigError, PinMismatch
 from chain.evm import EvmRegistry
+from chain.fees import FeePolicy
 from chain.keys import PayingSigner, keccak256
-from chain.sender import FeePolicy, TransactionSender, TxOutcome, TxState
+from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
 from contracts import artifact
+from deploy import calls
+from deploy.calls import Call
 
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
@@ -92,8 +96,9 @@ async def deploy_registry(
     lease_s: int = LEASE_S,
     recovery_delay_s: int = RECOVERY_DELAY_S,
     insecure_simulator: bool = False,
+    until: TxState = TxState.FINAL,
 ) -> Deployment:
-    """Deploys a registry and waits until it is final.
+    """Deploys a registry and waits until it is final (or ``until`` INCLUDED).
 
     Args:
         kms_root: 20-byte address of the KMS root key that app keys must descend from.
@@ -127,10 +132,16 @@ async def deploy_registry(
         ],
     )
     outcome = await sender.send(
-        f"deploy registry for root {kms_root.hex()}", b"", compiled.bytecode + arguments
+        f"deploy registry for root {kms_root.hex()}",
+        b"",
+        compiled.bytecode + arguments,
+        until=until,
     )
     contract = contract_address(sender.address, outcome.nonce)
-    code = await sender.reader.code_at(contract, await sender.reader.finalized())
+    header = await sender.reader.header_at(outcome.block_number)
+    if header is None:
+        raise BadChainData(f"the block of the deployment, {outcome.block_number}, is gone")
+    code = await sender.reader.code_at(contract, header)
     if not compiled.matches_code(code):
         raise BadChainData(f"what was deployed at 0x{contract.hex()} is not the registry's code")
     return Deployment(
@@ -151,103 +162,49 @@ async def verify_code(registry: EvmRegistry) -> None:
 
 
 class RegistryOwner:
-    """Commands of the contract's or a seat's owner, one transaction each.
+    """Sends the transactions of the contract's or a seat's owner.
 
     Args:
         sender: the owner's key.
         contract: the registry's 20-byte address.
 
     All raise ``CallReverted`` with the contract's reason when it would refuse, before any gas is
-    spent, and otherwise as ``TransactionSender.send``. ``until`` INCLUDED is enough between steps;
-    ``wait_final`` then waits once for all of them.
+    spent, and otherwise as ``TransactionSender.send_all``. ``until`` INCLUDED is enough between
+    steps; ``wait_final`` then waits once for all of them.
     """
 
     def __init__(self, sender: TransactionSender, contract: bytes) -> None:
-        self._sender = sender
+        self.sender = sender
         self._contract = contract
         self._abi = registry_abi()
         self._newest_block = 0
-        self._commands = 0
+        # Asking for the same thing later must not be taken for the same purpose, by nobody who
+        # reads this key's journal.
+        self._run = secrets.token_hex(4)
+        self._sent = 0
 
-    async def grant_seat(self, to: bytes, weight: int) -> int:
-        """Grants a new seat to a wallet (20 bytes); its number."""
-        outcome = await self._call("grantSeat", "0x" + to.hex(), weight)
-        return await self._granted_seat(outcome)
+    def order(self, call: Call) -> Order:
+        """A call as the sender takes it."""
+        data = self._abi.function(call.function).encode(*call.values)
+        values = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in call.values)
+        self._sent += 1
+        intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
+        return Order(intent, self._contract, data, call.value_wei)
 
-    async def bind_instance(self, seat: int, instance_id: bytes) -> TxOutcome:
-        """As the seat's owner: lets this instance register on the seat."""
-        return await self._call("bindInstance", seat, instance_id)
-
-    async def allow_app(self, app_id: bytes, allowed: bool = True) -> TxOutcome:
-        """Allows nodes of an app, or no longer."""
-        return await self._call("allowApp", app_id, allowed)
-
-    async def set_weight(self, seat: int, weight: int) -> TxOutcome:
-        """Changes the weight of a seat."""
-        return await self._call("setWeight", seat, weight)
-
-    async def burn_seat(self, seat: int) -> TxOutcome:
-        """Takes a seat away for good."""
-        return await self._call("burnSeat", seat)
-
-    async def deactivate(self, seat: int) -> TxOutcome:
-        """Takes the node off a seat."""
-        return await self._call("deactivate", seat)
-
-    async def launch(self) -> TxOutcome:
-        """Fixes the active seats as the set of epoch 0, once."""
-        return await self._call("launch")
-
-    async def sweep(self, seats: Sequence[int]) -> TxOutcome:
-        """Takes out those of these seats whose lease ended or whose root or app is gone."""
-        return await self._call("sweep", sorted(set(seats)))
-
-    async def revoke_root(self, epoch: int) -> TxOutcome:
-        """As the guardian: nodes whose app key was certified under this root lose their say."""
-        return await self._call("revokeRoot", epoch)
-
-    async def vote_recovery(
-        self, seat: int, epoch: int, height: int, block_hash: bytes
-    ) -> TxOutcome:
-        """As the seat's owner: votes that a cluster without a quorum goes on in ``epoch``.
-
-        Args:
-            height, block_hash: the cluster's own block, what survivors show as their newest final
-                one. What was final above it is lost. Epoch 0 withdraws the vote.
-        """
-        return await self._call("voteRecovery", seat, epoch, height, block_hash)
-
-    async def recover(
-        self, epoch: int, height: int, block_hash: bytes, seats: Sequence[int]
-    ) -> TxOutcome:
-        """Announces a recovery that these seats voted for; after its delay, opens it."""
-        return await self._call("recover", epoch, height, block_hash, sorted(set(seats)))
-
-    async def veto_recovery(self) -> TxOutcome:
-        """As the guardian or owner: voids all votes for a recovery."""
-        return await self._call("vetoRecovery")
+    async def send(self, *calls: Call) -> list[TxOutcome]:
+        """Gets all of them included, at once; none may need another one's effect."""
+        orders = [self.order(call) for call in calls]
+        outcomes = await self.sender.send_all(orders, until=TxState.INCLUDED)
+        self._newest_block = max(self._newest_block, *(o.block_number for o in outcomes))
+        return outcomes
 
     async def wait_final(self, poll_interval_s: float = 0.25) -> None:
         """Waits until every transaction that this object sent lies below the finalized block."""
-        while (await self._sender.reader.finalized()).number < self._newest_block:
+        while (await self.sender.reader.finalized()).number < self._newest_block:
             await trio.sleep(poll_interval_s)
 
-    async def _call(self, name: str, *values: Any) -> TxOutcome:
-        data = self._abi.function(name).encode(*values)
-        shown = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in values)[:160]
-        self._commands += 1
-        outcome = await self._sender.send(
-            # Numbered, so that asking for the same thing later is not taken for the same purpose.
-            f"{name}({shown}) {keccak256(data)[:4].hex()} #{self._commands}",
-            self._contract,
-            data,
-            until=TxState.INCLUDED,
-        )
-        self._newest_block = max(self._newest_block, outcome.block_number)
-        return outcome
-
-    async def _granted_seat(self, outcome: TxOutcome) -> int:
-        """The seat number from the events of the grant, as k endpoints tell them."""
+    async def granted_seat(self, outcome: TxOutcome) -> int:
+        """The number of the seat that a grant made, from its events as k endpoints tell them."""
         event = self._abi.event("NodeChanged")
 
         def decode(receipt: Any) -> int:
@@ -260,6 +217,55 @@ class RegistryOwner:
                         return int(topics[1], 16)
             raise BadChainData("the grant's receipt names no seat")
 
-        return await self._sender.reader.agree(
+        return await self.sender.reader.agree(
             "eth_getTransactionReceipt", ["0x" + outcome.tx_hash.hex()], decode
         )
+
+    # --- one step each, for programmes that go step by step -------------------------------------
+
+    async def grant_seat(self, to: bytes, weight: int) -> int:
+        """Grants a new seat to a wallet (20 bytes); its number."""
+        (outcome,) = await self.send(calls.grant_seat(to, weight))
+        return await self.granted_seat(outcome)
+
+    async def bind_instance(self, seat: int, instance_id: bytes) -> None:
+        """See ``calls.bind_instance``."""
+        await self.send(calls.bind_instance(seat, instance_id))
+
+    async def allow_app(self, app_id: bytes) -> None:
+        """See ``calls.allow_app``."""
+        await self.send(calls.allow_app(app_id))
+
+    async def set_weight(self, seat: int, weight: int) -> None:
+        """See ``calls.set_weight``."""
+        await self.send(calls.set_weight(seat, weight))
+
+    async def burn_seat(self, seat: int) -> None:
+        """See ``calls.burn_seat``."""
+        await self.send(calls.burn_seat(seat))
+
+    async def deactivate(self, seat: int) -> None:
+        """See ``calls.deactivate``."""
+        await self.send(calls.deactivate(seat))
+
+    async def launch(self) -> None:
+        """See ``calls.launch``."""
+        await self.send(calls.launch())
+
+    async def revoke_root(self, epoch: int) -> None:
+        """See ``calls.revoke_root``."""
+        await self.send(calls.revoke_root(epoch))
+
+    async def vote_recovery(self, seat: int, epoch: int, height: int, block_hash: bytes) -> None:
+        """See ``calls.vote_recovery``."""
+        await self.send(calls.vote_recovery(seat, epoch, height, block_hash))
+
+    async def recover(
+        self, epoch: int, height: int, block_hash: bytes, seats: Sequence[int]
+    ) -> None:
+        """See ``calls.recover``."""
+        await self.send(calls.recover(epoch, height, block_hash, seats))
+
+    async def veto_recovery(self) -> None:
+        """See ``calls.veto_recovery``."""
+        await self.send(calls.veto_recovery())

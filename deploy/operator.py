@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from chain import (
@@ -29,6 +28,7 @@ from chain import (
     write_deployment,
 )
 from chain.errors import ChainConfigError
+from deploy import calls
 from deploy.contract import (
     LEASE_S,
     MAX_SEATS,
@@ -39,6 +39,7 @@ from deploy.contract import (
     open_registry,
     verify_code,
 )
+from node.logs import configure_command_logging
 
 PROGRAM = "dstack-cluster contract"
 KEY_FILE_BYTES_MAX = 100
@@ -50,8 +51,7 @@ Act = Callable[[RegistryOwner, Options], Awaitable[dict[str, Any]]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     options = _parser().parse_args(argv)
-    if not structlog.is_configured():  # standard output is for the answer
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure_command_logging()
     try:
         found: dict[str, Any] = trio.run(options.verb, options)
     except (ChainError, OSError, ValueError) as error:
@@ -107,30 +107,50 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(argument.lower(), type=kind, metavar=argument,
                              **({"nargs": "+"} if several else {}))  # fmt: skip
 
-    act("allow-app", lambda o, a: _sent(o.allow_app(a.app)), "allow an app", ("APP", _address))
+    act(
+        "allow-app",
+        lambda o, a: _sent(o.send(calls.allow_app(a.app))),
+        "allow an app",
+        ("APP", _address),
+    )
     act("grant", _grant, "grant a new seat to a wallet", ("WALLET", _address), ("WEIGHT", int))
-    act("bind", lambda o, a: _sent(o.bind_instance(a.seat, a.instance)),
+    act("bind", lambda o, a: _sent(o.send(calls.bind_instance(a.seat, a.instance))),
         "as seat owner: let an instance register",
         ("SEAT", int), ("INSTANCE", _address))  # fmt: skip
-    act("weigh", lambda o, a: _sent(o.set_weight(a.seat, a.weight)),
+    act("weigh", lambda o, a: _sent(o.send(calls.set_weight(a.seat, a.weight))),
         "change a seat's weight", ("SEAT", int), ("WEIGHT", int))  # fmt: skip
-    act("deactivate", lambda o, a: _sent(o.deactivate(a.seat)),
+    act("deactivate", lambda o, a: _sent(o.send(calls.deactivate(a.seat))),
         "take the node off a seat, at once", ("SEAT", int))  # fmt: skip
-    act("burn", lambda o, a: _sent(o.burn_seat(a.seat)), "take a seat away", ("SEAT", int))
-    act("sweep", lambda o, a: _sent(o.sweep(a.seats)),
+    act(
+        "burn",
+        lambda o, a: _sent(o.send(calls.burn_seat(a.seat))),
+        "take a seat away",
+        ("SEAT", int),
+    )
+    act("sweep", lambda o, a: _sent(o.send(calls.sweep(a.seats))),
         "take out nodes whose lease, root or app ended", ("SEATS", int))  # fmt: skip
-    act("launch", lambda o, a: _sent(o.launch()), "fix the active seats as epoch 0, once")
-    act("revoke-root", lambda o, a: _sent(o.revoke_root(a.root)),
+    act(
+        "launch",
+        lambda o, a: _sent(o.send(calls.launch())),
+        "fix the active seats as epoch 0, once",
+    )
+    act("revoke-root", lambda o, a: _sent(o.send(calls.revoke_root(a.root))),
         "as guardian: end a KMS root, at once", ("ROOT", int))  # fmt: skip
 
     where = (("EPOCH", int), ("HEIGHT", int), ("HASH", _hash))
-    act("recovery-vote", lambda o, a: _sent(o.vote_recovery(a.seat, a.epoch, a.height, a.hash)),
+    act("recovery-vote",
+        lambda o, a: _sent(o.send(calls.vote_recovery(a.seat, a.epoch, a.height, a.hash))),
         "as seat owner, for a cluster without a quorum: go on in EPOCH on its block HEIGHT, HASH",
         ("SEAT", int), *where)  # fmt: skip
-    act("recovery-advance", lambda o, a: _sent(o.recover(a.epoch, a.height, a.hash, a.seats)),
+    act("recovery-advance",
+        lambda o, a: _sent(o.send(calls.recover(a.epoch, a.height, a.hash, a.seats))),
         "announce what these seats voted for; after the delay, open it",
         *where, ("SEATS", int))  # fmt: skip
-    act("recovery-veto", lambda o, a: _sent(o.veto_recovery()), "void all votes for a recovery")
+    act(
+        "recovery-veto",
+        lambda o, a: _sent(o.send(calls.veto_recovery())),
+        "void all votes for a recovery",
+    )
     return parser
 
 
@@ -189,7 +209,7 @@ async def _grant(owner: RegistryOwner, options: Options) -> dict[str, Any]:
 
 
 async def _sent(sending: Awaitable[Any]) -> dict[str, Any]:
-    outcome = await sending
+    (outcome,) = await sending
     return {"transaction": "0x" + outcome.tx_hash.hex(), "block": outcome.block_number}
 
 

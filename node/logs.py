@@ -89,6 +89,29 @@ def configure_logging(
         library.setLevel(max(number, logging.WARNING))
 
 
+def configure_command_logging(level: str = "info") -> None:
+    """For a command, whose standard output is its answer: short lines on stderr, secrets cut out.
+
+    Leaves logging alone when it is set up already.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            redact,
+            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        # Looked up at each line: who runs a command inside his own process may turn stderr around.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
 def redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """structlog processor: cut secrets, control characters and overlong values."""
     return {

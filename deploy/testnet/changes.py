@@ -31,7 +31,7 @@ async def add(directory: Path, weight: int, deadline_s: float) -> int:
             raise TestnetError(f"a testnet has at most {layout.NODES_MAX} nodes")
         if not 1 <= weight <= layout.WEIGHT_MAX:
             raise TestnetError(f"a weight is a whole number from 1 to {layout.WEIGHT_MAX}")
-        seat = await desk.grant(testnet, weight)
+        seat = await desk.grant(weight)
         ports = {
             testnet.p2p_port(seat): f"node {seat} (p2p)",
             testnet.api_port(seat): f"node {seat} (API)",
@@ -55,10 +55,10 @@ async def leave(directory: Path, seat: int, deadline_s: float) -> None:
 async def rejoin(directory: Path, seat: int, deadline_s: float) -> None:
     """Let the machine of a deactivated seat register again, which its daemon then does."""
     async with _changing(directory, deadline_s) as (testnet, desk):
-        await desk.bind(testnet, seat, await agents.identity(testnet, desk.contract, seat))
+        await desk.bind(seat, await agents.identity(testnet, desk.contract, seat))
 
 
-async def weigh(directory: Path, seat: int, weight: int, deadline_s: float) -> None:
+async def set_weight(directory: Path, seat: int, weight: int, deadline_s: float) -> None:
     """Change a seat's weight."""
     async with _changing(directory, deadline_s) as (testnet, desk):
         await desk.set_weight(seat, weight)
@@ -96,7 +96,7 @@ async def recover(directory: Path, deadline_s: float) -> tuple[int, int]:
         seats = [node.seat for node in testnet.nodes]
         epoch, height = best["epoch"] + 1, best["height"]
         vote = (epoch, height, bytes.fromhex(best["block_hash"]))
-        await desk.vote_recovery(testnet, seats, *vote)
+        await desk.vote_recovery(seats, *vote)
         await desk.recover(seats, *vote)
         await desk.wait_time(chain.RECOVERY_DELAY_S)
         await desk.recover(seats, *vote)
@@ -140,7 +140,7 @@ async def _new_machine(testnet: Testnet, desk: chain.RegistryDesk, node: NodeRec
     if former is not None:
         await processes.stop([former], 2.0)
     await agents.wait_one_ready(testnet, node.seat)
-    await desk.bind(testnet, node.seat, await agents.identity(testnet, desk.contract, node.seat))
+    await desk.bind(node.seat, await agents.identity(testnet, desk.contract, node.seat))
     return testnet
 
 

@@ -19,6 +19,8 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
+from node.logs import configure_command_logging
+
 from . import changes, faults, launch, layout, nodes, processes, requests, survey, table
 from .layout import Testnet, TestnetError
 
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = _parser().parse_args(argv)
     verb: Verb = arguments.verb
+    configure_command_logging("warning")
     try:
         return trio.run(verb, arguments)
     except TestnetError as error:
@@ -97,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--weight", type=int, default=1, metavar="W")
     verb("leave", _leave, "deactivate a seat; its node stays as an observer", seat=True)
     verb("rejoin", _rejoin, "let a deactivated seat's node register again", seat=True)
-    weigh = verb("weigh", _weigh, "change the weight of a seat", seat=True)
-    weigh.add_argument("weight", type=int, metavar="W")
+    weight = verb("weight", _weight, "change the weight of a seat", seat=True)
+    weight.add_argument("weight", type=int, metavar="W")
     verb("replace", _replace, "another machine (disk, instance, key) on a dead seat", seat=True)
 
     verb("recover", _recover, "a quorum is lost: give up dead seats, go on with the others")
@@ -377,9 +380,9 @@ async def _rejoin(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _weigh(arguments: argparse.Namespace) -> int:
+async def _weight(arguments: argparse.Namespace) -> int:
     directory = _directory(arguments)
-    await changes.weigh(directory, arguments.seat, arguments.weight, CHANGE_DEADLINE_S)
+    await changes.set_weight(directory, arguments.seat, arguments.weight, CHANGE_DEADLINE_S)
     print(f"seat {arguments.seat}: weight {arguments.weight}")
     return 0
 

@@ -112,7 +112,7 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
     say(f"registry {registry.address}")
 
     identities = await agents.identities(testnet, registry.contract)
-    await registry.grant_and_bind(testnet, identities)
+    await registry.grant_and_bind(identities)
     weights = ", ".join(str(node.weight) for node in testnet.nodes)
     say(f"{len(testnet.nodes)} seats granted and bound, weights {weights}")
 

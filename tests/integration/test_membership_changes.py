@@ -56,7 +56,7 @@ async def test_members_come_change_and_go_under_writes(testnet: Testnet) -> None
         await writers.wait_more(20)
 
         # Weight; the dead one finds the next epoch when it comes back.
-        await testnet.weigh(3, 2)
+        await testnet.set_weight(3, 2)
         await testnet.wait_epoch(2, {1: 1, 3: 2, 4: 1, 5: 1}, total=6)
         await testnet.start(2)
         await testnet.wait_epoch(2, {1: 1, 2: 1, 3: 2, 4: 1, 5: 1})

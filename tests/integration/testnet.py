@@ -176,9 +176,9 @@ class Testnet:
         """Let a deactivated seat's machine register again."""
         await changes.rejoin(self.directory, seat, DEADLINE_S)
 
-    async def weigh(self, seat: int, weight: int) -> None:
+    async def set_weight(self, seat: int, weight: int) -> None:
         """Change a seat's weight."""
-        await changes.weigh(self.directory, seat, weight, DEADLINE_S)
+        await changes.set_weight(self.directory, seat, weight, DEADLINE_S)
 
     async def replace_machine(self, seat: int) -> None:
         """Another machine, without the old one's disk, instance and key, on a dead seat."""

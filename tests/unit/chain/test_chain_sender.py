@@ -15,11 +15,13 @@ from chain.errors import (
     FinalityAlarm,
     InsufficientFunds,
     JournalError,
+    SignerError,
     TransactionError,
 )
+from chain.fees import GWEI, FeePolicy, ether
 from chain.journal import TxState
 from chain.keys import LocalKey, keccak256
-from chain.sender import GWEI, FeePolicy, TransactionSender, ether
+from chain.sender import Order, TransactionSender
 
 KEY = LocalKey(keccak256(b"sender"))
 ABI = ContractAbi([{"type": "error", "name": "Nope", "inputs": [{"name": "n", "type": "uint8"}]}])
@@ -112,6 +114,68 @@ async def test_what_would_revert_is_refused_with_its_reason_before_any_gas(
     assert refused.value.name == "Nope" and sender.status() == []
     asked = [method for server in servers for method, _ in server.chain.asked]
     assert "eth_sendRawTransaction" not in asked
+
+
+async def test_several_transactions_go_at_once_with_rising_nonces(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    orders = [Order(f"pay {n}", CONTRACT, bytes([n])) for n in range(3)]
+    with trio.fail_after(10):
+        outcomes = await sender.send_all(orders)
+    assert [outcome.nonce for outcome in outcomes] == [0, 1, 2]
+    assert {outcome.state for outcome in outcomes} == {TxState.FINAL} and servers
+
+
+async def test_of_several_transactions_none_is_sent_when_one_would_be_refused(
+    serve, reader_of
+) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers:
+        server.chain.methods["eth_estimateGas"] = lambda params: (
+            NOPE if params[0]["data"] == "0x02" else hex(40_000)
+        )
+    with pytest.raises(CallReverted, match=r"Nope\(9\)"):
+        await sender.send_all([Order(f"pay {n}", CONTRACT, bytes([n])) for n in range(3)])
+    asked = [method for server in servers for method, _ in server.chain.asked]
+    assert sender.status() == [] and "eth_sendRawTransaction" not in asked
+
+
+async def test_several_transactions_must_be_affordable_together(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    for server in servers:  # enough for two of three
+        server.chain.methods["eth_getBalance"] = hex(250_000 * GWEI)
+    with pytest.raises(InsufficientFunds):
+        await sender.send_all([Order(f"pay {n}", CONTRACT, bytes([n])) for n in range(3)])
+    assert sender.status() == []
+
+
+class Stray:
+    """A signer that shows one address and signs otherwise than asked."""
+
+    address = KEY.address
+
+    def __init__(self, answer) -> None:
+        self.sign_transaction = answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda unsigned: KEY.sign(keccak256(unsigned + b"\0")),
+        lambda unsigned: LocalKey(keccak256(b"another")).sign_transaction(unsigned),
+        lambda unsigned: KEY.sign_transaction(unsigned)[:64],
+        lambda unsigned: KEY.sign_transaction(unsigned)[:64] + b"\x01",
+        lambda unsigned: bytes(64) + b"\x1b",
+    ],
+)
+async def test_a_signer_that_signs_something_else_sends_nothing(serve, reader_of, answer) -> None:
+    servers = await serve(*(paying_chain() for _ in range(3)))
+    sender = TransactionSender(
+        reader_of(servers, 2), Stray(answer), journal_path=None, abi=ABI, policy=POLICY
+    )
+    with pytest.raises(SignerError, match="did not sign"):
+        await sender.send("pay", CONTRACT, b"\x01")
+    asked = [method for server in servers for method, _ in server.chain.asked]
+    assert sender.status() == [] and "eth_sendRawTransaction" not in asked
 
 
 async def test_one_endpoint_that_claims_a_revert_stops_nothing(serve, reader_of) -> None:

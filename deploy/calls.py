@@ -1,0 +1,149 @@
+"""The transactions that owners of a contract or a seat may send, as values.
+
+One function for each of the contract's, in the words of an operator: what it takes is checked and
+put into the order that the contract wants. Nothing here sends; ``deploy.contract`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+REGISTRY = "Registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A transaction to be: a function of a contract (by its artifact's name), and its arguments.
+
+    Addresses, ids and hashes are bytes; ``value_wei`` is what it pays to the contract.
+    """
+
+    function: str
+    values: tuple[Any, ...] = ()
+    contract: str = REGISTRY
+    value_wei: int = 0
+
+
+# --- seats ------------------------------------------------------------------------------------
+
+
+def grant_seat(wallet: bytes, weight: int) -> Call:
+    """As the contract's owner: a new seat of this weight for a wallet."""
+    return Call("grantSeat", (wallet, weight))
+
+
+def set_weight(seat: int, weight: int) -> Call:
+    """As the contract's owner."""
+    return Call("setWeight", (seat, weight))
+
+
+def burn_seat(seat: int) -> Call:
+    """As the contract's owner: takes a seat away for good."""
+    return Call("burnSeat", (seat,))
+
+
+def bind_instance(seat: int, instance_id: bytes) -> Call:
+    """As the seat's owner: lets this instance (20 bytes) register on the seat."""
+    return Call("bindInstance", (seat, instance_id))
+
+
+def deactivate(seat: int) -> Call:
+    """As owner of seat or contract, or guardian: takes the node off the seat."""
+    return Call("deactivate", (seat,))
+
+
+def sweep(seats: Iterable[int]) -> Call:
+    """Takes out those of these seats whose lease ended or whose root or app is gone."""
+    return Call("sweep", (sorted(set(seats)),))
+
+
+# --- trust ------------------------------------------------------------------------------------
+
+
+def allow_app(app_id: bytes, allowed: bool = True) -> Call:
+    """As the contract's owner: lets nodes of an app (20 bytes) in, or no longer."""
+    return Call("allowApp", (app_id, allowed))
+
+
+def certify_app_key(
+    app_id: bytes, key_xy: tuple[bytes, bytes], kms_signature: bytes, root_epoch: int
+) -> Call:
+    """Records that a live KMS root vouches for an app key; ``kms_signature`` with v of 27 or 28."""
+    return Call("certifyAppKey", (app_id, *key_xy, kms_signature, root_epoch))
+
+
+def rotate_root(root: bytes, grace_until_s: int) -> Call:
+    """As the contract's owner: a new KMS root; the one before lives until then (Unix seconds)."""
+    return Call("rotateRoot", (root, grace_until_s))
+
+
+def revoke_root(epoch: int) -> Call:
+    """As guardian or owner: nodes whose app key was certified under it lose their say."""
+    return Call("revokeRoot", (epoch,))
+
+
+# --- the contract itself ----------------------------------------------------------------------
+
+
+def launch() -> Call:
+    """As the contract's owner: fixes the active seats as the set of epoch 0, once."""
+    return Call("launch")
+
+
+def set_guardian(guardian: bytes) -> Call:
+    """As the contract's owner."""
+    return Call("setGuardian", (guardian,))
+
+
+def set_lease(lease_s: int) -> Call:
+    """As the contract's owner: how long ``register`` and ``announce`` are good for."""
+    return Call("setLease", (lease_s,))
+
+
+def set_transfers_allowed(allowed: bool) -> Call:
+    """As the contract's owner: whether seats may change hands."""
+    return Call("setTransfersAllowed", (allowed,))
+
+
+def pause() -> Call:
+    """As guardian or owner: stops ``register`` and ``announce``."""
+    return Call("pause")
+
+
+def unpause() -> Call:
+    """As the contract's owner."""
+    return Call("unpause")
+
+
+def transfer_ownership(owner: bytes, contract: str = REGISTRY) -> Call:
+    """As the contract's owner: offers it to another address, which must accept."""
+    return Call("transferOwnership", (owner,), contract)
+
+
+def accept_ownership(contract: str = REGISTRY) -> Call:
+    """As the one to whom the contract was offered."""
+    return Call("acceptOwnership", (), contract)
+
+
+# --- a lost quorum ----------------------------------------------------------------------------
+
+
+def vote_recovery(seat: int, epoch: int, height: int, block_hash: bytes) -> Call:
+    """As the seat's owner: votes that a cluster without a quorum goes on in ``epoch``.
+
+    ``height`` and ``block_hash`` name the cluster's own block, what survivors show as their newest
+    final one. What was final above it is lost. Epoch 0 withdraws the vote.
+    """
+    return Call("voteRecovery", (seat, epoch, height, block_hash))
+
+
+def recover(epoch: int, height: int, block_hash: bytes, seats: Iterable[int]) -> Call:
+    """Announces a recovery that these seats voted for; after its delay, opens it."""
+    return Call("recover", (epoch, height, block_hash, sorted(set(seats))))
+
+
+def veto_recovery() -> Call:
+    """As guardian or owner: voids all votes for a recovery."""
+    return Call("vetoRecovery")
