@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testnet test test-unit lint types imports contracts model bench fuzz clean
+.PHONY: help setup testnet test test-unit lint types imports contracts model bench fuzz twins clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,8 +53,13 @@ fuzz: setup ## coverage-guided fuzzing of every decoder (FUZZ_SECONDS=60 for eac
 	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
+twins: setup ## millions of Twins scenarios, engine compiled (ARGS="--seeds 1..2000000 --results FILE"; resumes)
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group compiled
+	@$(BIN)/python -m tests.simulation.compiled
+	cd .compiled && ../$(BIN)/python -m tests.simulation --twins --jobs 2 --calm-every 10 $(ARGS)
+
 clean: ## stops the testnet and removes what was generated (.venv, .tools, caches)
 	@if [ -f .testnet/testnet.json ]; then $(BIN)/dstack-cluster testnet down; fi
-	rm -rf .venv .tools .testnet .fuzz dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .tools .testnet .fuzz .compiled dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		.import_linter_cache contracts/evm/node_modules contracts/evm/out contracts/evm/cache model/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -95,13 +95,13 @@ class Turning(Convicting):
 
     def _apply_revocations(self) -> None:
         """R19: revoked seats lose their say at once, unless no quorum would be left."""
-        revoked = self._revoked_on_chain & self.validators.weights.keys()
+        revoked = self._revoked_on_chain.intersection(self.validators.weights)
         left = self.validators.total - self.validators.weight(revoked)
         if not self.validators.is_quorum(left):
             what = f"seats {sorted(revoked)} are revoked, but without them there is no quorum"
             self._out.notices.append(Alarm(what))
             revoked = frozenset()
-        self.revoked = frozenset(revoked)
+        self.revoked = revoked
 
     def _note_due(self) -> None:
         """Looks again at what is due; the grace of a leader starts when something becomes due."""

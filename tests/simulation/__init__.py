@@ -5,5 +5,6 @@ seed's. Read in this order: ``signing``, ``store``, ``scenario`` (what a seed me
 heap), ``members``, ``adversaries``, ``oracle`` (what must hold, in other words than the engine's),
 ``duties`` (what must be done), ``campaign`` (many seeds), ``planted`` (bugs that must be found).
 The second, smaller world: ``twins`` (the space of schedules), ``rounds`` (one scenario), ``sweep``
-(millions of them). ``shrink`` makes a failing one small. Run ``python -m tests.simulation --help``.
+(millions of them; ``rewind`` makes the next one start where the first did, ``compiled`` doubles the
+speed). ``shrink`` makes a failing one small. Run ``python -m tests.simulation --help``.
 """

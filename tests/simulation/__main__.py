@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="a line for each chunk; resumes from it"
     )
+    parser.add_argument(
+        "--report", action="store_true", help="only tell what the results file holds"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trace", action="store_true", help="one line per event")
     parser.add_argument(
@@ -58,7 +61,10 @@ def _list(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 def main() -> int:
     options = _parser().parse_args()
     if options.twins:
-        return _twins(options)
+        try:
+            return _twins(options)
+        except sweep.ResultsError as error:
+            raise SystemExit(str(error)) from None
     faults = {"all": FAULTS, "none": ()}.get(options.faults)
     settings = Settings(
         nodes=options.nodes,
@@ -111,6 +117,11 @@ def _show(small: shrink.Shrunk | None) -> None:
 
 def _twins(options: argparse.Namespace) -> int:
     seeds = options.seeds
+    if options.report:
+        if options.results is None:
+            raise SystemExit("--report needs --results FILE")
+        print(sweep.report(options.results))
+        return 0
     if options.shrink or options.trace:
         for seed in seeds:
             if options.shrink:

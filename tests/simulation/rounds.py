@@ -11,10 +11,9 @@ signs, every certificate that it relies on, the chain that it applies, and who i
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -31,6 +30,7 @@ from consensus.interface import (
     PeerConnected,
     Received,
     Restored,
+    ServeBlocks,
     ServeEpochs,
     Started,
     Submitted,
@@ -38,17 +38,13 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
-from consensus.ledger import Tip, genesis_tip
+from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.order import leader_order
 from consensus.types import (
     Block,
-    BootAck,
-    BootCertificate,
-    BootRequest,
     Boundary,
     Certificate,
-    Proposal,
     View,
     Vote,
     VoteKind,
@@ -57,7 +53,8 @@ from consensus.validators import Validator, ValidatorSet
 from consensus.wire import EpochReply, Message, ProposalMessage, SyncReply, VoteMessage
 
 from .oracle import spot
-from .signing import keys_for
+from .rewind import Rewind
+from .signing import SimSigner, SimVerifier, keys_for
 from .twins import Phase, Schedule, Space
 
 NODES = 4
@@ -75,11 +72,9 @@ _VALIDATORS = ValidatorSet(
 )
 _ORDER = leader_order(_VALIDATORS)
 _DURATIONS = Durations()
-_SHARED: list[Any] = [_VALIDATORS, _VERIFIER, _DURATIONS, _ORDER, *_SIGNERS.values()]
-_FROZEN = (Block, BootAck, BootCertificate, BootRequest, Certificate, Proposal, Tip, View, Vote)
 
 
-class Violation(AssertionError):
+class Violation(Exception):
     """Something that must never happen happened."""
 
 
@@ -253,9 +248,10 @@ class Cluster:
                 if to != number:
                     self.queue.append((number, to, event))
         for serve in output.serve:
+            reply: Message | None = None
             if isinstance(serve, ServeEpochs):
-                reply: Message | None = EpochReply(tuple(process.openings[serve.epoch :]))
-            else:
+                reply = EpochReply(tuple(process.openings[serve.epoch :]))
+            elif isinstance(serve, ServeBlocks):
                 reply = _reply(process, serve.from_height)
             if reply is not None:
                 for to in self.of_seat[serve.to]:
@@ -428,41 +424,24 @@ def _reply(process: Process, from_height: int) -> SyncReply | None:
     return SyncReply(blocks, (), final) if final else None
 
 
-# --- a booted cluster, made once and copied for each scenario ---
+# --- a booted cluster, made once and put back for each scenario ---
+
+_BOOTED: dict[tuple[tuple[int, ...], type[Engine]], Rewind] = {}
 
 
-class _Pickler(pickle.Pickler):
-    """Values that nobody changes are shared by all copies."""
-
-    def persistent_id(self, value: object) -> int | None:
-        if isinstance(value, _FROZEN) and id(value) not in _INDEX:
-            _INDEX[id(value)] = len(_SHARED)
-            _SHARED.append(value)
-        return _INDEX.get(id(value))
-
-
-class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, index: int) -> object:
-        return _SHARED[index]
-
-
-_INDEX = {id(value): index for index, value in enumerate(_SHARED)}
-_TEMPLATES: dict[tuple[tuple[int, ...], type[Engine]], bytes] = {}
+def _booted(twins: tuple[int, ...], engine_class: type[Engine]) -> Cluster:
+    cluster = Cluster(twins, engine_class)
+    cluster.boot()
+    return cluster
 
 
 def _cluster(twins: tuple[int, ...], engine_class: type[Engine]) -> Cluster:
-    template = _TEMPLATES.get((twins, engine_class))
-    if template is None:
-        cluster = Cluster(twins, engine_class)
-        cluster.boot()
-        file = io.BytesIO()
-        try:
-            _Pickler(file, protocol=5).dump(cluster)
-        except (pickle.PicklingError, AttributeError):  # a broken engine of a test, made by hand
-            return cluster
-        template = _TEMPLATES[twins, engine_class] = file.getvalue()
-    loaded: Cluster = _Unpickler(io.BytesIO(template)).load()
-    return loaded
+    """The same objects for each scenario: one is over before the next begins."""
+    key = (twins, engine_class)
+    if key not in _BOOTED:
+        _BOOTED[key] = Rewind(partial(_booted, *key), frozen=(SimSigner, SimVerifier))
+    cluster: Cluster = _BOOTED[key].restore()
+    return cluster
 
 
 _SPACES: dict[int, Space] = {}

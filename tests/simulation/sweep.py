@@ -1,19 +1,20 @@
 """A range of Twins seeds on several cores, in chunks that a stopped campaign resumes with.
 
 The digest of a range is a sum over its seeds: it does not depend on how many processes ran it, in
-which chunks, or in which order.
+which chunks, or in which order. A results file is of one state of the sources: another is refused.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from hashlib import blake2b
-from itertools import repeat
 from pathlib import Path
 
 from consensus.engine import Engine
@@ -23,6 +24,23 @@ from .rounds import Trial
 
 CHUNK = 2_000
 _MODULUS = 1 << 128
+_ROOT = Path(__file__).parents[2]
+_SOURCES = ("consensus/*.py", "tests/simulation/*.py")
+
+
+class ResultsError(Exception):
+    """A results file that this campaign must not go on with."""
+
+
+@cache
+def code() -> str:
+    """Digest of the engine's and the simulator's sources (16 hex digits)."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(p for pattern in _SOURCES for p in _ROOT.glob(pattern)):
+        if not path.name.startswith("test_"):
+            digest.update(b"%s %d\n" % (path.name.encode(), path.stat().st_size))
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(slots=True)
@@ -39,6 +57,7 @@ class Tally:
     cpu_s: float = 0.0
     digest: str = "0" * 32
     failures: list[tuple[int, str]] = field(default_factory=list)
+    calm_every: int = 1
 
     def add(self, trial: Trial) -> None:
         self.scenarios += 1
@@ -72,7 +91,7 @@ def run_range(
     first: int, last: int, calm_every: int = 1, engine_class: type[Engine] = Engine
 ) -> Tally:
     """Plays the seeds ``first``..``last`` in this process."""
-    tally = Tally(first, last)
+    tally = Tally(first, last, calm_every=calm_every)
     began = time.process_time()
     gc.disable()  # a cluster has few cycles: most of it goes when its last name does
     try:
@@ -101,30 +120,33 @@ def run(
     results: Path | None = None,
 ) -> Tally:
     """Plays a range, with a line of JSON per finished chunk in ``results``; skips those in it."""
-    wanted = list(_chunks(first, last, chunk))
     total: Tally | None = None
-    done: set[tuple[int, int]] = set()
-    for tally in _read(results):
-        if (tally.first, tally.last) in wanted and (tally.first, tally.last) not in done:
-            done.add((tally.first, tally.last))
+    left = dict.fromkeys(_chunks(first, last, chunk))
+    for tally in read(results) if results is not None else ():
+        if tally.calm_every != calm_every:
+            raise ResultsError(f"{results} was made with --calm-every {tally.calm_every}")
+        if (tally.first, tally.last) in left:
+            del left[tally.first, tally.last]
             total = _joined(total, tally)
-    left = [bounds for bounds in wanted if bounds not in done]
-    for tally in _play(left, jobs, calm_every):
+    for tally in _play(list(left), jobs, calm_every):
         if results is not None:
             with results.open("a") as file:
-                file.write(json.dumps(tally.summary()) + "\n")
+                file.write(json.dumps({**tally.summary(), "code": code()}) + "\n")
         total = _joined(total, tally)
     assert total is not None
     return total
 
 
 def _play(chunks: list[tuple[int, int]], jobs: int, calm_every: int) -> Iterator[Tally]:
+    """The chunks as they are done: one that takes long holds nothing up."""
     if jobs == 1 or len(chunks) < 2:
         for first, last in chunks:
             yield run_range(first, last, calm_every)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(run_range, *zip(*chunks, strict=True), repeat(calm_every))
+        running = [pool.submit(run_range, *bounds, calm_every) for bounds in chunks]
+        for future in as_completed(running):
+            yield future.result()
 
 
 def _joined(total: Tally | None, tally: Tally) -> Tally:
@@ -134,11 +156,57 @@ def _joined(total: Tally | None, tally: Tally) -> Tally:
     return total
 
 
-def _read(results: Path | None) -> Iterable[Tally]:
-    if results is None or not results.exists():
+def read(results: Path) -> Iterator[Tally]:
+    """The chunks of a results file, if it is there; a last line without its end is cut off.
+
+    Raises ResultsError for lines of other sources.
+    """
+    if not results.exists():
         return
-    for line in results.read_text().splitlines():
+    text = results.read_text()
+    whole = text.rfind("\n") + 1
+    if whole < len(text):  # the writer was killed
+        os.truncate(results, len(text[:whole].encode()))
+    for line in text[:whole].splitlines():
         known = json.loads(line)
+        if known.pop("code", None) != code():
+            raise ResultsError(f"{results} was made with other sources than these ({code()})")
         known.pop("per_cpu_s")
         known["failures"] = [tuple(failure) for failure in known["failures"]]
         yield Tally(**known)
+
+
+def report(results: Path) -> str:
+    """What a results file holds, as a table in Markdown."""
+    chunks = sorted(read(results), key=lambda tally: tally.first)
+    if not chunks:
+        raise ResultsError(f"{results} holds nothing yet")
+    ranges: list[list[int]] = []
+    total: Tally | None = None
+    above = 0
+    for tally in chunks:
+        if ranges and tally.first <= ranges[-1][1]:
+            continue  # twice
+        if ranges and tally.first == ranges[-1][1] + 1:
+            ranges[-1][1] = tally.last
+        else:
+            ranges.append([tally.first, tally.last])
+        above += tally.last // 4 - (tally.first - 1) // 4
+        total = _joined(total, tally)
+    assert total is not None
+    failed = [seed for seed, _ in total.failures]
+    of_two = [seed for seed in failed if seed % 4 == 0]
+    rows = (
+        ("seeds", ", ".join(f"{first}..{last}" for first, last in ranges)),
+        ("scenarios", f"{total.scenarios:,}"),
+        ("steps of the engine", f"{total.steps:,}"),
+        ("final blocks", f"{total.blocks:,}"),
+        ("below a third", f"{total.scenarios - above:,}, {len(failed) - len(of_two)} failures"),
+        ("above a third", f"{above:,}, {total.forks:,} forks, {len(of_two)} failures"),
+        ("most terms of calm to a commit", f"{total.terms_max}, asked of 1 in {total.calm_every}"),
+        ("processor time", f"{total.cpu_s:,.0f} s, {total.scenarios / total.cpu_s:.0f} a second"),
+        ("sources", code()),
+        ("digest", total.digest),
+        ("failures", "; ".join(f"{s}: {f}" for s, f in sorted(total.failures)) or "none"),
+    )
+    return "\n".join(("| what | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)))

@@ -9,6 +9,7 @@ import pytest
 
 from consensus.engine import Engine
 from tests.simulation import planted, rounds, sweep, twins
+from tests.simulation.rewind import Rewind
 from tests.simulation.twins import Space
 
 
@@ -41,10 +42,37 @@ def test_the_digest_depends_on_nothing_but_the_seeds(tmp_path: Path) -> None:
     assert sweep.run(1, 40, jobs=2, chunk=7).digest == whole.digest
     assert sweep.run(1, 40, chunk=10, results=results).digest == whole.digest
     lines = results.read_text().splitlines(keepends=True)
-    results.write_text("".join(lines[:2]))  # stopped in the middle
+    results.write_text("".join(lines[:2]) + lines[2][:20])  # killed in the middle of a line
     resumed = sweep.run(1, 40, chunk=10, results=results)
     assert (resumed.digest, resumed.scenarios) == (whole.digest, 40)
     assert len(results.read_text().splitlines()) == 4
+    assert "| seeds | 1..40 |\n| scenarios | 40 |" in sweep.report(results)
+    assert f"| digest | {whole.digest} |" in sweep.report(results)
+
+
+def test_a_results_file_of_other_sources_is_refused(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    sweep.run(1, 4, results=results)
+    results.write_text(results.read_text().replace(sweep.code(), "0" * 16))
+    with pytest.raises(sweep.ResultsError, match="other sources"):
+        sweep.run(1, 4, results=results)
+    with pytest.raises(sweep.ResultsError, match="other sources"):
+        sweep.report(results)
+
+
+def test_a_rewound_cluster_is_as_it_was() -> None:
+    """A scenario leaves nothing behind for the next one with the same twins."""
+    first = rounds.run_seed(1)
+    for seed in range(2, 30):
+        rounds.run_seed(seed)
+    assert rounds.run_seed(1) == first
+    rounds._BOOTED.clear()
+    assert rounds.run_seed(1) == first
+
+
+def test_what_cannot_be_rewound_is_refused() -> None:
+    with pytest.raises(TypeError, match="how to rewind"):
+        Rewind(lambda: [iter((1, 2))])
 
 
 @pytest.mark.parametrize(

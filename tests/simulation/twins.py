@@ -74,7 +74,7 @@ def _partitions(processes: int) -> Iterator[list[int]]:
 @cache
 def phases(processes: int) -> tuple[Phase, ...]:
     """All phases: nobody's, anybody's, a whole group's or everybody's timers fire."""
-    found = {}
+    found: dict[Phase, None] = {}
     for groups in _partitions(processes):
         if len(groups) > GROUPS_MAX:
             continue
