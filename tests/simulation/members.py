@@ -40,7 +40,8 @@ class Member:
         self.engine: Engine | None = None
         self.life = 0  # counts starts: what belongs to an earlier one is dropped
         self.offset_ms = 0.0
-        self.paused_until_ms = 0.0
+        self._pause: int | None = None  # number of the pause that this process is in
+        self._held: list[Event] = []  # what happened in that pause
         self.crash_after: int | None = None  # duties to carry out before the planned crash
         self.halted: str | None = None
         self._timers: dict[Timer, int] = {}
@@ -79,16 +80,34 @@ class Member:
         self._pending = None
         self._flush_planned = False
         self.crash_after = None
-        self.paused_until_ms = 0.0
+        self._pause = None
+        self._held.clear()
         self.world.network.process_died(self.seat)
+
+    def pause(self, lasts_ms: float) -> None:
+        """Stops the process for a while; a later pause takes the place of this one."""
+        self._pause = self.world.next_number()
+        self.world.after(lasts_ms, self._end_pause, self._pause)
+
+    def _end_pause(self, number: int) -> None:
+        if self._pause == number:
+            self.resume()
+
+    def resume(self) -> None:
+        """Ends a pause: what happened in it is handled now, in the order in which it happened."""
+        life, held = self.life, self._held
+        self._pause, self._held = None, []
+        for event in held:
+            if self.life == life:
+                self.handle(event)
 
     # --- events in ---
 
     def handle(self, event: Event) -> None:
         if self.engine is None or self.halted:
             return
-        if self.world.now_ms < self.paused_until_ms:
-            self.world.after(self.paused_until_ms - self.world.now_ms, self._later, event)
+        if self._pause is not None:
+            self._held.append(event)
             return
         if self.correct:
             self.world.oracle.duties.hears(self, event)
@@ -104,9 +123,6 @@ class Member:
         elif not self._flush_planned:
             self._flush_planned = True
             self.world.after(self.world.rng.uniform(0.0, wait), self._flush, self.life)
-
-    def _later(self, event: Event) -> None:
-        self.handle(event)
 
     def receive(self, sender: int, message: Message) -> None:
         self.handle(Received(sender, message))

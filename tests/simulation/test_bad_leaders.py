@@ -88,7 +88,7 @@ def test_no_leader_is_deposed_when_members_pause_for_a_moment() -> None:
         Writer(reign, seat, b"writer %d" % seat, 100.0)
     for n in range(20):
         at, seat = 1000.0 * (n + 1), 1 + n % 4
-        reign.after(at, setattr, reign.members[seat], "paused_until_ms", at + 900.0)
+        reign.after(at, reign.members[seat].pause, 900.0)
     reign.run_for(20_000.0)
     assert reign.changes == 0
 

@@ -8,11 +8,14 @@ import sys
 import pytest
 
 from consensus import limits
-from tests.simulation import campaign
+from consensus.engine import Engine
+from consensus.interface import Event, Output, PeerConnected, PeerLost
+from tests.simulation import campaign, scenario
 from tests.simulation.adversaries import GALLERY
 from tests.simulation.campaign import Report
 from tests.simulation.planted import BUGS, Planted
 from tests.simulation.scenario import FAULTS, Settings
+from tests.simulation.world import World
 
 
 def _hold(report: Report) -> None:
@@ -89,3 +92,33 @@ def test_a_planted_bug_is_found(bug: Planted) -> None:
     seeds = range(1, bug.seeds + 1)
     found = campaign.first_failure(seeds, bug.settings, bug.engine)
     assert found is not None, f"{bug.engine.__doc__} was not noticed in {bug.seeds} seeds"
+
+
+def test_a_paused_process_meets_what_happened_meanwhile_in_its_order() -> None:
+    heard: list[Event] = []
+
+    class Listens(Engine):
+        def step(self, event: Event, now_ms: int) -> Output:
+            heard.append(event)
+            return super().step(event, now_ms)
+
+    world = World(scenario.build(1, Settings(nodes=3, faults=()), ()), Listens)
+    member = world.members[1]
+    member.start()
+    member.pause(1_000.0)
+    del heard[:]
+    expected: list[Event] = []
+    for number in range(50):
+        world.now_ms = 0.1 * number
+        event = PeerLost(2) if number % 2 else PeerConnected(2)
+        expected.append(event)
+        member.handle(event)
+    assert not heard
+    member.resume()
+    assert heard == expected
+    member.pause(1_000.0)
+    member.handle(PeerLost(2))
+    member.crash()  # what it did not handle dies with it
+    member.start()
+    member.resume()
+    assert PeerLost(2) not in heard[len(expected) :]

@@ -283,7 +283,7 @@ class World:
         network.delay_ms = (1.0, 10.0)
         for seat, member in self.members.items():
             member.crash_after = None
-            member.paused_until_ms = 0.0
+            member.resume()
             self._boot(seat)
         self.oracle.calm_begins()
         for member in self.correct:
@@ -328,7 +328,7 @@ class World:
                 self.after(lasts, network.silenced.difference_update, ways)
             case "pause":
                 for seat in fault.seats:
-                    self.members[seat].paused_until_ms = fault.until_ms
+                    self.members[seat].pause(lasts)
             case "membership":
                 self._change_membership(fault)
             case "crash":
