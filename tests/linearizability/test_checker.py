@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,7 +115,56 @@ def test_every_history_of_one_atomic_store_is_accepted_and_one_wrong_answer_is_n
     assert check([*history[:at], wrong, *history[at + 1 :]])
 
 
-def _play(rng: random.Random, clients: int, operations: int) -> list[Operation]:
+@pytest.mark.parametrize("seed", range(200))
+def test_short_histories_are_judged_as_by_trying_every_order(seed: int) -> None:
+    rng = random.Random(seed)
+    history = _play(rng, clients=3, operations=8, unknown=0.4, keys=(b"x",))
+    assert _in_some_order(history, ABSENT)
+    for _ in range(5):
+        changed = _with_one_answer_changed(rng, history)
+        assert bool(check(changed)) != _in_some_order(changed, ABSENT)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_hundred_unknown_outcomes_are_no_burden(seed: int) -> None:
+    """A cluster that loses its leader leaves dozens; taken one by one they double the search."""
+    history = _play(random.Random(seed), clients=6, operations=800, unknown=0.15)
+    assert not check(history)
+
+
+def test_a_wrong_answer_after_dozens_of_unknown_outcomes_is_found() -> None:
+    history = _play(random.Random(1), clients=6, operations=800, unknown=0.05)
+    last = max(o.returned for o in history if o.answer is not None)
+    read = Operation("late", "get", b"x", last + 1, answer=(b"never", 1), returned=last + 2)
+    assert check([*history, read])
+
+
+def _in_some_order(left: list[Operation], state: State) -> bool:
+    if all(o.answer is None for o in left):
+        return True
+    deadline = min(o.returned for o in left)
+    for index, operation in enumerate(left):
+        after = step(state, operation) if operation.called <= deadline else None
+        if after is not None and _in_some_order(left[:index] + left[index + 1 :], after):
+            return True
+    return False
+
+
+def _with_one_answer_changed(rng: random.Random, history: list[Operation]) -> list[Operation]:
+    at = rng.choice([i for i, o in enumerate(history) if o.answer is not None])
+    answer: bool | State = not history[at].answer
+    if history[at].kind == "get":
+        answer = (rng.choice([o.value for o in history]), rng.randrange(1, 4))
+    return [*history[:at], replace(history[at], answer=answer), *history[at + 1 :]]
+
+
+def _play(
+    rng: random.Random,
+    clients: int,
+    operations: int,
+    unknown: float = 0.1,
+    keys: tuple[bytes, ...] = (b"x", b"y"),
+) -> list[Operation]:
     """Each operation takes effect at a random moment between its call and its return."""
     planned = []
     free = dict.fromkeys(range(clients), 0.0)
@@ -128,7 +178,7 @@ def _play(rng: random.Random, clients: int, operations: int) -> list[Operation]:
     states: dict[bytes, State] = {}
     history = []
     for _, client, called, returned, number in sorted(planned):
-        key = rng.choice((b"x", b"y"))
+        key = rng.choice(keys)
         kind = rng.choice(("put", "put", "get", "get", "delete", "swap"))
         state = states.get(key, ABSENT)
         expected = rng.choice((None, state[0])) if kind == "swap" else None
@@ -141,11 +191,11 @@ def _play(rng: random.Random, clients: int, operations: int) -> list[Operation]:
             answer = state
         elif kind == "swap":
             answer = state[0] == expected
-        unknown = rng.random() < 0.1
+        lost_answer = rng.random() < unknown
         history.append(
             Operation(
                 str(client), kind, key, called, b"%d" % number, expected,
-                None if unknown else answer, math.inf if unknown else returned,
+                None if lost_answer else answer, math.inf if lost_answer else returned,
             )
         )  # fmt: skip
     return history
