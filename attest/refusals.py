@@ -38,7 +38,8 @@ class Check:
     """One row of a verdict: what was expected and what came, in words or hex.
 
     ``code`` is the refusal that its failure leads to. A check that could not be made, because an
-    earlier one left nothing to look at, did not pass.
+    earlier one left nothing to look at, did not pass. One that is not ``judged`` (nothing was
+    demanded) passes whatever came.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Check:
     expected: str
     came: str
     code: RefusalCode
+    judged: bool = True

@@ -29,6 +29,7 @@ from .refusals import Check, RefusalCode
 
 _NOT_REACHED = "not checked: an earlier failure left nothing to check"
 _ANY = "anything: not judged"
+_UNKNOWN = "not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +130,17 @@ class _Rows:
     def not_reached(self, name: str, expected: str, code: RefusalCode) -> None:
         self.add(name, False, expected, _NOT_REACHED, code)
 
+    def unjudged(self, name: str, came: str, code: RefusalCode) -> None:
+        self.checks.append(Check(name, True, _ANY, came, code, judged=False))
+
     def value(
         self, name: str, expected: bytes | None, came: bytes | None, code: RefusalCode
     ) -> None:
         """One value against the one expected; None expected is not judged."""
-        if came is None:
-            self.not_reached(name, _ANY if expected is None else _hex(expected), code)
-        elif expected is None:
-            self.add(name, True, _ANY, _hex(came), code)
+        if expected is None:
+            self.unjudged(name, _UNKNOWN if came is None else _hex(came), code)
+        elif came is None:
+            self.not_reached(name, _hex(expected), code)
         else:
             self.add(name, came == expected, _hex(expected), _hex(came), code)
 
@@ -144,11 +148,12 @@ class _Rows:
         self, name: str, allowed: frozenset[bytes] | None, came: bytes | None, code: RefusalCode
     ) -> None:
         """One value against a list; None as the list is not judged."""
-        words = _ANY if allowed is None else _one_of(allowed)
-        if came is None:
-            self.not_reached(name, words, code)
+        if allowed is None:
+            self.unjudged(name, _UNKNOWN if came is None else _hex(came), code)
+        elif came is None:
+            self.not_reached(name, _one_of(allowed), code)
         else:
-            self.add(name, allowed is None or came in allowed, words, _hex(came), code)
+            self.add(name, came in allowed, _one_of(allowed), _hex(came), code)
 
 
 def _quote(rows: _Rows, evidence: Evidence) -> TdxQuote | None:
@@ -327,19 +332,23 @@ def _platform(
         forbidden.append("cached keys")
     if policy is None or not policy.allow_smt:
         forbidden.append("SMT")
-    expected = f"without {', '.join(forbidden)}" if forbidden else _ANY
-    if claims is None:
-        rows.not_reached("platform", expected, RefusalCode.PLATFORM)
-    else:
+    code, expected = RefusalCode.PLATFORM, f"without {', '.join(forbidden)}"
+    came, present = _UNKNOWN, []
+    if claims is not None:
         flags = {
             "dynamic platform": claims.dynamic_platform,
             "cached keys": claims.cached_keys,
             "SMT": claims.smt,
         }
         present = [name for name, flag in flags.items() if flag]
-        passed = not any(name in forbidden for name in present)
         came = ", ".join(present) or "none of dynamic platform, cached keys, SMT"
-        rows.add("platform", passed, expected, came, RefusalCode.PLATFORM)
+    if not forbidden:
+        rows.unjudged("platform", came, code)
+    elif claims is None:
+        rows.not_reached("platform", expected, code)
+    else:
+        passed = not any(name in forbidden for name in present)
+        rows.add("platform", passed, expected, came, code)
     rows.listed("device", None if policy is None else policy.devices, device_id, RefusalCode.DEVICE)
 
 

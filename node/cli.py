@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from node.cli_attest import add_attest
+from node.cli_chain import add_verify_chain
 from node.cli_kv import add_kv
 from node.cli_snapshot import add_snapshot
 from node.cli_talk import Failed, add_api, print_json, print_pairs, print_rows, with_client
@@ -105,6 +107,8 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
 
     add_kv(commands)
     add_snapshot(commands)
+    add_attest(commands)
+    add_verify_chain(commands)
 
     config = commands.add_parser("config", help="look at a configuration file")
     verbs = config.add_subparsers(title="verbs", metavar="VERB", required=True)
