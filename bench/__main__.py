@@ -17,7 +17,7 @@ import trio
 
 from deploy.testnet.launch import Say, progress
 
-from . import catchup, core, etcd, failover, load, machine
+from . import catchup, chain, core, etcd, failover, load, machine
 from .cluster import BenchError, Cluster, cpu_s, spread
 from .ours import Ours
 from .report import Phase, Report, Side
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["core"]:
         return core.main(words[1:])
+    if words[:1] == ["chain"]:
+        return chain.main(words[1:])
     if words[:1] == ["catchup"]:
         return catchup.main(words[1:])
     try:

@@ -289,8 +289,10 @@ async def test_many_seats_come_in_pages(chain: Chain) -> None:
     chain.mining = True
     await chain.mine(4)
     await chain.rpc.call("evm_setAutomine", [True])
-    membership = await chain.registry(deployment).snapshot()
+    registry = chain.registry(deployment)
+    membership = await registry.snapshot()
     assert [m.seat for m in membership.members] == list(range(1, 206))
+    assert registry.status()["trust"] == {"state": "proven", "members": "proven"}
 
 
 async def test_an_owner_signature_stands_for_a_binding(chain: Chain) -> None:
