@@ -1,7 +1,7 @@
-"""Compiles the registry contract into ``artifacts/Registry.json``, the file that the daemon loads.
+"""Compiles the contracts into ``artifacts/<name>.json``, the files that the daemon loads.
 
 Run ``python -m contracts.evm.build`` after a change of the sources; ``--check`` tells whether
-the committed artifact is what the sources give. Needs Node and ``npm ci`` in this folder.
+the committed artifacts are what the sources give. Needs Node and ``npm ci`` in this folder.
 """
 
 from __future__ import annotations
@@ -18,26 +18,46 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-ARTIFACT = HERE / "artifacts" / "Registry.json"
-CONTRACT = ("src/Registry.sol", "Registry")
+ARTIFACTS = HERE / "artifacts"
 PACKAGES = HERE / "node_modules"
-COMPILE_TIMEOUT_S = 300
+COMPILE_TIMEOUT_S = 600
 CODE_BYTES_MAX = 24_576  # EIP-170
+CREATION_BYTES_MAX = 49_152  # EIP-3860
 
-# Slots whose place is part of the interface: what light clients prove against a block header.
-PROVEN = (
-    "version",
-    "activeWeight",
-    "grantedWeight",
-    "_seatCount",
-    "digest",
-    "_launch",
-    "_lastChange",
-    "_nodes",
-    "_roots",
-    "_pending",
-    "_recoveries",
-)
+# Every contract that is ever deployed, by its source.
+CONTRACTS = {
+    "Registry": "src/Registry.sol",
+    "Annex": "src/Annex.sol",
+    "Rules": "src/Rules.sol",
+}
+# Whose functions also answer at the contract's address, so that its ABI includes theirs.
+ANNEXES = {"Registry": "Annex"}
+
+# Variables whose place is part of the interface, by the name in the artifact: what light clients
+# prove against a block header.
+PROVEN = {
+    "Registry": {
+        "version": "_version",
+        "activeWeight": "_activeWeight",
+        "grantedWeight": "_grantedWeight",
+        "_seatCount": "_seatCount",
+        "digest": "_digest",
+        "_launch": "_launch",
+        "_lastChange": "_lastChange",
+        "_nodes": "_nodes",
+        "rules": "_rules",
+        "certificates": "_certificates",
+        "_roots": "_roots",
+        "_pending": "_pending",
+        "_recoveries": "_recoveries",
+    },
+    "Rules": {
+        "policyVersion": "_policyVersion",
+        "policyBlock": "_policyBlock",
+        "revision": "revision",
+        "policyHash": "_policyHash",
+    },
+}
 
 _IMPORT = re.compile(r'^\s*import\s[^;"]*"([^"]+)"\s*;', re.MULTILINE)
 
@@ -95,8 +115,8 @@ def compile_sources(sources: dict[str, str]) -> dict[str, Any]:
         "settings": settings()
         | {
             "outputSelection": {
-                CONTRACT[0]: {
-                    CONTRACT[1]: [
+                source: {
+                    name: [
                         "abi",
                         "evm.bytecode.object",
                         "evm.deployedBytecode.object",
@@ -104,6 +124,7 @@ def compile_sources(sources: dict[str, str]) -> dict[str, Any]:
                         "storageLayout",
                     ]
                 }
+                for name, source in CONTRACTS.items()
             }
         },
     }
@@ -141,73 +162,122 @@ def compiler_version() -> str:
     return run.stdout.split("Version: ")[1].strip().removesuffix(".Linux.g++")
 
 
-def build() -> str:
-    """The text of the artifact, the same for the same sources wherever it runs."""
-    sources = source_closure(CONTRACT[0])
-    contract = compile_sources(sources)["contracts"][CONTRACT[0]][CONTRACT[1]]
+def build() -> dict[str, str]:
+    """The texts of the artifacts by name, the same for the same sources wherever it runs."""
+    closures = {name: source_closure(source) for name, source in CONTRACTS.items()}
+    every = {name: text for closure in closures.values() for name, text in closure.items()}
+    output = compile_sources(dict(sorted(every.items())))["contracts"]
+    compiled = {name: output[source][name] for name, source in CONTRACTS.items()}
+    for name, annex in ANNEXES.items():
+        _check_shared_storage(compiled[name], compiled[annex], annex)
+    version = compiler_version()
+    return {name: _artifact(name, compiled, closures[name], version) for name in CONTRACTS}
+
+
+def _artifact(name: str, compiled: dict[str, Any], sources: dict[str, str], version: str) -> str:
+    contract = compiled[name]
     evm = contract["evm"]
     bytecode, deployed = evm["bytecode"]["object"], evm["deployedBytecode"]["object"]
-    code_bytes = len(deployed) // 2
-    if code_bytes > CODE_BYTES_MAX:
-        raise BuildError(f"the contract has {code_bytes} bytes, {CODE_BYTES_MAX} are allowed")
+    if len(deployed) // 2 > CODE_BYTES_MAX or len(bytecode) // 2 > CREATION_BYTES_MAX:
+        raise BuildError(
+            f"{name} has {len(deployed) // 2} bytes ({CODE_BYTES_MAX} are allowed)"
+            f" and {len(bytecode) // 2} to make it ({CREATION_BYTES_MAX} are allowed)"
+        )
+    abi = contract["abi"]
+    if name in ANNEXES:
+        abi = _merged(abi, compiled[ANNEXES[name]]["abi"])
     layout = {row["label"]: row for row in contract["storageLayout"]["storage"]}
     types = contract["storageLayout"]["types"]
     openzeppelin = json.loads((PACKAGES / "@openzeppelin/contracts/package.json").read_text())
     artifact = {
-        "contract": CONTRACT[1],
-        "compiler": compiler_version(),
+        "contract": name,
+        "compiler": version,
         "settings": settings(),
         "libraries": {"@openzeppelin/contracts": openzeppelin["version"]},
         "sources_sha256": {
-            name: hashlib.sha256(text.encode()).hexdigest()
-            for name, text in sources.items()
-            if not name.startswith("@")
+            source: hashlib.sha256(text.encode()).hexdigest()
+            for source, text in sources.items()
+            if not source.startswith("@")
         },
         "storage": {
             label: {
-                "slot": int(layout[label]["slot"]),
-                "offset_bytes": layout[label]["offset"],
-                "type": types[layout[label]["type"]]["label"],
-                "size_bytes": int(types[layout[label]["type"]]["numberOfBytes"]),
+                "slot": int(layout[variable]["slot"]),
+                "offset_bytes": layout[variable]["offset"],
+                "type": types[layout[variable]["type"]]["label"],
+                "size_bytes": int(types[layout[variable]["type"]]["numberOfBytes"]),
             }
-            for label in PROVEN
+            for label, variable in PROVEN.get(name, {}).items()
         },
         "bytecode_sha256": hashlib.sha256(bytes.fromhex(bytecode)).hexdigest(),
         # with zeros in place of the immutables, whose positions follow
         "deployed_bytecode_sha256": hashlib.sha256(bytes.fromhex(deployed)).hexdigest(),
         "immutable_references": sorted(
             [reference["start"], reference["length"]]
-            for references in evm["deployedBytecode"]["immutableReferences"].values()
+            for references in evm["deployedBytecode"].get("immutableReferences", {}).values()
             for reference in references
         ),
-        "abi": contract["abi"],
+        "abi": abi,
         "bytecode": "0x" + bytecode,
         "deployed_bytecode": "0x" + deployed,
     }
     return json.dumps(artifact, indent=1, ensure_ascii=True) + "\n"
 
 
+def _merged(abi: list[Any], annex: list[Any]) -> list[Any]:
+    """The ABI of a contract that hands calls on; BuildError when a function would be hidden."""
+    functions = {entry["name"] for entry in abi if entry["type"] == "function"}
+    merged = list(abi)
+    for entry in annex:
+        if entry["type"] == "function" and entry["name"] in functions:
+            raise BuildError(f"{entry['name']} of the annex is hidden by the contract's own")
+        if entry["type"] != "constructor" and entry not in merged:
+            merged.append(entry)
+    return merged
+
+
+def _check_shared_storage(contract: Any, annex: Any, name: str) -> None:
+    """The annex runs on the contract's storage: it must see each of its variables in place."""
+
+    def rows(compiled: Any) -> list[tuple[str, str, int, str]]:
+        types = compiled["storageLayout"]["types"]
+        return [
+            (row["label"], row["slot"], row["offset"], types[row["type"]]["label"])
+            for row in compiled["storageLayout"]["storage"]
+        ]
+
+    if (own := rows(annex)) != rows(contract)[: len(own)]:
+        raise BuildError(f"{name} does not have the storage of the contract that it belongs to")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the artifact, or compares it with ``--check``; exit status 1 when they differ."""
+    """Writes the artifacts, or compares with ``--check``; exit status 1 when they differ."""
     parser = argparse.ArgumentParser(prog="python -m contracts.evm.build", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only, write nothing")
     check = parser.parse_args(arguments).check
     try:
-        text = build()
-        have = ARTIFACT.read_text() if ARTIFACT.exists() else None
-        if check and have != text:
+        texts = build()
+        stale = [name for name, text in texts.items() if _committed(name) != text]
+        strange = {file.stem for file in ARTIFACTS.glob("*.json")} - set(texts)
+        if check and (stale or strange):
             raise BuildError(
-                f"{ARTIFACT.relative_to(HERE.parent.parent)} is not what the sources give: "
-                "run `python -m contracts.evm.build` and commit the result"
+                f"{', '.join([*stale, *sorted(strange)])}: not what the sources give; run"
+                " `python -m contracts.evm.build` and commit the result"
             )
     except BuildError as error:
         print(f"contracts.evm.build: {error}", file=sys.stderr)
         return 1
-    if not check:
-        ARTIFACT.parent.mkdir(exist_ok=True)
-        ARTIFACT.write_text(text)
-    print(f"{ARTIFACT.name}: {'up to date' if have == text else 'written'}")
+    ARTIFACTS.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        if name in stale:
+            (ARTIFACTS / f"{name}.json").write_text(text)
+        code = json.loads(text)["deployed_bytecode"]
+        print(f"{name}: {len(code) // 2 - 1} bytes, {'written' if name in stale else 'up to date'}")
     return 0
+
+
+def _committed(name: str) -> str | None:
+    file = ARTIFACTS / f"{name}.json"
+    return file.read_text() if file.exists() else None
 
 
 if __name__ == "__main__":

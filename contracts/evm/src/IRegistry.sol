@@ -2,6 +2,7 @@
 pragma solidity 0.8.30;
 
 /// @title The membership registry as others see it: values, errors, events, functions.
+/// @dev Its seldom used half stands in IAnnex; both answer at the registry's address.
 /// @notice A seat is one NFT with a weight. At most one live node sits on a seat: an attested
 ///         machine whose key was proven by dstack's signature chain and by a signature of its own.
 interface IRegistry {
@@ -29,7 +30,8 @@ interface IRegistry {
     /// @param status 0 EMPTY (granted, no node), 1 ACTIVE, 2 INACTIVE (deactivated or swept)
     /// @param rootEpoch epoch of the KMS root under which the node's app key was certified
     /// @param keyOdd parity of the key's y: compressed key = (keyOdd ? 0x03 : 0x02) || keyX
-    /// @param expiresAt end of the lease, unix seconds; `announce` renews it
+    /// @param expiresAt unix seconds; while ACTIVE the end of the lease, which `announce` renews; else the
+    ///        time before which nobody may register on the seat (0 or past: anybody who may)
     /// @param signer Ethereum address of the node key
     struct Member {
         uint256 seat;
@@ -45,18 +47,6 @@ interface IRegistry {
         bytes32 keyX;
         address signer;
         string endpoint;
-    }
-
-    /// @notice A vote that was carried: the cluster goes on in `epoch`, on the block of `height`, with
-    ///         the seats that were ACTIVE at `version`.
-    /// @param blockNumber,version,digest the registry when the recovery opened
-    struct Recovery {
-        uint64 epoch;
-        uint64 height;
-        uint64 blockNumber;
-        uint64 version;
-        bytes32 blockHash;
-        bytes32 digest;
     }
 
     // ---------------------------------------------------------------- errors
@@ -89,13 +79,12 @@ interface IRegistry {
     error BadWeight();
     error TooManySeats();
     error NoSuchSeat();
-    /// The epoch does not come after the one that the last recovery opened.
-    error StaleEpoch(uint64 last);
-    /// The seats named hold no majority of the granted weight, or did not vote for this.
-    error NoMajority(uint256 weight, uint32 granted);
-    error NotAscending();
-    /// The time for objections is not over.
-    error TooEarly(uint64 readyAt);
+    /// The seat was suspended, or its node deactivated by others than its owner, until then.
+    error CoolingDown(uint40 until);
+    /// Not the contract of certificates that the registry names.
+    error NotCertificates();
+    /// Neither the owner, nor the minter within its weight.
+    error NotMinter();
 
     // ---------------------------------------------------------------- events
 
@@ -118,19 +107,12 @@ interface IRegistry {
     event RootRotated(uint16 indexed epoch, address signer, uint40 previousValidUntil);
     event RootRevoked(uint16 indexed epoch);
     event GuardianChanged(address guardian);
+    event CompanionsChanged(address rules, address certificates);
+    event MinterChanged(address minter, uint32 weightMax);
+    /// `until` 0: the owner lifted it.
+    event SeatSuspended(uint256 indexed seat, uint40 until);
     event LeaseChanged(uint40 leaseSeconds);
     event TransfersAllowed(bool allowed);
-    /// `epoch` 0: the vote was withdrawn.
-    event RecoveryVoted(
-        uint256 indexed seat, uint64 round, uint64 epoch, uint64 height, bytes32 blockHash
-    );
-    event RecoveryAnnounced(
-        uint64 round, uint64 epoch, uint64 height, bytes32 blockHash, uint64 readyAt
-    );
-    event RecoveryVetoed(uint64 round);
-    event RecoveryOpened(
-        uint64 round, uint64 epoch, uint64 height, bytes32 blockHash, uint64 version, bytes32 digest
-    );
 
     // -------------------------------------------------------------- anybody
 
@@ -171,29 +153,20 @@ interface IRegistry {
     ///         Seats that do not qualify are passed over.
     function sweep(uint256[] calldata seats) external;
 
-    /// @notice Breaks the glass, for a cluster that lost its quorum for good: announces a recovery that
-    ///         seats of more than half of the granted weight vote for; called again after the time
-    ///         for objections, with a majority that still stands, opens it.
-    /// @param seats those whose votes are to count, ascending
-    function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
-        external;
-
     // ----------------------------------------------------------- seat owner
-
-    /// @notice Votes that the cluster go on in `epoch` on its own final block of `height`, whatever
-    ///         was final above it. One vote per seat: a new one replaces it, epoch 0 withdraws it.
-    function voteRecovery(uint256 seat, uint64 epoch, uint64 height, bytes32 blockHash) external;
 
     /// @notice Lets one instance register on the seat without a further owner signature; zero undoes.
     function bindInstance(uint256 seat, bytes20 instanceId) external;
 
     /// @notice Stops the seat's node and withdraws its binding: seat owner, guardian, contract owner.
+    ///         If it was not the seat's owner, nobody registers there for the length of a lease.
     function deactivate(uint256 seat) external;
 
     // ------------------------------------------------------- contract owner
 
     /// @notice Fixes version, digest and weight of epoch 0, once.
     function launch() external;
+    /// @notice Also the minter's, up to its weight.
     function grantSeat(address to, uint32 weight) external returns (uint256 seat);
     function setWeight(uint256 seat, uint32 weight) external;
     function burnSeat(uint256 seat) external;
@@ -204,17 +177,41 @@ interface IRegistry {
     function setLease(uint40 leaseSeconds) external;
     function setTransfersAllowed(bool allowed) external;
     function unpause() external;
+    /// @notice Ends a cool-down.
+    function liftSuspension(uint256 seat) external;
+    /// @notice Names the rules and the contract of certificates in force; zero for none.
+    function setCompanions(address rules, address certificates) external;
+    /// @notice Lets a contract grant seats of at most this weight; zero for none.
+    function setMinter(address minter, uint32 weightMax) external;
+
+    // ------------------------------------------------------- certificates
+
+    /// @notice Stops the seat's node; nobody registers there before `until` unless the owner lifts it.
+    function suspend(uint256 seat, uint40 until) external;
 
     // ------------------------------------- guardian (may only take away)
 
     function revokeRoot(uint16 epoch) external;
     /// @notice Stops `register` and `announce`; never an exit.
     function pause() external;
-    /// @notice Ends the round: all votes for a recovery so far are void.
-    function vetoRecovery() external;
 
     // ---------------------------------------------------------------- views
 
+    /// @notice The rules in force (IRules): boots, and the attestation policy. Slot 7.
+    function rules() external view returns (address);
+    /// @notice The contract that checks the cluster's certificates (ICertificates). Slot 8.
+    function certificates() external view returns (address);
+    function minter() external view returns (address minter, uint32 weightMax);
+    /// @notice Whether an instance has a seat to come to: it is bound to one, or ACTIVE on one.
+    function expectsInstance(bytes20 instanceId) external view returns (bool);
+    /// @notice For each seat, weight << 160 | signer if it is ACTIVE under live anchors and voted, by this
+    ///         key and weight, at `version` already; else 0. A lease may have run out: who voted, voted.
+    /// @return rows one for each of `seats`
+    /// @return active weight, number of seats and of opened recoveries now
+    function electorate(uint32[] calldata seats, uint64 version)
+        external
+        view
+        returns (uint256[] memory rows, uint32 active, uint16 seatsActive, uint16 recoveries);
     function version() external view returns (uint64);
     function digest() external view returns (bytes32);
     function launched()
@@ -224,28 +221,12 @@ interface IRegistry {
     /// @notice The state right after the last change of who votes, by which key or weight. Since then
     ///         the ACTIVE seats, their keys and weights are as they are now.
     function lastChange() external view returns (uint64 blockNumber, uint64 version, bytes32 digest);
-    /// @notice The recovery that waits for its time (`readyAt` is 0 when there is none), the round of
-    ///         votes, and how many recoveries were opened so far.
-    function pendingRecovery()
-        external
-        view
-        returns (
-            uint64 round,
-            uint64 epoch,
-            uint64 height,
-            uint64 readyAt,
-            bytes32 blockHash,
-            uint256 opened
-        );
-    /// @param index 0 for the first
-    function recovery(uint256 index) external view returns (Recovery memory);
     /// @return highest seat number ever granted
     function seatCount() external view returns (uint256);
     function activeWeight() external view returns (uint32);
+    /// @return seats that are ACTIVE
+    function activeSeats() external view returns (uint16);
     function grantedWeight() external view returns (uint32);
-    /// @return voting weight of the seat at the end of that block: zero unless ACTIVE then
-    function weightAt(uint256 seat, uint48 blockNumber) external view returns (uint32);
-    function totalWeightAt(uint48 blockNumber) external view returns (uint32);
     /// @notice Rows of the seats `from` .. `from + count - 1`, burnt ones left out.
     /// @return members rows in order of seat
     /// @return next where to go on; 0 at the end

@@ -6,25 +6,26 @@ import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {ERC721} from "@openzeppelin/contracts/token/ERC721/ERC721.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
-import {BreakGlass} from "./BreakGlass.sol";
+import {Annex} from "./Annex.sol";
+import {Domain} from "./Domain.sol";
 import {IRegistry} from "./IRegistry.sol";
 import {KeyClaims} from "./KeyClaims.sol";
+import {Rules} from "./Rules.sol";
 import {TrustAnchors} from "./TrustAnchors.sol";
 
 /// @title Seats (ERC-721 with weights) and the attested nodes that sit on them.
 /// @notice Reading order: IRegistry (what there is), KeyClaims (what dstack signs), Ledger (rows,
-///         weights, digest), TrustAnchors (roots, apps, app keys), BreakGlass (a cluster that lost
-///         its quorum), then this file.
+///         weights, digest), TrustAnchors (roots, apps, app keys), this file, then Annex (a cluster
+///         that lost its quorum; history).
 ///
 ///         Who may do what. The contract owner (a timelock or Safe) grants, weighs and burns seats
 ///         and names the trust anchors. The guardian may only take away. The seat owner decides
 ///         which instance sits on the seat. The node key speaks for the node. Anybody may relay,
 ///         certify app keys and sweep. No function takes money, and none calls out except ERC-1271
 ///         (static) to a seat owner that is a contract.
-contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pausable {
+contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     bytes32 private constant REGISTER_TYPEHASH = keccak256(
         "Register(uint256 seat,bytes32 keyX,bool keyOdd,bytes20 instanceId,uint8 scheme,uint48 incarnation,uint64 deadline,string endpoint)"
     );
@@ -40,6 +41,9 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
     /// @notice Most seats that may exist at a time.
     uint32 public immutable maxSeats;
 
+    /// @notice The other half of this contract's code: what is called here and not found here.
+    address public immutable annex;
+
     /// @notice May only take away: pause, revoke roots, deactivate nodes.
     address public guardian;
 
@@ -47,6 +51,10 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
     mapping(bytes20 instanceId => uint256 seat) private _seatOfInstance;
     /// @inheritdoc IRegistry
     mapping(uint256 seat => bytes20) public override boundInstance;
+    mapping(bytes20 instanceId => uint256) private _bindings;
+
+    address private _minter;
+    uint32 private _minterWeightMax;
 
     modifier onlyGuardian() {
         if (msg.sender != guardian && msg.sender != owner()) revert NotGuardian();
@@ -60,17 +68,31 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         uint32 maxSeats_,
         uint40 leaseSeconds,
         uint40 recoveryDelaySeconds
-    )
-        BreakGlass(recoveryDelaySeconds)
-        ERC721("dstack cluster seat", "SEAT")
-        EIP712("dstack-cluster", "1")
-        Ownable(initialOwner)
-    {
-        if (maxSeats_ == 0) revert TooManySeats();
+    ) ERC721("dstack cluster seat", "SEAT") Ownable(initialOwner) {
+        if (maxSeats_ == 0 || maxSeats_ > type(uint16).max) {
+            revert TooManySeats();
+        }
         maxSeats = maxSeats_;
+        annex = address(new Annex(recoveryDelaySeconds));
         _setGuardian(guardian_);
         _setLease(leaseSeconds);
         _rotateRoot(kmsRoot, 0);
+        // made here: one transaction deploys all, and there is no moment with a part of it
+        _setCompanions(address(new Rules(address(this))), address(0));
+    }
+
+    /// @dev Hands on what is not here to the annex, on this contract's storage. Its code was fixed when
+    ///      this contract was made, and it refuses what it does not know. Takes no money.
+    fallback() external {
+        address to = annex;
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            calldatacopy(free, 0, calldatasize())
+            let done := delegatecall(gas(), to, free, calldatasize(), 0, 0)
+            returndatacopy(free, 0, returndatasize())
+            if done { return(free, returndatasize()) }
+            revert(free, returndatasize())
+        }
     }
 
     // -------------------------------------------------------------- anybody
@@ -89,16 +111,18 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         _checkDeadline(r.deadline);
         _checkEndpoint(r.endpoint);
         if (r.incarnation <= n.incarnation) revert BadIncarnation(n.incarnation);
+        if (n.status != ACTIVE && block.timestamp < n.expiresAt) revert CoolingDown(n.expiresAt);
         if (!KeyClaims.onCurve(r.keyX, r.keyY)) revert NotOnCurve();
         _authorize(r.seat, r.instanceId, ownerSignature);
 
         bool keyOdd = KeyClaims.isOdd(r.keyY);
-        (uint32 appIndex, uint16 rootEpoch) = _requireAppKey(_claim(r, keyOdd), appSignature);
+        (uint8 appIndex, uint16 rootEpoch) = _requireAppKey(_claim(r, keyOdd), appSignature);
         address signer = KeyClaims.addressOf(r.keyX, r.keyY);
         if (ECDSA.recoverCalldata(_registerHash(r, keyOdd), nodeSignature) != signer) {
             revert BadSignature();
         }
-        bool rekeyed = n.status == ACTIVE && n.signer != signer;
+        uint32 before = _votes(n);
+        bool rekeyed = before != 0 && n.signer != signer;
         _occupy(r.seat, n, signer, r.instanceId);
 
         n.expiresAt = _leaseEnd();
@@ -107,10 +131,9 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         n.keyX = r.keyX;
         n.incarnation = r.incarnation;
         n.appIndex = appIndex;
-        n.scheme = r.scheme;
-        n.keyOdd = keyOdd;
+        n.form = r.scheme * 2 + (keyOdd ? 1 : 0);
         n.endpoint = r.endpoint;
-        _commit(r.seat, rekeyed);
+        _commit(r.seat, before, rekeyed);
         emit Endpoint(r.seat, r.incarnation, r.endpoint, n.expiresAt);
     }
 
@@ -128,7 +151,7 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         _checkEndpoint(endpoint);
         if (incarnation <= n.incarnation) revert BadIncarnation(n.incarnation);
         _requireLiveAnchors(n.appIndex, n.rootEpoch);
-        bytes32 hash = _hashTypedDataV4(
+        bytes32 hash = _typed(
             keccak256(
                 abi.encode(
                     ANNOUNCE_TYPEHASH, seat, incarnation, deadline, keccak256(bytes(endpoint))
@@ -150,26 +173,11 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
             Node storage n = _nodes[seats[i]];
             if (n.status != ACTIVE) continue;
             if (block.timestamp < n.expiresAt && _anchorsLive(n.appIndex, n.rootEpoch)) continue;
-            n.status = INACTIVE;
-            _commit(seats[i], false);
+            _stop(seats[i], 0);
         }
     }
 
-    /// @inheritdoc IRegistry
-    function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
-        external
-    {
-        if (_launch.blockNumber == 0) revert NothingToLaunch();
-        _advance(epoch, height, blockHash, seats);
-    }
-
     // ----------------------------------------------------------- seat owner
-
-    /// @inheritdoc IRegistry
-    function voteRecovery(uint256 seat, uint64 epoch, uint64 height, bytes32 blockHash) external {
-        if (_ownerOfSeat(seat) != msg.sender) revert NotSeatOwner();
-        _vote(seat, epoch, height, blockHash);
-    }
 
     /// @inheritdoc IRegistry
     function bindInstance(uint256 seat, bytes20 instanceId) external {
@@ -179,15 +187,15 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
 
     /// @inheritdoc IRegistry
     function deactivate(uint256 seat) external {
-        if (msg.sender != _ownerOfSeat(seat) && msg.sender != guardian && msg.sender != owner()) {
+        address seatOwner = _ownerOfSeat(seat);
+        if (msg.sender != seatOwner && msg.sender != guardian && msg.sender != owner()) {
             revert NotSeatOwner();
         }
-        Node storage n = _nodes[seat];
-        if (n.status != ACTIVE) revert NoNode();
+        if (_nodes[seat].status != ACTIVE) revert NoNode();
         // or the node would simply register again
         if (boundInstance[seat] != 0) _bind(seat, 0);
-        n.status = INACTIVE;
-        _commit(seat, false);
+        // her own decision is hers to take back; anybody else's stands for a while
+        _stop(seat, msg.sender == seatOwner ? 0 : _leaseEnd());
     }
 
     // ------------------------------------------------------- contract owner
@@ -195,17 +203,20 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
     /// @inheritdoc IRegistry
     function launch() external onlyOwner {
         if (_launch.blockNumber != 0) revert AlreadyLaunched();
-        uint32 weight = activeWeight;
+        uint32 weight = _activeWeight;
         if (weight == 0) revert NothingToLaunch();
         _launch.blockNumber = uint64(block.number);
-        _launch.version = version;
+        _launch.version = _version;
         _launch.weight = weight;
-        _launch.digest = digest;
-        emit Launched(version, digest, weight);
+        _launch.digest = _digest;
+        emit Launched(_version, _digest, weight);
     }
 
     /// @inheritdoc IRegistry
-    function grantSeat(address to, uint32 weight) external onlyOwner returns (uint256 seat) {
+    function grantSeat(address to, uint32 weight) external returns (uint256 seat) {
+        if (msg.sender != owner() && (msg.sender != _minter || weight > _minterWeightMax)) {
+            revert NotMinter();
+        }
         if (weight == 0) revert BadWeight();
         if (_liveSeats >= maxSeats) revert TooManySeats();
         _regrant(0, weight);
@@ -214,7 +225,7 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         _nodes[seat].weight = weight;
         // not _safeMint: nothing may run between the parts of a grant
         _mint(to, seat);
-        _commit(seat, false);
+        _commit(seat, 0, false);
     }
 
     /// @inheritdoc IRegistry
@@ -222,9 +233,10 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         Node storage n = _nodes[seat];
         if (n.weight == 0) revert NoSuchSeat();
         if (weight == 0) revert BadWeight();
+        uint32 before = _votes(n);
         _regrant(n.weight, weight);
         n.weight = weight;
-        _commit(seat, false);
+        _commit(seat, before, false);
     }
 
     /// @inheritdoc IRegistry
@@ -264,6 +276,25 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         _unpause();
     }
 
+    /// @inheritdoc IRegistry
+    function liftSuspension(uint256 seat) external onlyOwner {
+        Node storage n = _nodes[seat];
+        if (n.status == ACTIVE) revert NoNode();
+        n.expiresAt = 0;
+        emit SeatSuspended(seat, 0);
+    }
+
+    /// @inheritdoc IRegistry
+    function setCompanions(address rules_, address certificates_) external onlyOwner {
+        _setCompanions(rules_, certificates_);
+    }
+
+    /// @inheritdoc IRegistry
+    function setMinter(address newMinter, uint32 weightMax) external onlyOwner {
+        (_minter, _minterWeightMax) = (newMinter, weightMax);
+        emit MinterChanged(newMinter, weightMax);
+    }
+
     /// @notice A registry without an owner could never replace a broken root: refused.
     function renounceOwnership() public pure override {
         revert OwnableInvalidOwner(address(0));
@@ -281,12 +312,43 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         _pause();
     }
 
+    // --------------------------------------------------------- certificates
+
     /// @inheritdoc IRegistry
-    function vetoRecovery() external onlyGuardian {
-        _veto();
+    function suspend(uint256 seat, uint40 until) external {
+        if (msg.sender != _certificates) revert NotCertificates();
+        if (_nodes[seat].status != ACTIVE) revert NoNode();
+        _stop(seat, until);
+        emit SeatSuspended(seat, until);
     }
 
     // ---------------------------------------------------------------- views
+
+    /// @inheritdoc IRegistry
+    function electorate(uint32[] calldata seats, uint64 version_)
+        external
+        view
+        returns (uint256[] memory rows, uint32, uint16, uint16)
+    {
+        rows = new uint256[](seats.length);
+        for (uint256 i = 0; i < seats.length; ++i) {
+            Node storage n = _nodes[seats[i]];
+            if (n.status != ACTIVE || n.since > version_) continue;
+            if (!_anchorsLive(n.appIndex, n.rootEpoch)) continue;
+            rows[i] = uint256(n.weight) << 160 | uint160(n.signer);
+        }
+        return (rows, _activeWeight, _activeSeats, _recoveryCount);
+    }
+
+    /// @inheritdoc IRegistry
+    function expectsInstance(bytes20 instanceId) external view returns (bool) {
+        return _bindings[instanceId] != 0 || _nodes[_seatOfInstance[instanceId]].status == ACTIVE;
+    }
+
+    /// @inheritdoc IRegistry
+    function minter() external view returns (address, uint32) {
+        return (_minter, _minterWeightMax);
+    }
 
     /// @inheritdoc IRegistry
     function page(uint256 from, uint256 count)
@@ -326,12 +388,17 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
 
     /// @inheritdoc IRegistry
     function domainSeparator() external view returns (bytes32) {
-        return _domainSeparatorV4();
+        return Domain.separator(address(this));
     }
 
     /// @notice Length of the lease that `register` and `announce` give, in seconds.
     function leaseDuration() external view returns (uint40) {
         return _leaseSeconds;
+    }
+
+    /// @notice Seats have no pictures: clients read `member`.
+    function tokenURI(uint256) public pure override returns (string memory) {
+        return "";
     }
 
     /// @notice Whether seat owners may transfer their seats.
@@ -357,7 +424,10 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         if (from == address(0)) return from;
 
         Node storage n = _nodes[seat];
-        (uint32 weight, uint48 incarnation) = (n.weight, n.incarnation);
+        (uint32 weight, uint32 before) = (n.weight, _votes(n));
+        // what outlives the node: its numbers, a cool-down, and the seat's history
+        (uint48 incarnation, uint32 since) = (n.incarnation, n.since);
+        uint40 until = n.status == ACTIVE ? 0 : n.expiresAt;
         if (n.signer != address(0)) {
             delete _seatOfSigner[n.signer];
             delete _seatOfInstance[n.instanceId];
@@ -365,14 +435,14 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
         if (boundInstance[seat] != 0) _bind(seat, 0);
         delete _recoveryVote[seat];
         delete _nodes[seat];
+        n.since = since;
         if (to == address(0)) {
             _regrant(weight, 0);
             --_liveSeats;
         } else {
-            n.weight = weight;
-            n.incarnation = incarnation;
+            (n.weight, n.incarnation, n.expiresAt) = (weight, incarnation, until);
         }
-        _commit(seat, false);
+        _commit(seat, before, false);
     }
 
     /// @dev Passes if the seat owner wants this instance here. Her own word (sender or signature)
@@ -386,9 +456,8 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
             if (ownerSignature.length < 128) revert NotAuthorized();
             (uint64 deadline, bytes memory signature) = abi.decode(ownerSignature, (uint64, bytes));
             _checkDeadline(deadline);
-            bytes32 hash = _hashTypedDataV4(
-                keccak256(abi.encode(AUTHORIZE_TYPEHASH, seat, instanceId, deadline))
-            );
+            bytes32 hash =
+                _typed(keccak256(abi.encode(AUTHORIZE_TYPEHASH, seat, instanceId, deadline)));
             if (!SignatureChecker.isValidSignatureNow(seatOwner, hash, signature)) {
                 revert NotAuthorized();
             }
@@ -415,8 +484,29 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
     }
 
     function _bind(uint256 seat, bytes20 instanceId) private {
+        bytes20 bound = boundInstance[seat];
+        if (bound != 0) --_bindings[bound];
+        if (instanceId != 0) ++_bindings[instanceId];
         boundInstance[seat] = instanceId;
         emit InstanceBound(seat, instanceId);
+    }
+
+    /// @dev Takes the node off; nobody registers before `until`.
+    function _stop(uint256 seat, uint40 until) private {
+        Node storage n = _nodes[seat];
+        uint32 before = n.weight;
+        n.status = INACTIVE;
+        n.expiresAt = until;
+        _commit(seat, before, false);
+    }
+
+    function _setCompanions(address rules_, address certificates_) private {
+        (_rules, _certificates) = (rules_, certificates_);
+        emit CompanionsChanged(rules_, certificates_);
+    }
+
+    function _typed(bytes32 structHash) private view returns (bytes32) {
+        return Domain.digest(Domain.separator(address(this)), structHash);
     }
 
     function _setGuardian(address newGuardian) private {
@@ -427,7 +517,7 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
 
     function _setLease(uint40 leaseSeconds) private {
         if (leaseSeconds == 0 || leaseSeconds > LEASE_MAX) revert BadLease();
-        _leaseSeconds = leaseSeconds;
+        _leaseSeconds = uint32(leaseSeconds);
         emit LeaseChanged(leaseSeconds);
     }
 
@@ -440,7 +530,7 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
     }
 
     function _registerHash(Registration calldata r, bool keyOdd) private view returns (bytes32) {
-        return _hashTypedDataV4(
+        return _typed(
             keccak256(
                 abi.encode(
                     REGISTER_TYPEHASH,
@@ -485,8 +575,8 @@ contract Registry is TrustAnchors, BreakGlass, ERC721, EIP712, Ownable2Step, Pau
             weight: n.weight,
             status: n.status,
             rootEpoch: n.rootEpoch,
-            scheme: n.scheme,
-            keyOdd: n.keyOdd,
+            scheme: n.form >> 1,
+            keyOdd: n.form & 1 == 1,
             expiresAt: n.expiresAt,
             incarnation: n.incarnation,
             instanceId: n.instanceId,

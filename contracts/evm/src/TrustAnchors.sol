@@ -28,10 +28,10 @@ abstract contract TrustAnchors is Ledger {
     uint40 private constant NO_END = type(uint40).max;
 
     mapping(uint16 epoch => Root) private _roots;
-    /// Nodes keep a 4-byte number of their app in place of its 20-byte id, which saves them a word.
-    mapping(uint32 index => App) private _apps;
-    mapping(bytes20 appId => uint32) private _appIndex;
-    uint32 private _appCount;
+    /// Nodes keep a one-byte number of their app in place of its 20-byte id, which saves them a word.
+    mapping(uint8 index => App) private _apps;
+    mapping(bytes20 appId => uint8) private _appIndex;
+    uint8 private _appCount; // 255 apps ever: checked arithmetic refuses more
     mapping(address => AppKey) private _appKeys;
 
     /// @inheritdoc IRegistry
@@ -82,12 +82,12 @@ abstract contract TrustAnchors is Ledger {
 
     function _rotateRoot(address newRoot, uint40 graceUntil) internal {
         if (newRoot == address(0)) revert ZeroAddress();
-        uint16 epoch = currentRootEpoch;
+        uint16 epoch = _currentRootEpoch;
         Root storage previous = _roots[epoch];
         // min: a rotation never brings a revoked root back
         if (graceUntil < previous.validUntil) previous.validUntil = graceUntil;
         uint40 previousValidUntil = previous.validUntil;
-        currentRootEpoch = ++epoch;
+        _currentRootEpoch = ++epoch;
         _roots[epoch] = Root(newRoot, NO_END);
         emit RootRotated(epoch, newRoot, previousValidUntil);
     }
@@ -100,7 +100,7 @@ abstract contract TrustAnchors is Ledger {
 
     function _allowApp(bytes20 appId, bool allowed) internal {
         if (appId == 0) revert AppNotAllowed(appId);
-        uint32 index = _appIndex[appId];
+        uint8 index = _appIndex[appId];
         if (index == 0) {
             index = ++_appCount;
             _appIndex[appId] = index;
@@ -115,7 +115,7 @@ abstract contract TrustAnchors is Ledger {
     function _requireAppKey(bytes32 claim, bytes calldata appSignature)
         internal
         view
-        returns (uint32 appIndex, uint16 rootEpoch)
+        returns (uint8 appIndex, uint16 rootEpoch)
     {
         AppKey memory key = _appKeys[ECDSA.recoverCalldata(claim, appSignature)];
         if (key.appId == 0) revert BadAppKey();
@@ -125,13 +125,13 @@ abstract contract TrustAnchors is Ledger {
         _requireLiveRoot(rootEpoch);
     }
 
-    function _requireLiveAnchors(uint32 appIndex, uint16 rootEpoch) internal view {
+    function _requireLiveAnchors(uint8 appIndex, uint16 rootEpoch) internal view {
         App memory app = _apps[appIndex];
         if (!app.allowed) revert AppNotAllowed(app.id);
         _requireLiveRoot(rootEpoch);
     }
 
-    function _anchorsLive(uint32 appIndex, uint16 rootEpoch) internal view returns (bool) {
+    function _anchorsLive(uint8 appIndex, uint16 rootEpoch) internal view returns (bool) {
         return _apps[appIndex].allowed && _rootLive(rootEpoch);
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {IAnnex} from "../src/IAnnex.sol";
 import {IRegistry} from "../src/IRegistry.sol";
 import {Fixture} from "./Fixture.sol";
 
@@ -31,17 +32,17 @@ contract BreakGlassTest is Fixture {
         eq(round + readyAt + opened, 0, "votes alone announce nothing");
 
         vm.expectEmit(address(reg));
-        emit IRegistry.RecoveryAnnounced(
+        emit IAnnex.RecoveryAnnounced(
             0, EPOCH, HEIGHT, BLOCK, uint64(block.timestamp + RECOVERY_DELAY)
         );
         recover(seats(1, 3)); // by anybody: 6 of 10
         vm.warp(block.timestamp + RECOVERY_DELAY);
         vm.roll(block.number + 5);
         vm.expectEmit(address(reg));
-        emit IRegistry.RecoveryOpened(0, EPOCH, HEIGHT, BLOCK, reg.version(), reg.digest());
+        emit IAnnex.RecoveryOpened(0, EPOCH, HEIGHT, BLOCK, reg.version(), reg.digest());
         recover(seats(1, 3));
 
-        IRegistry.Recovery memory r = reg.recovery(0);
+        IAnnex.Recovery memory r = reg.recovery(0);
         eq(r.epoch, EPOCH, "epoch");
         eq(r.height, HEIGHT, "height");
         eq(r.blockHash, BLOCK, "hash");
@@ -98,9 +99,9 @@ contract BreakGlassTest is Fixture {
     function test_a_seat_counts_once_however_often_it_is_named_or_votes() public {
         vote(1);
         vote(1);
-        refused(seats(1, 1), abi.encodeWithSelector(IRegistry.NotAscending.selector));
-        refused(seats(3, 1), abi.encodeWithSelector(IRegistry.NotAscending.selector));
-        refused(seats(0, 1), abi.encodeWithSelector(IRegistry.NotAscending.selector));
+        refused(seats(1, 1), abi.encodeWithSelector(IAnnex.NotAscending.selector));
+        refused(seats(3, 1), abi.encodeWithSelector(IAnnex.NotAscending.selector));
+        refused(seats(0, 1), abi.encodeWithSelector(IAnnex.NotAscending.selector));
         refused(seats(1), noMajority(4));
     }
 
@@ -131,7 +132,7 @@ contract BreakGlassTest is Fixture {
         announce();
         uint64 readyAt = uint64(block.timestamp + RECOVERY_DELAY);
         vm.warp(readyAt - 1);
-        refused(seats(1, 3), abi.encodeWithSelector(IRegistry.TooEarly.selector, readyAt));
+        refused(seats(1, 3), abi.encodeWithSelector(IAnnex.TooEarly.selector, readyAt));
         (,,, uint64 waits,,) = reg.pendingRecovery();
         eq(waits, readyAt, "saying it again moves nothing");
         vm.warp(readyAt);
@@ -176,9 +177,9 @@ contract BreakGlassTest is Fixture {
 
     function test_votes_are_no_use_after_the_recovery_that_they_opened() public {
         open();
-        refused(seats(1, 3), abi.encodeWithSelector(IRegistry.StaleEpoch.selector, EPOCH));
+        refused(seats(1, 3), abi.encodeWithSelector(IAnnex.StaleEpoch.selector, EPOCH));
         vm.prank(wallet(1));
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.StaleEpoch.selector, EPOCH));
+        vm.expectRevert(abi.encodeWithSelector(IAnnex.StaleEpoch.selector, EPOCH));
         reg.voteRecovery(1, EPOCH - 1, HEIGHT, BLOCK);
         // a vote for a later epoch that was cast in an earlier round does not count either
         vm.prank(wallet(1));
@@ -207,7 +208,7 @@ contract BreakGlassTest is Fixture {
         refused(seats(3, 4), noMajority(3));
         vm.prank(OWNER);
         reg.burnSeat(1); // 3 of 6: still no majority
-        vm.expectRevert(abi.encodeWithSelector(IRegistry.NoMajority.selector, 3, 6));
+        vm.expectRevert(abi.encodeWithSelector(IAnnex.NoMajority.selector, 3, 6));
         reg.recover(EPOCH, HEIGHT, BLOCK, seats(3, 4));
         vm.prank(OWNER);
         reg.burnSeat(2);
@@ -251,7 +252,7 @@ contract BreakGlassTest is Fixture {
     }
 
     function noMajority(uint256 weight) private view returns (bytes memory) {
-        return abi.encodeWithSelector(IRegistry.NoMajority.selector, weight, reg.grantedWeight());
+        return abi.encodeWithSelector(IAnnex.NoMajority.selector, weight, reg.grantedWeight());
     }
 
     /// Seats 1 and 3: 6 of 10.

@@ -3,11 +3,12 @@ pragma solidity 0.8.30;
 
 import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 
+import {IAnnex} from "../src/IAnnex.sol";
 import {IRegistry} from "../src/IRegistry.sol";
 import {Cheats, Vm} from "./Cheats.sol";
 
 /// All that a deployed registry answers to.
-interface IDeployed is IRegistry, IERC721 {
+interface IDeployed is IRegistry, IAnnex, IERC721 {
     function owner() external view returns (address);
     function pendingOwner() external view returns (address);
     function transferOwnership(address) external;
@@ -18,7 +19,7 @@ interface IDeployed is IRegistry, IERC721 {
     function maxSeats() external view returns (uint32);
     function leaseDuration() external view returns (uint40);
     function transfersAllowed() external view returns (bool);
-    function recoveryDelay() external view returns (uint40);
+    function annex() external view returns (address);
 }
 
 /// A registry on an empty chain, and honest parties that sign as dstack and our daemon do. All

@@ -274,10 +274,102 @@ contract RegistryTest is Fixture {
             reg.deactivate(seat);
             eq(reg.member(seat).status, 2, "inactive");
             eq(reg.activeWeight(), 0, "weight");
+            vm.warp(reg.member(seat).expiresAt > 0 ? reg.member(seat).expiresAt : block.timestamp);
         }
         vm.prank(alice);
         vm.expectRevert(IRegistry.NoNode.selector);
         reg.deactivate(seat);
+    }
+
+    function test_a_node_that_others_put_out_stays_out_for_a_lease_unless_the_owner_lifts_it()
+        public
+    {
+        uint256 seat = grant(alice, 1);
+        enlist(seat, alice, NODE1, INSTANCE1, 1);
+        vm.prank(GUARDIAN);
+        reg.deactivate(seat);
+        uint40 until = uint40(block.timestamp) + LEASE;
+        eq(reg.member(seat).expiresAt, until, "until");
+        bytes memory reason = abi.encodeWithSelector(IRegistry.CoolingDown.selector, until);
+        Proof memory p = proof(seat, NODE2, INSTANCE2, 2);
+        vm.prank(alice);
+        vm.expectRevert(reason);
+        send(p);
+        // selling the seat does not help
+        vm.prank(OWNER);
+        reg.setTransfersAllowed(true);
+        vm.prank(alice);
+        reg.transferFrom(alice, STRANGER, seat);
+        vm.prank(STRANGER);
+        vm.expectRevert(reason);
+        send(p);
+        vm.prank(GUARDIAN);
+        vm.expectRevert(
+            abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, GUARDIAN)
+        );
+        reg.liftSuspension(seat);
+        vm.prank(OWNER);
+        reg.liftSuspension(seat);
+        enlist(seat, STRANGER, NODE2, INSTANCE2, 2);
+        vm.prank(OWNER);
+        vm.expectRevert(IRegistry.NoNode.selector);
+        reg.liftSuspension(seat);
+        // her own decision is hers to take back at once
+        vm.prank(STRANGER);
+        reg.deactivate(seat);
+        enlist(seat, STRANGER, NODE1, INSTANCE1, 3);
+    }
+
+    function test_a_minter_grants_light_seats_only() public {
+        address minter = address(0x3117);
+        vm.prank(OWNER);
+        reg.setMinter(minter, 2);
+        vm.prank(minter);
+        reg.grantSeat(alice, 2);
+        vm.prank(minter);
+        vm.expectRevert(IRegistry.NotMinter.selector);
+        reg.grantSeat(bob, 3);
+        vm.prank(minter);
+        vm.expectRevert(IRegistry.BadWeight.selector);
+        reg.grantSeat(bob, 0);
+        vm.prank(OWNER);
+        reg.setMinter(address(0), 0);
+        vm.prank(minter);
+        vm.expectRevert(IRegistry.NotMinter.selector);
+        reg.grantSeat(bob, 1);
+        (address named, uint32 most) = reg.minter();
+        eq(named, address(0), "minter");
+        eq(most, 0, "weight");
+    }
+
+    function test_only_the_contract_of_certificates_suspends() public {
+        uint256 seat = grant(alice, 3);
+        enlist(seat, alice, NODE1, INSTANCE1, 1);
+        address court = address(0xC0);
+        address rules = reg.rules();
+        vm.prank(OWNER);
+        reg.setCompanions(rules, court);
+        eq(reg.certificates(), court, "named");
+        vm.prank(OWNER);
+        vm.expectRevert(IRegistry.NotCertificates.selector);
+        reg.suspend(seat, type(uint40).max);
+        vm.prank(court);
+        reg.suspend(seat, type(uint40).max);
+        eq(reg.activeWeight() + reg.activeSeats(), 0, "no weight");
+        vm.prank(court);
+        vm.expectRevert(IRegistry.NoNode.selector);
+        reg.suspend(seat, 1);
+    }
+
+    function test_the_annex_does_nothing_on_its_own_and_hides_nothing() public {
+        IDeployed annex = IDeployed(reg.annex());
+        vm.expectRevert(IRegistry.NoSuchSeat.selector);
+        annex.voteRecovery(1, 1, 1, bytes32(uint256(1)));
+        (bool done,) = address(reg).call(hex"deadbeef");
+        yes(!done, "what neither half knows is refused");
+        (done,) = address(reg).call("");
+        yes(!done, "and so is an empty call");
+        eq(reg.recoveryDelay(), RECOVERY_DELAY, "an immutable of the annex");
     }
 
     function test_deactivate_withdraws_the_binding_so_the_node_cannot_return_by_itself() public {
@@ -488,8 +580,10 @@ contract RegistryTest is Fixture {
 
     function test_only_the_contract_owner_governs() public {
         address[2] memory others = [GUARDIAN, alice];
-        bytes[10] memory calls = [
-            abi.encodeCall(reg.grantSeat, (STRANGER, 1)),
+        bytes[12] memory calls = [
+            abi.encodeCall(reg.setMinter, (STRANGER, 1)),
+            abi.encodeCall(reg.setCompanions, (STRANGER, STRANGER)),
+            abi.encodeCall(reg.liftSuspension, (1)),
             abi.encodeCall(reg.setWeight, (1, 1)),
             abi.encodeCall(reg.burnSeat, (1)),
             abi.encodeCall(reg.rotateRoot, (STRANGER, 0)),
@@ -516,6 +610,9 @@ contract RegistryTest is Fixture {
                     "reason"
                 );
             }
+            vm.prank(others[who]);
+            vm.expectRevert(IRegistry.NotMinter.selector);
+            reg.grantSeat(STRANGER, 1);
         }
     }
 
