@@ -29,6 +29,7 @@ class FeePolicy:
     bump_after_blocks: int = 3
     attempts_max: int = 24
     poll_interval_s: float = 0.5
+    tend_interval_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class TxState(StrEnum):
     included mined with success, not yet final            final, pending (reorg)
     final    mined with success in a finalized block      -
     replaced another transaction took its nonce           -
-    failed   mined and reverted, or accepted by nobody    -
+    failed   mined and reverted in a finalized block      -
     ======== ===========================================  ==========================
     """
 

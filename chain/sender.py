@@ -156,14 +156,23 @@ class TransactionSender:
             outcomes = await self._drive_all(entries, TxState.FINAL)
         return outcomes
 
-    async def recover(self) -> None:
-        """Gets transactions of an earlier run included, or learns how they ended; never raises
-        ``ChainError``: what stands in the way shows again, and is raised, at the next ``send``."""
-        async with self._lock:
+    async def tend(self) -> None:
+        """Keeps transactions going that nobody waits for, of this run and earlier ones, until
+        cancelled: they are sent again after a reorganisation, and their end is learnt.
+
+        Never raises ``ChainError``: what stands in the way is raised at the next ``send``.
+        """
+        told = ""
+        while True:
             try:
-                await self._settle_older(set())
+                async with self._lock:
+                    await self._settle_older(set())
+                told = ""
             except ChainError as error:
-                _log.error("tx.recovery_stopped", reason=str(error))
+                if str(error) != told:
+                    told = str(error)
+                    _log.error("tx.tending_stopped", reason=told)
+            await trio.sleep(self._policy.tend_interval_s)
 
     async def estimate(self, to: bytes, data: bytes, *, value: int = 0) -> Estimate:
         """What a transaction would need, without sending it (dry run).
@@ -328,28 +337,34 @@ class TransactionSender:
         """Looks once where the transaction is and does the next thing for it."""
         receipt = await self._receipt(entry)
         if receipt is None:
-            if entry.state is TxState.INCLUDED:
+            if entry.block_number >= 0:
                 _log.warning("tx.reorged_out", intent=entry.intent, block=entry.block_number)
                 self._forget_block(entry)
                 await self._journal.save()
                 await self._broadcast(entry.attempts[-1])
             await self._nudge(entry)
             return
+        # A revert ends the transaction when it is final: before, a reorganisation may undo it, and
+        # the same bytes may succeed on the other branch.
+        state = TxState.INCLUDED if receipt.succeeded else TxState.PENDING
+        if (entry.state, entry.block_hash) != (state, receipt.block_hash):
+            reason = "" if receipt.succeeded else "mined, but failed; not final yet"
+            self._note(entry, state, receipt, reason)
+            await self._journal.save()
+        if not await self._is_final(receipt):
+            return
+        reason = "" if receipt.succeeded else await self._why(entry, receipt)
+        self._note(entry, TxState.FINAL if receipt.succeeded else TxState.FAILED, receipt, reason)
+        await self._journal.save()
         if not receipt.succeeded:
-            reason = await self._why(entry, receipt)
-            self._note(entry, TxState.FAILED, receipt, reason)
-            await self._journal.save()
             raise TransactionFailed(reason, receipt.tx_hash)
-        if entry.state is not TxState.INCLUDED or entry.block_hash != receipt.block_hash:
-            self._note(entry, TxState.INCLUDED, receipt, "")
-            await self._journal.save()
+
+    async def _is_final(self, receipt: Receipt) -> bool:
         finalized = await self.reader.finalized()
         if finalized.number < receipt.block_number:
-            return
+            return False
         canonical = await self.reader.header_at(receipt.block_number)
-        if canonical is not None and canonical.hash == receipt.block_hash:
-            self._note(entry, TxState.FINAL, receipt, "")
-            await self._journal.save()
+        return canonical is not None and canonical.hash == receipt.block_hash
 
     async def _nudge(self, entry: Entry) -> None:
         height = await self._height()

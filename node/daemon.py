@@ -201,7 +201,7 @@ async def _serve(service: NodeService) -> None:
         )
         await nursery.start(mesh.run)
         nursery.start_soon(keeper.run)
-        nursery.start_soon(sender.recover)
+        nursery.start_soon(sender.tend)
         service.phase = "registering the seat"
         if not (config.node.state_dir / DATABASE_FILE).exists():
             await keeper.wait_registered()

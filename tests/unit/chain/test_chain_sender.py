@@ -29,6 +29,7 @@ NOPE = Fault(
     3, "execution reverted", "0x" + (keccak256(b"Nope(uint8)")[:4] + bytes(31)).hex() + "09"
 )
 POLICY = FeePolicy(poll_interval_s=0.01)
+TENDING = FeePolicy(poll_interval_s=0.01, tend_interval_s=0.02)
 
 
 def paying_chain() -> FakeChain:
@@ -297,7 +298,7 @@ async def test_a_journal_of_another_key_or_damaged_is_refused(
         TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI)
 
 
-async def test_recovery_under_an_alarm_ends_quietly_and_the_next_send_says_why(
+async def test_under_an_alarm_tending_ends_quietly_and_the_next_send_says_why(
     serve, reader_of, tmp_path: Path
 ) -> None:
     path = tmp_path / "journal.json"
@@ -309,7 +310,70 @@ async def test_recovery_under_an_alarm_ends_quietly_and_the_next_send_says_why(
     again = TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI, policy=POLICY)
     for server in servers:
         server.chain.fork = "other"
+    with trio.move_on_after(0.3):
+        await again.tend()
+    with trio.fail_after(10), pytest.raises(FinalityAlarm):
+        await again.send("one", CONTRACT, b"")
+
+
+async def test_what_nobody_waits_for_is_brought_to_its_end_and_back_after_a_reorganisation(
+    serve, reader_of
+) -> None:
+    servers, sender = await start(serve, reader_of, policy=TENDING)
+    for server in servers:
+        server.chain.finalized = 10  # the block of the transaction is 11
     with trio.fail_after(10):
-        await again.recover()
-        with pytest.raises(FinalityAlarm):
-            await again.send("one", CONTRACT, b"")
+        await sender.send("one", CONTRACT, b"", until=TxState.INCLUDED)
+    assert sender.status()[0]["state"] == "included"
+    receipts = [server.chain.methods["eth_getTransactionReceipt"] for server in servers]
+    sent = [server.chain.methods["eth_sendRawTransaction"] for server in servers]
+    again = trio.Event()
+    for server, receipt, send in zip(servers, receipts, sent, strict=True):
+        methods = server.chain.methods
+        methods["eth_getTransactionReceipt"] = None  # its block is gone
+
+        def resent(params: list[str], methods=methods, receipt=receipt, send=send) -> str:
+            methods["eth_getTransactionReceipt"] = receipt
+            again.set()
+            return send(params)
+
+        methods["eth_sendRawTransaction"] = resent
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.tend)
+        with trio.fail_after(10):
+            await again.wait()
+            for server in servers:
+                server.chain.finalized = 12
+            while sender.status()[0]["state"] != "final":
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_revert_counts_when_it_is_final_and_not_before(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of)
+    receipts = [server.chain.methods["eth_getTransactionReceipt"] for server in servers]
+    for server, plain in zip(servers, receipts, strict=True):
+        server.chain.finalized = 10
+
+        def reverted(params: list[str], plain=plain) -> object:
+            other = "0x" + "77" * 32  # a block that will not last
+            return (found := plain(params)) and {**found, "status": "0x0", "blockHash": other}
+
+        server.chain.methods["eth_getTransactionReceipt"] = reverted
+    async with trio.open_nursery() as nursery:
+        outcomes = []
+
+        async def send() -> None:
+            outcomes.append(await sender.send("one", CONTRACT, b""))
+
+        nursery.start_soon(send)
+        with trio.fail_after(10):
+            while not sender.status() or "not final" not in sender.status()[0]["reason"]:
+                await trio.sleep(0.01)
+            assert sender.status()[0]["state"] == "pending"
+            # On the other branch the same bytes succeed.
+            for server, plain in zip(servers, receipts, strict=True):
+                server.chain.methods["eth_getTransactionReceipt"] = plain
+                server.chain.finalized = 12
+    assert [outcome.state for outcome in outcomes] == [TxState.FINAL]
+    assert sender.status()[0]["reason"] == ""
