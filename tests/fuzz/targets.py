@@ -19,7 +19,7 @@ import msgpack
 import trio
 from trio.testing import MockClock
 
-from attest.agent import _info, _key, _version
+from attest.agent import _attestation, _info, _key, _quote, _version
 from attest.bounded_json import parse_json
 from attest.chain import KeyProof, TrustedRoot, verify_chain
 from attest.errors import AttestError, SignatureChainError
@@ -39,6 +39,7 @@ from node.network.addresses import BadEndpoint, parse_endpoint
 from node.network.errors import NetworkError
 from node.network.frames import FrameReader, decode_hello, encode_frame
 from node.network.yamux import Yamux
+from tests.fuzz.attestation_targets import ATTESTATION_TARGETS
 from tests.unit.node.memory_node import MemoryNode
 from tests.wire_samples import CLUSTER, samples
 
@@ -351,7 +352,7 @@ def _abi() -> Iterator[bytes]:
 
 def agent(data: bytes) -> None:
     """What the guest agent answers."""
-    for read in (_version, _info, _key):
+    for read in (_version, _info, _key, _quote, _attestation):
         try:
             read(parse_object(data))
         except AttestError:
@@ -360,6 +361,8 @@ def agent(data: bytes) -> None:
 
 def _agent() -> Iterator[bytes]:
     yield b'{"version":"0.5.11","rev":"abc"}'
+    yield b'{"quote":"0400","event_log":"[]"}'
+    yield b'{"attestation":"00000004"}'
     yield ('{"app_id":"' + "ab" * 20 + '","instance_id":"","tcb_info":"{}"}').encode()
     yield (
         '{"key":"' + "11" * 32 + '","signature_chain":["' + "22" * 65 + '","' + "33" * 65 + '"]}'
@@ -404,4 +407,5 @@ TARGETS: dict[str, Target] = {
     "abi": Target(abi, _abi),
     "agent": Target(agent, _agent),
     "attestation": Target(attestation, _attestations),
+    **{name: Target(run, seeds) for name, (run, seeds) in ATTESTATION_TARGETS.items()},
 }
