@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REGISTRY = "Registry"
+RULES = "Rules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +148,11 @@ def recover(epoch: int, height: int, block_hash: bytes, seats: Iterable[int]) ->
 def veto_recovery() -> Call:
     """As guardian or owner: voids all votes for a recovery."""
     return Call("vetoRecovery")
+
+
+# --- rules ------------------------------------------------------------------------------------
+
+
+def set_policy(text: bytes) -> Call:
+    """As the contract's owner: the attestation policy in force from now on, UTF-8."""
+    return Call("setPolicy", (text.decode(),), RULES)

@@ -6,7 +6,7 @@ Used by the testnet launcher and by operators' commands.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
 from contracts import artifact
 from deploy import calls
-from deploy.calls import Call
+from deploy.calls import REGISTRY, Call
 
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
@@ -167,16 +167,22 @@ class RegistryOwner:
     Args:
         sender: the owner's key.
         contract: the registry's 20-byte address.
+        companions: addresses of contracts beside the registry, by the name of their artifact.
 
     All raise ``CallReverted`` with the contract's reason when it would refuse, before any gas is
     spent, and otherwise as ``TransactionSender.send_all``. ``until`` INCLUDED is enough between
     steps; ``wait_final`` then waits once for all of them.
     """
 
-    def __init__(self, sender: TransactionSender, contract: bytes) -> None:
+    def __init__(
+        self,
+        sender: TransactionSender,
+        contract: bytes,
+        companions: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.sender = sender
-        self._contract = contract
-        self._abi = registry_abi()
+        self._address_of = {REGISTRY: contract, **(companions or {})}
+        self._abi_of = {name: ContractAbi(artifact(name).abi) for name in self._address_of}
         self._newest_block = 0
         # Asking for the same thing later must not be taken for the same purpose, by nobody who
         # reads this key's journal.
@@ -185,11 +191,11 @@ class RegistryOwner:
 
     def order(self, call: Call) -> Order:
         """A call as the sender takes it."""
-        data = self._abi.function(call.function).encode(*call.values)
+        data = self._abi_of[call.contract].function(call.function).encode(*call.values)
         values = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in call.values)
         self._sent += 1
         intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
-        return Order(intent, self._contract, data, call.value_wei)
+        return Order(intent, self._address_of[call.contract], data, call.value_wei)
 
     async def send(self, *calls: Call) -> list[TxOutcome]:
         """Gets all of them included, at once; none may need another one's effect."""
@@ -205,7 +211,7 @@ class RegistryOwner:
 
     async def granted_seat(self, outcome: TxOutcome) -> int:
         """The number of the seat that a grant made, from its events as k endpoints tell them."""
-        event = self._abi.event("NodeChanged")
+        event = self._abi_of[REGISTRY].event("NodeChanged")
 
         def decode(receipt: Any) -> int:
             if not isinstance(receipt, dict) or not isinstance(receipt.get("logs"), list):

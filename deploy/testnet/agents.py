@@ -13,7 +13,7 @@ from attest import (
     TrustedRoot,
     obtain_identity,
 )
-from deploy.simulator import new_kms_root, read_kms_root, root_address, write_kms_root
+from deploy.simulator import TdxPki, new_kms_root, read_kms_root, root_address, write_kms_root
 
 from . import processes
 from .chain import CHAIN_ID
@@ -24,8 +24,13 @@ FIRST_ROOT_EPOCH = 1  # the number that the registry's constructor gives its fir
 
 
 def make_root(testnet: Testnet) -> None:
-    """Write a fresh KMS root secret into the testnet's directory, for the simulator alone."""
-    write_kms_root(str(testnet.kms_root_file), new_kms_root())
+    """Write a fresh KMS root secret into the testnet's directory, for the simulator alone.
+
+    Beside it, for the daemons, the certificate of the mock TDX authority that grows of it.
+    """
+    root = new_kms_root()
+    write_kms_root(str(testnet.kms_root_file), root)
+    testnet.tdx_root_file.write_bytes(TdxPki.of_kms_root(root).root_der)
 
 
 def kms_root(testnet: Testnet) -> bytes:

@@ -22,7 +22,7 @@ from chain.keys import LocalKey, address_of
 from chain.membership import MemberStatus
 from chain.rpc import RpcEndpoint
 from deploy import calls
-from deploy.calls import Call
+from deploy.calls import RULES, Call
 from deploy.contract import RegistryOwner, deploy_registry, registry_abi
 
 from . import processes
@@ -88,14 +88,16 @@ class RegistryDesk:
         self._reader = _reader(testnet)
         self._abi = registry_abi()
         self._owners: dict[str, RegistryOwner] = {}
+        self._companions: dict[str, bytes] = {}
         self.contract = contract
 
     @property
     def address(self) -> str:
         return "0x" + self.contract.hex()
 
-    async def grant_and_bind(self, identities: Mapping[int, NodeIdentity]) -> None:
-        """Allow the app, certify its key, grant each seat to a wallet of its own, bind instances.
+    async def grant_and_bind(self, identities: Mapping[int, NodeIdentity], policy: bytes) -> None:
+        """Set the policy, allow the app, certify its key, grant each seat to a wallet of its own,
+        bind instances.
 
         The node accounts get money, so that daemons can register themselves.
         """
@@ -106,6 +108,7 @@ class RegistryDesk:
         await fund(self._rpc, [*(key.address for key in wallets.values()), *accounts])
         await self._send(
             CONTRACT_OWNER,
+            calls.set_policy(policy),
             calls.allow_app(any_identity.app_id),
             calls.certify_app_key(
                 any_identity.app_id,
@@ -121,6 +124,10 @@ class RegistryDesk:
                 for seat, identity in identities.items()
             }
         )
+
+    async def set_policy(self, text: bytes) -> None:
+        """As the contract's owner: the attestation policy in force from now on."""
+        await self._send(CONTRACT_OWNER, calls.set_policy(text))
 
     async def wait_all_active(self, check: Callable[[], None]) -> None:
         """Wait until every seat has a live node; ``check`` may raise to give up."""
@@ -191,7 +198,10 @@ class RegistryDesk:
         owner = self._owners.get(wallet)
         if owner is None:
             sender = _sender(self._reader, _key(self._testnet, wallet))
-            owner = self._owners[wallet] = RegistryOwner(sender, self.contract)
+            if not self._companions:
+                (rules,) = await self._look("rules")
+                self._companions = {RULES: _hex(rules)}
+            owner = self._owners[wallet] = RegistryOwner(sender, self.contract, self._companions)
         try:
             await owner.send(*several)
         except ChainError as error:

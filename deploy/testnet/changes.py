@@ -26,7 +26,7 @@ LOCK_WAIT_S = 10.0
 
 async def add(directory: Path, weight: int, deadline_s: float) -> int:
     """Grant a seat and start a node on it; the seat. It joins with the next epoch."""
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         if len(testnet.nodes) >= layout.NODES_MAX:
             raise TestnetError(f"a testnet has at most {layout.NODES_MAX} nodes")
         if not 1 <= weight <= layout.WEIGHT_MAX:
@@ -47,27 +47,27 @@ async def add(directory: Path, weight: int, deadline_s: float) -> int:
 
 async def leave(directory: Path, seat: int, deadline_s: float) -> None:
     """Deactivate a seat; its daemon goes on as an observer."""
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         testnet.node(seat)
         await desk.deactivate(seat)
 
 
 async def rejoin(directory: Path, seat: int, deadline_s: float) -> None:
     """Let the machine of a deactivated seat register again, which its daemon then does."""
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         await desk.bind(seat, await agents.identity(testnet, desk.contract, seat))
 
 
 async def set_weight(directory: Path, seat: int, weight: int, deadline_s: float) -> None:
     """Change a seat's weight."""
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         await desk.set_weight(seat, weight)
         testnet.with_node(replace(testnet.node(seat), weight=weight)).save()
 
 
 async def replace_machine(directory: Path, seat: int, deadline_s: float) -> None:
     """Put another machine on a seat whose daemon is dead: no disk, another instance and key."""
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         node = testnet.node(seat)
         if processes.is_alive(node.process):
             raise TestnetError(f"seat {seat} runs: kill it first")
@@ -84,7 +84,7 @@ async def recover(directory: Path, deadline_s: float) -> tuple[int, int]:
     All seat owners, whose wallets a testnet has, vote for the highest block that a survivor shows;
     what was final above it is lost. Returns the new epoch and that block's height.
     """
-    async with _changing(directory, deadline_s) as (testnet, desk):
+    async with changing(directory, deadline_s) as (testnet, desk):
         alive = [node.seat for node in testnet.nodes if processes.is_alive(node.process)]
         found = await _statuses(testnet, alive)
         if not found:
@@ -111,7 +111,7 @@ async def _statuses(testnet: Testnet, seats: list[int]) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def _changing(
+async def changing(
     directory: Path, deadline_s: float
 ) -> AsyncIterator[tuple[Testnet, chain.RegistryDesk]]:
     """The testnet under its lock, and the desk of all its wallets, for a bounded time."""

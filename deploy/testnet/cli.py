@@ -21,7 +21,18 @@ from rich.live import Live
 
 from node.logs import configure_command_logging
 
-from . import changes, faults, launch, layout, nodes, processes, requests, survey, table
+from . import (
+    changes,
+    faults,
+    launch,
+    layout,
+    nodes,
+    policies,
+    processes,
+    requests,
+    survey,
+    table,
+)
 from .layout import Testnet, TestnetError
 
 REFRESH_S = 0.5
@@ -95,6 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("value", nargs="?", metavar="VALUE")
     fault.formatter_class = argparse.RawDescriptionHelpFormatter
     fault.epilog = faults.HELP
+
+    policy = verb("policy", _policy, "set what members must prove of their machines, on the chain")
+    policy.add_argument(
+        "--compose",
+        action="append",
+        metavar="NAME",
+        help=f"take this app compose (see `fault`); repeat it; default: {policies.ORIGINAL}",
+    )
+    policy.add_argument(
+        "--tcb", action="append", default=[], metavar="STATUS", help="take this TCB status, too"
+    )
+    policy.add_argument("--show", action="store_true", help="print the policy, set nothing")
 
     add = verb("add", _add, "grant a seat and start a node that joins with the next epoch")
     add.add_argument("--weight", type=int, default=1, metavar="W")
@@ -356,6 +379,21 @@ async def _fault(arguments: argparse.Namespace) -> int:
     else:
         found = await faults.give(directory, seat, arguments.kind, arguments.value)
     print(f"seat {seat}: {json.dumps(found.to_json()) if found.to_json() else 'a sound machine'}")
+    return 0
+
+
+async def _policy(arguments: argparse.Namespace) -> int:
+    directory = _directory(arguments)
+    text = policies.text(
+        layout.load(directory),
+        composes=arguments.compose or (policies.ORIGINAL,),
+        statuses=arguments.tcb,
+    )
+    if arguments.show:
+        print(text.decode())
+        return 0
+    await policies.put_in_force(directory, text, CHANGE_DEADLINE_S)
+    print("the policy is on the chain; members follow when it is final")
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import TextIO
 
 import trio
 
-from . import agents, chain, layout, nodes, processes, survey
+from . import agents, chain, layout, nodes, policies, processes, survey
 from .layout import Testnet, TestnetError
 
 UP_DEADLINE_S = 120.0
@@ -112,7 +112,7 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
     say(f"registry {registry.address}")
 
     identities = await agents.identities(testnet, registry.contract)
-    await registry.grant_and_bind(identities)
+    await registry.grant_and_bind(identities, policies.text(testnet))
     weights = ", ".join(str(node.weight) for node in testnet.nodes)
     say(f"{len(testnet.nodes)} seats granted and bound, weights {weights}")
 

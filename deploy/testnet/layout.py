@@ -4,6 +4,7 @@ DIR/testnet.json   this module's ``Testnet`` (mode 0600, replaced whole)
 DIR/lock           held while a verb changes testnet.json
 DIR/kms-root       the one KMS root secret, for the simulator only (mode 0600); the mock TDX
                    authority grows of it, too
+DIR/tdx-root.der   that authority's certificate, which the daemons are told to trust
 DIR/faults.json    what is wrong with which simulated machine, once something is (mode 0600)
 DIR/wallets.json   keys of the contract's and the seats' owners, worth nothing (mode 0600)
 DIR/deployment.json  which registry it is: the daemons' anchor
@@ -104,6 +105,10 @@ class Testnet:
     @property
     def kms_root_file(self) -> Path:
         return self.directory / "kms-root"
+
+    @property
+    def tdx_root_file(self) -> Path:
+        return self.directory / "tdx-root.der"
 
     @property
     def fault_file(self) -> Path:
@@ -285,7 +290,7 @@ def remove(testnet: Testnet) -> None:
     for node in testnet.nodes:
         shutil.rmtree(testnet.node_dir(node.seat), ignore_errors=True)
     shutil.rmtree(testnet.directory / "log", ignore_errors=True)
-    for name in ("kms-root", "wallets.json", "deployment.json", "faults.json"):
+    for name in ("kms-root", "tdx-root.der", "wallets.json", "deployment.json", "faults.json"):
         (testnet.directory / name).unlink(missing_ok=True)
     for leftover in testnet.directory.glob(f".{STATE_FILE}.*"):
         leftover.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from .layout import NodeRecord, Testnet
 NODE_DEADLINE_S = 1.0
 BODY_BYTES_MAX = 256 * 1024
 TEXT_CHARS_MAX = 300
+MEMBERS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class SeatView:
     reason: str = ""
     insecure: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()
+    refuses: tuple[tuple[int, str], ...] = ()  # whose proofs of their machine it refused, and why
 
     @property
     def answers(self) -> bool:
@@ -223,7 +225,19 @@ def read_answer(node: NodeRecord, pid: int, answer: dict[str, Any]) -> SeatView:
         reason=text("reason"),
         insecure=tuple(text[:40] for text in _texts(answer.get("insecure"))),
         alarms=_texts(answer.get("alarms")),
+        refuses=_refusals(answer.get("attestation")),
     )
+
+
+def _refusals(attestation: Any) -> tuple[tuple[int, str], ...]:
+    """Seats that the node refuses now, with its word for the reason."""
+    members = attestation.get("members") if isinstance(attestation, dict) else None
+    found = []
+    for seat, row in list(members.items())[:MEMBERS_MAX] if isinstance(members, dict) else ():
+        refused = row.get("refused") if isinstance(row, dict) else None
+        if isinstance(refused, dict) and seat.isascii() and seat.isdigit() and len(seat) < 9:
+            found.append((int(seat), _printable(str(refused.get("reason")))))
+    return tuple(sorted(found))
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -239,4 +253,5 @@ def _printable(text: str) -> str:
 def _row(node: SeatView) -> dict[str, Any]:
     row = {field.name: getattr(node, field.name) for field in fields(node)}
     row["insecure"], row["alarms"] = list(node.insecure), list(node.alarms)
+    row["refuses"] = {str(seat): reason for seat, reason in node.refuses}
     return row

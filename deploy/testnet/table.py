@@ -48,6 +48,13 @@ def render(survey: Survey, title: str = "") -> RenderableType:
     for alarm, seats in alarms.items():
         who = ", ".join(map(str, seats))
         parts.append(Text(f"ALARM (seat {who}): {alarm}", style="bold red"))
+    refusals: dict[tuple[int, str], list[int]] = {}
+    for node in survey.nodes:
+        for refusal in node.refuses:
+            refusals.setdefault(refusal, []).append(node.seat)
+    for (seat, reason), seats in sorted(refusals.items()):
+        who = ", ".join(map(str, seats))
+        parts.append(Text(f"seat {seat} is refused by {who}: {reason}", style="yellow"))
     flags = sorted({flag for node in survey.nodes for flag in node.insecure})
     if flags:
         parts.append(Text(f"insecure modes on (test only): {', '.join(flags)}", style="red"))
@@ -65,7 +72,8 @@ def as_text(survey: Survey, title: str = "", width_chars: int = WIDTH_CHARS) -> 
 def fingerprint(survey: Survey) -> tuple[object, ...]:
     """Changes when something changes that a reader of a log wants to see."""
     rows = tuple(
-        (n.seat, n.pid, n.state, n.weight, n.leader, n.term, n.epoch) for n in survey.nodes
+        (n.seat, n.pid, n.state, n.weight, n.leader, n.term, n.epoch, n.refuses)
+        for n in survey.nodes
     )
     return (survey.leader, survey.term, rows)
 

@@ -157,3 +157,25 @@ def test_the_fingerprint_ignores_growing_heights_and_sees_deaths() -> None:
     broken = survey.summarise((seat(1), seat(2), dead(3)))
     assert table.fingerprint(before) == table.fingerprint(later)
     assert table.fingerprint(before) != table.fingerprint(broken)
+
+
+def test_who_is_refused_is_named_with_those_who_refuse_it() -> None:
+    said = {
+        "state": "active",
+        "attestation": {
+            "members": {
+                "4": {"refused": {"reason": "attestation_compose_hash\x1b[2J", "detail": "..."}},
+                "2": {"refused": None},
+                "x": {"refused": {"reason": "?"}},
+                "3": "nonsense",
+            }
+        },
+    }
+    record = NodeRecord(1, 1, "")
+    row = survey.read_answer(record, 1, said)
+    assert row.refuses == ((4, "attestation_compose_hash[2J"),)
+    assert survey.read_answer(record, 1, {"attestation": []}).refuses == ()
+    refusals = ((4, "attestation_debug"),)
+    seen = survey.summarise((seat(1, refuses=refusals), seat(2, refuses=refusals), seat(3)))
+    assert "seat 4 is refused by 1, 2: attestation_debug" in table.as_text(seen)
+    assert seen.as_json()["nodes"][0]["refuses"] == {"4": "attestation_debug"}
