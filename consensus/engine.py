@@ -382,6 +382,7 @@ class Engine(Watching):
         self._asked_for_epoch.clear()
         self._told_epoch.clear()
         self._try_recovery()
+        self._renew_turns()
         self._out.send += self.catchup.retry(self.ledger.tip.height, self.connected)
         self._retry_snapshot()
         self._resend_commands()

@@ -24,10 +24,18 @@ class Restoring(Syncing):
     def _is_far_behind(self, height: int) -> bool:
         return height - self.ledger.tip.height > self.checkpoints.gap
 
+    def _renew_turns(self) -> None:
+        """Before each retry: who gave us a snapshot may give another when nobody else is left.
+
+        It pruned more while we took the first one over; the others gave one as well, or had
+        nothing for us since the last retry.
+        """
+        others = self.connected - self._served
+        if self.catchup.target is None or self.catchup.pick(others) is None:
+            self._served.clear()
+
     def _retry_snapshot(self) -> None:
         """At each retry another member is asked for its newest snapshot, or for the chunk again."""
-        if self.catchup.target is None or self.connected <= self._served:
-            self._served.clear()  # when all have served us, the first may again: it pruned more
         if self._offer is not None:
             self._retry_offer(self._offer)
         elif self.fetch is None:

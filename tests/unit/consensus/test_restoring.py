@@ -294,6 +294,24 @@ def test_a_server_of_stale_snapshots_delays_us_once_only() -> None:
     assert taken == 1
 
 
+def test_the_only_member_that_is_ahead_serves_again_when_it_pruned_more() -> None:
+    """Two that are equally far behind have nothing for each other; a third has every block."""
+    engine, output = _behind(gap=LENGTH)
+    installed: list[int] = []
+    for height in (8, 8, 16, 16, 16, 16):
+        manifest, chunk = _of(height)
+        for _ in range(4):  # all that are asked answer before the next retry
+            asked, output = _asked(output, SyncRequest), Output()
+            for seat in asked:
+                nothing = SyncReply((), (), _final(4))
+                answer = SnapshotOffer(manifest) if seat == 2 else nothing
+                output.merge(engine.step(Received(seat or 0, answer), 8))
+        if engine.step(Received(2, chunk), 9).installed:
+            installed.append(height)
+        output = engine.step(TimerFired(Timer.RETRY), 10)
+    assert installed == [8, 16]
+
+
 def test_a_snapshot_that_nobody_asked_for_is_not_even_checked() -> None:
     engine, _ = _behind(gap=LENGTH)
     checked: list[Certificate] = []
