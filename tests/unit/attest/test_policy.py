@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from evidence_world import DOCUMENT, PAYLOAD
 
-from attest import PolicyError, keccak256, parse_policy, policy_digest
+from attest import PolicyError, RefusalCode, keccak256, parse_policy, policy_digest
 from attest.policy import POLICY_BYTES_MAX, TCB_STATUSES, KeyProviderRule
 
 Change = Callable[[dict[str, Any]], object]
@@ -158,3 +160,17 @@ def test_every_status_but_revoked_can_be_accepted() -> None:
         text_after(lambda d: d["tcb"].update(statuses=dict.fromkeys(TCB_STATUSES)))
     )
     assert set(policy.tcb_statuses) == set(TCB_STATUSES)
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "attestation.md").read_text()
+
+
+def test_the_example_in_the_documentation_is_a_policy() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", PAGE, re.S)
+    example = next(block for block in blocks if "tcb" in block)
+    assert parse_policy(example.encode()).tcb_statuses["OutOfDate"] == 30 * 86400
+
+
+def test_the_documentation_knows_every_reason_code() -> None:
+    told = {name: int(number) for number, name in re.findall(r"\| (\d+) `([A-Z_]+)` \|", PAGE)}
+    assert told == {code.name: int(code) for code in RefusalCode}
