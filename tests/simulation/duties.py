@@ -212,8 +212,8 @@ class Duties:
         memory.steps = max(steps, memory.steps, memory.steps_before)
         memory.steps_before = steps
         steps = memory.steps
-        if engine.halted is not None or not engine.can_vote:
-            return
+        if engine.halted is not None or not engine.can_vote or member.late:
+            return  # or its timer is among what it has yet to hear of
         term = {v for e, v in memory.nullified if (e, v.term) == (here[0], here[1].term)}
         longest_ms = d.heartbeat_ms + d.leader_ms * (2 + steps) / 2 + SLACK_MS
         if now_ms - memory.view_since_ms > longest_ms and not term:

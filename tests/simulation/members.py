@@ -42,6 +42,7 @@ class Member:
         self.offset_ms = 0.0
         self._pause: int | None = None  # number of the pause that this process is in
         self._held: list[Event] = []  # what happened in that pause
+        self.late = False  # more of it waits while a step is taken
         self.crash_after: int | None = None  # duties to carry out before the planned crash
         self.halted: str | None = None
         self._timers: dict[Timer, int] = {}
@@ -97,9 +98,11 @@ class Member:
         """Ends a pause: what happened in it is handled now, in the order in which it happened."""
         life, held = self.life, self._held
         self._pause, self._held = None, []
-        for event in held:
+        for number, event in enumerate(held, 1):
             if self.life == life:
+                self.late = number < len(held)
                 self.handle(event)
+        self.late = False
 
     # --- events in ---
 
