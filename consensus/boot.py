@@ -101,8 +101,8 @@ class Boot:
         """The incarnation under which we count a seat's votes."""
         if seat == self._seat:
             return self.incarnation
-        known = self.known.get(seat)
-        return max(known.incarnation if known else 0, self._certified.get(seat, 0))
+        certified, known = self._certified.get(seat, 0), self.known.get(seat)
+        return certified if known is None or known.incarnation < certified else known.incarnation
 
     def genuine(self, request: BootRequest) -> bool:
         """True when the seat's own key signed the request."""

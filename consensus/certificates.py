@@ -8,7 +8,8 @@ once and become evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from .digests import digest_of, vote_digest
 from .signatures import Verifier
@@ -59,6 +60,9 @@ def conflict(first: Vote, second: Vote) -> bool:
     return nullify.view.index <= finalize.view.index
 
 
+_NO_VOTES: Mapping[int, Vote] = MappingProxyType({})
+
+
 class _Ballot:
     """Votes of one kind for one view, and their weight by block; not all are checked."""
 
@@ -96,13 +100,14 @@ class VoteBook:
         """Take a vote into account; evidence when it convicts its signer."""
         kind, view, seat = vote.kind, vote.view, vote.seat
         ballot = self._ballots.get((view, kind))
-        known = ballot.votes.get(seat) if ballot else None
-        rivals = [known]
+        known = other = None
+        if ballot is not None:
+            known = ballot.votes.get(seat)
         if kind is VoteKind.NULLIFY:
-            rivals.append(self._highest_finalize.get(view.term, {}).get(seat))
+            other = self._highest_finalize.get(view.term, _NO_VOTES).get(seat)
         elif kind is VoteKind.FINALIZE:
-            rivals.append(self._lowest_nullify.get(view.term, {}).get(seat))
-        for rival in rivals:
+            other = self._lowest_nullify.get(view.term, _NO_VOTES).get(seat)
+        for rival in (known, other):
             if rival is None or not conflict(rival, vote):
                 continue
             if not self.is_valid(vote):
@@ -178,7 +183,7 @@ class VoteBook:
             votes = [v for v in ballot.votes.values() if v.block == block]
             chosen = self._choose(votes, self._validators.is_quorum)
             if chosen:
-                parts = sorted(Part(v.seat, v.reason, v.signature) for v in chosen)
+                parts = sorted([Part(seat, why, by) for _, _, _, seat, _, why, by in chosen])
                 return Certificate(kind, votes[0].epoch, view, block, tuple(parts))
         return None
 

@@ -165,7 +165,7 @@ class Voting(Turning):
     def _note_seen(self, vote: Vote) -> None:
         """R10: what we tell its signer when it boots; also of views that matter to us no more."""
         seen = self._seen.get(vote.seat)
-        if seen is None or vote.moment() > seen.moment():
+        if seen is None or (vote.epoch, vote.view, vote.kind) > (seen.epoch, seen.view, seen.kind):
             self._seen[vote.seat] = vote
 
     def _help(self, seat: int) -> None:
