@@ -7,9 +7,9 @@ variables of a confidential VM, it cannot replace the measured file. Anchors can
 either. ``chain.deployment`` names the file that ``contract deploy`` wrote; it fills what the TOML
 leaves out. Unknown keys are refused, so that a misspelt safety setting is not silently a default.
 
-``[insecure]`` holds the named dangers. ``no_attestation = true`` says that members are *not* asked
-for TDX quotes; as long as this release cannot check quotes, ``check_startable`` refuses to run
-without it, so nobody believes in a check that does not happen.
+``[insecure]`` holds the named dangers. Members are asked for TDX quotes unless ``no_attestation``
+says that they are *not*; ``check_startable`` refuses to run where quotes are to be checked but
+nothing could come of it, so nobody believes in a check that does not happen.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from node.config_values import (
     path_text,
     rpc_url,
     several,
+    source_url,
 )
 
 ENV_PREFIX = "DSTACK_CLUSTER_"
 FILE_BYTES_MAX = 64 * 1024
 RPC_ENDPOINTS_MAX = 16
 KMS_ROOTS_MAX = 16
+COLLATERAL_SOURCES_MAX = 8
 
 
 class ConfigError(Exception):
@@ -85,6 +87,17 @@ class ChainConfig:
     app_id: bytes | None = None  # 20 bytes; None: any app that the registry allows
     poll_interval_ms: int = 2_000
     max_fee_gwei: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationConfig:
+    """``[attestation]``: what members' quotes are checked with; the policy is the registry's."""
+
+    pccs_urls: tuple[str, ...] = ()  # sources of collateral, asked in order
+    collateral_bundle: Path | None = None  # collateral to begin with, or without a source
+    policy_file: Path | None = None  # the policy's text, for chains that do not give it
+    tdx_root_file: Path | None = None  # needs insecure.external_tdx_root
+    renew_s_max: int = 3_600  # members show a fresh quote at least this often
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,7 @@ class InsecureConfig:
     simulator: bool = False  # accept the publicly known keys of the guest agent simulator
     single_rpc: bool = False  # believe one RPC endpoint alone
     no_attestation: bool = False  # do not ask members for TDX quotes
+    external_tdx_root: bool = False  # quotes need not lead to Intel's root, but to tdx_root_file
 
     def names(self) -> tuple[str, ...]:
         """Names of the dangers that are on, sorted as declared."""
@@ -148,6 +162,7 @@ class Config:
     node: NodeConfig
     chain: ChainConfig
     agent: AgentConfig = AgentConfig()
+    attestation: AttestationConfig = AttestationConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
     timing: TimingConfig = TimingConfig()
@@ -165,15 +180,19 @@ class Config:
 
 
 def check_startable(config: Config) -> None:
-    """Refuse to run while a protection would be assumed that this release does not give.
+    """Refuse to run where a protection would be assumed that cannot be given.
 
     Raises:
-        ConfigError: quotes are expected of members, but none would be checked.
+        ConfigError: quotes are to be checked, but there is no collateral to check them with.
     """
-    if not config.insecure.no_attestation:
+    attestation = config.attestation
+    if config.insecure.no_attestation:
+        return
+    if not attestation.pccs_urls and attestation.collateral_bundle is None:
         raise ConfigError(
-            "insecure.no_attestation: expected true, because this release does not check TDX "
-            "quotes of members yet; came false. The daemon does not start pretending it would"
+            "attestation.pccs_urls: expected a source of collateral (or a file of it in "
+            "attestation.collateral_bundle), without which no member's quote can be verified, or "
+            "insecure.no_attestation = true; came none"
         )
 
 
@@ -216,6 +235,13 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "poll_interval_ms": _Key(integer(100, 600_000), env=True),
         "max_fee_gwei": _Key(integer(1, 1_000_000), env=True),
     },
+    "attestation": {
+        "pccs_urls": _Key(several(source_url, COLLATERAL_SOURCES_MAX, 0), anchor=True),
+        "collateral_bundle": _Key(path_text, anchor=True, relative=True),
+        "policy_file": _Key(path_text, anchor=True, relative=True),
+        "tdx_root_file": _Key(path_text, anchor=True, relative=True),
+        "renew_s_max": _Key(integer(1, 7 * 24 * 3600), anchor=True),
+    },
     "api": {
         "listen": _Key(api_listen),
         "token_file": _Key(path_text, relative=True),
@@ -232,6 +258,7 @@ _SECTIONS: dict[str, type] = {
     "node": NodeConfig,
     "agent": AgentConfig,
     "chain": ChainConfig,
+    "attestation": AttestationConfig,
     "api": ApiConfig,
     "log": LogConfig,
     "timing": TimingConfig,
@@ -419,6 +446,13 @@ def _check_together(config: Config) -> None:
     elif not count < 2 * chain.rpc_quorum <= 2 * count:
         raise wrong(
             "chain.rpc_quorum", f"more than half and at most all of {count}", chain.rpc_quorum
+        )
+    tdx_root, external = config.attestation.tdx_root_file, config.insecure.external_tdx_root
+    if external != (tdx_root is not None):
+        raise wrong(
+            "attestation.tdx_root_file",
+            "a file if and only if insecure.external_tdx_root = true",
+            "none" if tdx_root is None else tdx_root,
         )
     if not listens_only_here(config.api.listen) and config.api.token_file is None:
         raise wrong("api.token_file", f"a file, because {config.api.listen} is not local", "none")

@@ -138,10 +138,23 @@ def rpc_url(value: Any) -> str:
     return value
 
 
-def several(read_one: Reader, count_max: int) -> Reader:
+def source_url(value: Any) -> str:
+    expected = "an https URL (http to this machine only) without user name, query and fragment"
+    try:
+        url = rpc_url(value)
+    except WrongValue:
+        raise WrongValue(expected) from None
+    parts = urlsplit(url)
+    here = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if parts.query or (parts.scheme != "https" and not here):
+        raise WrongValue(expected)
+    return url
+
+
+def several(read_one: Reader, count_max: int, count_min: int = 1) -> Reader:
     def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not 1 <= len(value) <= count_max:
-            raise WrongValue(f"a list of 1 to {count_max}")
+        if not isinstance(value, list | tuple) or not count_min <= len(value) <= count_max:
+            raise WrongValue(f"a list of {count_min} to {count_max}")
         items = []
         for item in value:
             try:

@@ -1,7 +1,8 @@
 """The daemon: starts the parts in order, stops them in reverse, stops loudly when it must.
 
-agent -> identity -> registry -> seat -> mesh -> founding set -> store -> core. The API is up from
-the first moment, so that an operator sees what the daemon waits for.
+agent -> identity -> registry -> seat -> founding set -> store -> core and mesh. The API is up from
+the first moment, so that an operator sees what the daemon waits for. The mesh comes last because
+members prove to each other which boot they are, and the store knows that.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ from consensus.validators import Validator, ValidatorSet
 from contracts import artifact
 from node import api
 from node.archivist import Archivist
+from node.attestation.fence import BootFence
+from node.attestation.setup import open_attestation
 from node.config import Config, ConfigError, check_startable
 from node.driver import Driver, SafetyStop
 from node.membership import MembershipFeed
-from node.network import Mesh, NetworkError
+from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
 from node.service import URLS_PREFIX, NodeService
 from node.signing import NodeSigner, RecoveringVerifier
@@ -53,7 +56,15 @@ EXIT_CLEAN = 0
 EXIT_FAILED = 1
 EXIT_SAFETY = 3  # a supervisor must not restart the daemon after this one
 # What can go wrong without a defect of ours: one line says it. OSError: a port is taken, no space.
-EXPECTED = (StorageError, AttestError, ChainError, NetworkError, api.ApiError, OSError)
+EXPECTED = (
+    StorageError,
+    AttestError,
+    ChainError,
+    ConfigError,
+    NetworkError,
+    api.ApiError,
+    OSError,
+)
 STOP_GRACE_S = 1.0
 GWEI = 10**9
 GENESIS_POLL_S = 0.5
@@ -171,12 +182,26 @@ async def _serve(service: NodeService) -> None:
         policy=FeePolicy(fee_ceiling=chain.max_fee_gwei * GWEI),
     )
     cluster_id = domain_separator(chain.chain_id, chain.contract)
+    limits = NetworkLimits()
+    if not config.insecure.no_attestation:
+        service.attestation = await open_attestation(
+            config,
+            agent,
+            identity,
+            cluster_id=cluster_id,
+            row_of=service.row_of,
+            limits=limits,
+            on_change=service.changed,
+        )
     service.mesh = mesh = Mesh(
         secret=identity.secret.reveal(),
         cluster_id=cluster_id,
         seat=seat,
         listen=config.node.listen,
+        limits=limits,
+        attestor=service.attestation,
     )
+    await mesh.check_listen()
     memory = RegistryMemory(
         config.node.state_dir / "registry.json", chain_id=chain.chain_id, contract=chain.contract
     )
@@ -188,6 +213,8 @@ async def _serve(service: NodeService) -> None:
 
         def on_sighting(seen: Sighting) -> None:
             feed.saw(seen)
+            if service.attestation is not None:
+                nursery.start_soon(service.attestation.policies.saw, seen.policy)
             if seen.changed:
                 nursery.start_soon(partial(memory.keep, newest=seen.membership))
 
@@ -199,7 +226,6 @@ async def _serve(service: NodeService) -> None:
             config.node.endpoint,
             on_sighting,
         )
-        await nursery.start(mesh.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.tend)
         service.phase = "registering the seat"
@@ -276,11 +302,16 @@ async def _run_core(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        try:
-            await driver.run()
-        except SafetyStop as stop:
-            service.halted = str(stop)
-            raise
+        async with trio.open_nursery() as nursery:
+            if service.attestation is not None:
+                service.attestation.attach(mesh, BootFence(driver, cluster_id))
+                nursery.start_soon(service.attestation.run)
+            await nursery.start(mesh.run)
+            try:
+                await driver.run()
+            except SafetyStop as stop:
+                service.halted = str(stop)
+                raise
     finally:
         store.close()
 

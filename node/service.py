@@ -12,13 +12,14 @@ from typing import Any
 import trio
 
 from attest import NodeIdentity
-from chain import EvmRegistry, TransactionSender
+from chain import EvmRegistry, Member, TransactionSender
 from consensus.commands import Action, Barrier, Command
 from consensus.digests import keccak256
 from consensus.interface import Status
 from consensus.machine import Result
 from consensus.types import Reason, Vote
 from consensus.validators import ValidatorSet
+from node.attestation import Attestation
 from node.config import Config
 from node.driver import Driver
 from node.facade import (
@@ -57,6 +58,7 @@ class NodeService:
         self.mesh: Mesh | None = None
         self.feed: MembershipFeed | None = None
         self.driver: Driver | None = None
+        self.attestation: Attestation | None = None  # None: members are not asked for quotes
         self.halted = ""
         self.commits = 0
         self._started = time.monotonic()
@@ -69,6 +71,11 @@ class NodeService:
     def validators(self) -> ValidatorSet | None:
         """Who votes now, None before the core runs."""
         return None if self.driver is None else self.driver.engine.validators
+
+    def row_of(self, seat: int) -> Member | None:
+        """What the registry shows of a seat, as far as this node knows."""
+        newest = self.feed.newest if self.feed is not None else None
+        return newest.member(seat) if newest is not None else None
 
     def changed(self) -> None:
         """Something that ``watch_peers`` shows may have changed."""
@@ -107,6 +114,7 @@ class NodeService:
             "node_key": self.identity.node_key.hex() if self.identity else None,
             "chain": self._chain(),
             "membership": self.feed.status() if self.feed else None,
+            "attestation": self.attestation.status() if self.attestation else None,
             "alarms": self.alarms(),
             "uptime_s": int(time.monotonic() - self._started),
             "refused": dict(self.mesh.refused) if self.mesh else {},
@@ -162,7 +170,9 @@ class NodeService:
             found.append(f"the chain's finalized block has not moved for {age_s:.0f} s")
         if self.driver is not None and self.keeper is not None and self.keeper.trouble:
             found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")
-        return found + (self.feed.alarms() if self.feed is not None else [])
+        for part in (self.feed, self.attestation):
+            found += part.alarms() if part is not None else []
+        return found
 
     def _weight(self, validators: ValidatorSet) -> int:
         """What our vote weighs: nothing while the set has no node of ours."""
@@ -228,6 +238,8 @@ class NodeService:
                 "connected": link.connected,
                 "rtt_ms": link.rtt_ms,
                 "last_seen_ms": link.last_seen_ms_ago,
+                "down_reason": link.down_reason,
+                "attestation": self.attestation.member(link.seat) if self.attestation else None,
             }
             for link in self.mesh.links()
         ]
@@ -242,6 +254,8 @@ class NodeService:
             "connected": True,
             "rtt_ms": 0.0,
             "last_seen_ms": 0,
+            "down_reason": "",
+            "attestation": self.attestation.own() if self.attestation else None,
         }
 
     def _url(self, seat: int) -> str | None:
@@ -256,7 +270,7 @@ class NodeService:
         while True:
             changed = self._changed
             rows = sorted([*self.peers(), self._own_row()], key=lambda row: row["seat"])
-            shape = [{k: r[k] for k in r if k not in ("rtt_ms", "last_seen_ms")} for r in rows]
+            shape = [_shape(row) for row in rows]
             if shape != told:
                 told = shape
                 yield rows
@@ -455,6 +469,13 @@ class _Round:
     def __init__(self) -> None:
         self.done = False
         self.failure: NodeError | None = None
+
+
+def _shape(row: dict[str, Any]) -> dict[str, Any]:
+    """A peer's row without what changes all the time."""
+    shape = {k: row[k] for k in row if k not in ("rtt_ms", "last_seen_ms", "down_reason")}
+    shape["attestation"] = bool((row.get("attestation") or {}).get("attested"))
+    return shape
 
 
 def _vote_row(vote: Vote) -> dict[str, Any]:

@@ -7,9 +7,16 @@ import re
 from dataclasses import dataclass
 
 from node.network.errors import BadEndpoint
-from node.network.identity import peer_id_from_key
+from node.network.identity import ID, peer_id_from_key
 
-__all__ = ["BadEndpoint", "PeerAddress", "TcpAddress", "parse_endpoint", "peer_id_of"]
+__all__ = [
+    "BadEndpoint",
+    "PeerAddress",
+    "TcpAddress",
+    "parse_endpoint",
+    "peer_id_bytes",
+    "peer_id_of",
+]
 
 ENDPOINT_CHARS_MAX = 256
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
@@ -98,3 +105,8 @@ def peer_id_of(node_key: bytes) -> str:
     Source: libp2p specs, peer-ids/peer-ids.md (identity multihash of the protobuf key).
     """
     return str(peer_id_from_key(node_key).to_base58())
+
+
+def peer_id_bytes(text: str) -> bytes:
+    """The bytes of a base58 peer id that this mesh made."""
+    return bytes(ID.from_base58(text).to_bytes())

@@ -296,6 +296,15 @@ class Mesh:
 
     # -- service ------------------------------------------------------------------------------
 
+    async def check_listen(self) -> None:
+        """Whether the listen address could be taken now: long before ``run``, an operator waits.
+
+        Raises:
+            OSError: it could not.
+        """
+        for listener in await trio.open_tcp_listeners(self._listen.port, host=self._listen.host):
+            listener.socket.close()
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, dial and serve until cancelled; sockets are closed on the way out.
 

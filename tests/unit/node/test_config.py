@@ -196,10 +196,48 @@ def test_anchors_do_not_come_from_flags_either_but_dangers_may() -> None:
         load(node__seat="one")
 
 
-def test_without_no_attestation_the_daemon_does_not_start() -> None:
+def test_quotes_cannot_be_checked_without_a_source_of_collateral(tmp_path: Path) -> None:
     check_startable(parse())
-    with pytest.raises(ConfigError, match="no_attestation: expected true"):
-        check_startable(parse(insecure={"no_attestation": False}))
+    checking = {"no_attestation": False}
+    with pytest.raises(ConfigError, match="pccs_urls: expected a source of collateral"):
+        check_startable(parse(insecure=checking))
+    check_startable(parse(insecure=checking, attestation={"pccs_urls": ["https://pccs.example"]}))
+    bundled = make_config(
+        tmp_path, insecure=checking, attestation={"collateral_bundle": "bundle.json"}
+    )
+    check_startable(bundled)
+    assert bundled.attestation.collateral_bundle == tmp_path / "bundle.json"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://pccs.example", "ftp://x", "https://a/?key=1", "https://u:p@a", "https://a#b", "", 5],
+)
+def test_collateral_comes_over_https_or_from_this_machine(url: object) -> None:
+    with pytest.raises(ConfigError, match="https URL"):
+        parse(attestation={"pccs_urls": [url]})
+    parse(attestation={"pccs_urls": ["http://127.0.0.1:81/x", "http://[::1]:9", "https://a/b"]})
+
+
+def test_another_root_than_intels_needs_the_danger_named(tmp_path: Path) -> None:
+    root = {"tdx_root_file": "root.der"}
+    with pytest.raises(ConfigError, match="tdx_root_file: expected a file if and only if"):
+        parse(attestation=root)
+    with pytest.raises(ConfigError, match="external_tdx_root"):
+        parse(insecure={"external_tdx_root": True})
+    config = parse(attestation=root, insecure={"external_tdx_root": True})
+    assert "external_tdx_root" in config.insecure.names()
+
+
+@pytest.mark.parametrize("key", ["PCCS_URLS", "POLICY_FILE", "TDX_ROOT_FILE", "RENEW_S_MAX"])
+def test_what_quotes_are_checked_with_comes_from_the_file_alone(key: str) -> None:
+    with pytest.raises(ConfigError, match="only in the file"):
+        parse_config(
+            document(),
+            source="x",
+            base_dir=Path("/"),
+            env={f"DSTACK_CLUSTER_ATTESTATION_{key}": "1"},
+        )
 
 
 def test_the_printed_file_reads_back_equal(tmp_path: Path) -> None:
