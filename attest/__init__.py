@@ -1,15 +1,16 @@
 """Who runs: the guest agent's keys, the signature chains that prove them, and TDX quotes.
 
 Keys, chains and quotes come in from a guest agent or a peer, unproven; verified values go out, or
-typed errors and verdicts that name the failed step. Imports no other room. I/O is done by three
-modules only: ``unix_http`` (the agent's socket), ``pccs`` (collateral over HTTPS) and
-``collateral_store`` (its files). Verification is pure: evidence, policy, collateral and the time
-are arguments.
+typed errors and verdicts that name the failed step. Imports no other room. I/O is done by four
+modules only: ``unix_http`` (the agent's socket), ``pccs`` (collateral over HTTPS), ``durable`` and
+``collateral_store`` (files). Verification is pure: evidence, policy, collateral and the time are
+arguments.
 Read: ``errors``, ``keys``, ``chain`` (what is proven and what not), ``bounded_json``,
-``strict_json``, ``unix_http``, ``agent``, ``identity``; then ``quotes``, ``event_log``,
-``evidence``, ``binding``, ``collateral``, ``policy``, ``refusals``, ``qvl``, ``verifying`` (the
-verdict), ``pccs``, ``collateral_store``. ``verifying`` and ``pccs`` load what most commands never
-need, a native library and a TLS client, so they are imported by name, not from here.
+``strict_json``, ``unix_http``, ``agent``, ``identity``; for quotes ``quotes``, ``event_log``,
+``evidence``, ``ratls``, ``shown``, ``binding``, ``collateral``, ``durable``, ``collateral_store``,
+``pccs``, ``policy``, ``policy_draft``; then the verdict: ``refusals``, ``rows``, ``qvl``,
+``platform_checks``, ``machine_checks``, ``verifying``. ``verifying`` and ``pccs`` load what most
+commands never need, a native library and a TLS client: they are imported by name, not from here.
 """
 
 from .agent import AgentInfo, AgentKey, AgentVersion, GuestAgent

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from .bounded_json import parse_json
@@ -127,7 +128,7 @@ def parse_policy(text: bytes) -> Policy:
         compose_hashes=top.hashes("compose_hashes"),
         devices=top.hashes_or_none("devices"),
         key_providers=tuple(_provider(item) for item in top.inners("key_providers")),
-        tcb_statuses=_statuses(tcb.inner("statuses")),
+        tcb_statuses=MappingProxyType(_statuses(tcb.inner("statuses"))),
         advisories=_advisories(tcb.texts("advisories")),
         tcb_evaluation_number_min=tcb.number("evaluation_number_min", (1 << 32) - 1, default=0),
         allow_dynamic_platform=platform.flag("allow_dynamic_platform"),

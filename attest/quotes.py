@@ -32,11 +32,12 @@ _CERTIFICATION_PCK_CHAIN = 5
 _QE_REPORT_BYTES = 384
 _QE_AUTH_BYTES_MAX = 1024
 
-# TD attributes: bit 0 lets the host read and write the machine's memory. The others of the first
-# byte, and bits 8 to 15, are reserved for more of that kind: none may be set.
-_UNTRUSTED_BITS = 0xFFFF
+# TD attributes. The first byte gives the host a way in (bit 0: debug; 4 to 6: profiling). Below,
+# migration (29) and the agent that provisions devices (62) hand secrets on; the rest is reserved or
+# not known to be harmless. So the harmless ones are listed, and no other may be set.
 _SEPT_VE_DISABLE = 1 << 28
-_MIGRATABLE = 1 << 29
+_HARMLESS = sum(1 << bit for bit in (27, 30, 31, 63))  # LASS, PKS, KL, PERFMON
+_HOST_MAY_LOOK = 0xFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +75,16 @@ class TdxQuote:
 
     @property
     def is_debug(self) -> bool:
-        """Whether the host can read the machine, or may by bits that are reserved for such."""
-        return bool(self._attributes & _UNTRUSTED_BITS)
+        """Whether an attribute lets the host look into the machine."""
+        return bool(self._attributes & _HOST_MAY_LOOK)
 
     @property
-    def is_migratable(self) -> bool:
-        """Whether a migration machine could move it, and its secrets, to another platform."""
-        return bool(self._attributes & _MIGRATABLE)
+    def is_closed(self) -> bool:
+        """Whether no attribute opens the machine: none but harmless ones, and SEPT_VE_DISABLE.
 
-    @property
-    def sept_ve_disabled(self) -> bool:
-        """Whether the host is kept from injecting exceptions by taking pages away."""
-        return bool(self._attributes & _SEPT_VE_DISABLE)
+        Without the last one the host can take pages away and inject exceptions instead.
+        """
+        return self._attributes & ~_HARMLESS == _SEPT_VE_DISABLE
 
     @property
     def _attributes(self) -> int:

@@ -134,7 +134,7 @@ def _flag(text: str) -> bool | None:
 def _calling(function: Callable[[], T]) -> T:
     try:
         return function()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise QuoteError(_plain(error)) from None
     except BaseException as error:
         # A panic in the library arrives as a BaseException that no handler expects.

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.cli_talk import Failed, print_json
+from node.cli_verdict import facts_document, print_lines, print_verdict, verdict_document
 
 if TYPE_CHECKING:
     from attest import Collateral, Policy
     from attest.qvl import Platform
     from attest.shown import Shown
-    from attest.verifying import Facts, Verdict
 
 T = TypeVar("T")
 
@@ -240,14 +240,14 @@ def _show(options: argparse.Namespace) -> int:
     shown = _shown(options.file, options.event_log)
     quote = _parsed(options.file, lambda: parse_quote(shown.evidence.quote))
     document: dict[str, Any] = {"kind": shown.kind, "proven": "nothing: see attest verify"}
-    document |= _facts(Facts(quote=quote))
+    document |= facts_document(Facts(quote=quote))
     try:
         log = parse_event_log(shown.evidence.event_log)
         document["replay"] = {
             f"rtmr{index}": "left out" if log.is_partial(index) else value == quote.rtmrs[index]
             for index, value in enumerate(replay(log))
         }
-        document |= _facts(Facts(runtime=runtime_facts(log)))
+        document |= facts_document(Facts(runtime=runtime_facts(log)))
     except AttestError as error:
         document["event_log"] = str(error)
     print_json(document) if options.json else print_lines(document)
@@ -271,9 +271,9 @@ def _verify(options: argparse.Namespace) -> int:
         root_ca_der=_root(options.insecure_root_ca),
     )
     if options.json:
-        print_json(_verdict(verdict, shown.kind, now_s))
+        print_json(verdict_document(verdict, shown.kind, now_s))
     else:
-        _print_verdict(verdict, shown.kind)
+        print_verdict(verdict, shown.kind)
     return 0 if verdict.accepted else 1
 
 
@@ -328,104 +328,3 @@ def _policy_draft(options: argparse.Namespace) -> int:
     evidence = [_shown(name).evidence for name in options.files]
     print(_parsed("evidence", lambda: draft_policy(evidence)).decode())
     return 0
-
-
-# --- what goes out ---
-
-
-def _facts(facts: Facts) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if facts.quote is not None:
-        quote = facts.quote
-        found |= {"version": quote.version, "mrtd": quote.mr_td.hex()}
-        found |= {f"rtmr{index}": value.hex() for index, value in enumerate(quote.rtmrs)}
-        found |= {
-            "report_data": quote.report_data.hex(),
-            "mr_config_id": quote.mr_config_id.hex(),
-            "mr_seam": quote.mr_seam.hex(),
-            "td_attributes": quote.td_attributes.hex(),
-        }
-    if facts.runtime is not None:
-        runtime = facts.runtime
-        provider = runtime.key_provider
-        found |= {
-            "app_id": runtime.app_id.hex(),
-            "instance_id": runtime.instance_id.hex(),
-            "compose_hash": runtime.compose_hash.hex(),
-            "os_image_hash": runtime.os_image_hash.hex(),
-            "key_provider": None if provider is None else provider.name,
-            "key_provider_id": None if provider is None else provider.id.hex(),
-        }
-    if facts.mr_aggregated and facts.mr_aggregated_boot and facts.mr_system:
-        found |= {
-            "mr_aggregated": facts.mr_aggregated.hex(),
-            "mr_aggregated_boot": facts.mr_aggregated_boot.hex(),
-            "mr_system": facts.mr_system.hex(),
-        }
-    if facts.claims is not None and facts.device_id is not None:
-        claims = facts.claims
-        found |= {
-            "tcb_status": claims.status,
-            "advisories": list(claims.advisories),
-            "fmspc": claims.fmspc.hex(),
-            "device_id": facts.device_id.hex(),
-        }
-    return found
-
-
-def _verdict(verdict: Verdict, kind: str, now_s: int) -> dict[str, Any]:
-    return {
-        "accepted": verdict.accepted,
-        "refusal": None if verdict.refusal is None else verdict.refusal.name.lower(),
-        "code": None if verdict.refusal is None else int(verdict.refusal),
-        "kind": kind,
-        "at": now_s,
-        "checks": [
-            {
-                "name": check.name,
-                "passed": check.passed,
-                "judged": check.judged,
-                "expected": check.expected,
-                "came": check.came,
-            }
-            for check in verdict.checks
-        ],
-        "facts": _facts(verdict.facts),
-    }
-
-
-def print_lines(document: dict[str, Any]) -> None:
-    """Every value whole, on a line of its own: hashes are there to be compared."""
-    width = max(map(len, document))
-    for name, value in document.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{inner} {item}" for inner, item in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value)) or "none"
-        elif value is None or value == "":
-            value = "none"
-        text = "".join(c if c.isprintable() else "?" for c in str(value))
-        print(f"{name:{width}}  {text}")
-
-
-def _print_verdict(verdict: Verdict, kind: str) -> None:
-    print(kind)
-    for check in verdict.checks:
-        if not check.passed:
-            print(f"FAIL  {check.name}")
-            _print_values("expected", check.expected, " or ")
-            _print_values("came", check.came, ", ")
-        else:
-            print(f"{'ok  ' if check.judged else 'any '}  {check.name}")
-            _print_values("", check.came, ", ")
-    if verdict.refusal is None:
-        print("accepted")
-    else:
-        print(f"refused: {verdict.refusal.name.lower()} ({int(verdict.refusal)})")
-
-
-def _print_values(label: str, text: str, separator: str) -> None:
-    for value in text.split(separator):
-        shown = "".join(c if c.isprintable() else "?" for c in value)
-        print(f"      {label:8}  {shown}" if label else f"      {shown}")
-        label = " " if label else ""

@@ -16,8 +16,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from node.cli_attest import hex_option, print_lines, read_bounded
+from node.cli_attest import hex_option, read_bounded
 from node.cli_talk import Failed, print_json
+from node.cli_verdict import print_lines
 
 if TYPE_CHECKING:
     from attest import KeyProof

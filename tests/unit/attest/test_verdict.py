@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from attest import Evidence, RefusalCode, qvl
 from attest.quotes import parse_quote
 from attest.verifying import Verdict
+from deploy.simulator import TdxPki
 
 
 def refused(found: Verdict, code: RefusalCode) -> str:
@@ -93,9 +94,11 @@ def test_without_a_policy_nobody_is_taken_and_everything_is_told() -> None:
 def test_intels_root_is_the_one_that_counts_unless_told_otherwise() -> None:
     refused(verdict(root_ca_der=None), RefusalCode.QUOTE_SIGNATURE)
     refused(verdict(root_ca_der=b"no certificate"), RefusalCode.QUOTE_SIGNATURE)
+    another = TdxPki.of_kms_root(b"\x11" * 32).root_der
+    refused(verdict(root_ca_der=another), RefusalCode.QUOTE_SIGNATURE)
 
 
-@pytest.mark.parametrize("now_s", [NOW_S + 31 * 86400, NOW_S - 2 * 86400, 0, -5])
+@pytest.mark.parametrize("now_s", [NOW_S + 31 * 86400, NOW_S - 2 * 86400, 0, -5, 1 << 70])
 def test_out_of_its_dates_collateral_is_stale(now_s: int) -> None:
     refused(verdict(now_s=now_s), RefusalCode.COLLATERAL_STALE)
 
@@ -204,11 +207,11 @@ def test_what_the_policy_does_not_list_is_refused(change: Any, code: RefusalCode
 
 def test_what_the_policy_lists_is_accepted_by_any_of_its_names() -> None:
     facts = verdict().facts
-    assert facts.mr_system and facts.mr_aggregated and facts.mr_aggregated_boot
+    assert facts.digests is not None
     for name, value in (
-        ("mr_system", facts.mr_system),
-        ("mr_aggregated", facts.mr_aggregated),
-        ("mr_aggregated_boot", facts.mr_aggregated_boot),
+        ("mr_system", facts.digests.system),
+        ("mr_aggregated", facts.digests.aggregated),
+        ("mr_aggregated_boot", facts.digests.aggregated_boot),
     ):
         other = policy(lambda d, n=name, v=value: d.update(measurements={n: [v.hex()]}))
         assert verdict(policy=other).accepted

@@ -64,7 +64,7 @@ def test_a_sound_machine_is_accepted(quote_version: int, event_version: int) -> 
         verdict = judge(evidence)
         assert verdict.accepted, verdict.reason()
         assert verdict.facts.device_id == attester().machine().device_id
-        assert verdict.facts.mr_aggregated == attester(faults).machine().mr_aggregated
+        assert verdict.facts.digests.aggregated == attester(faults).machine().mr_aggregated
 
 
 @pytest.mark.parametrize(
