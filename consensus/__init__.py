@@ -5,10 +5,10 @@ interfaces of ``signatures``. May not enter: sockets, clocks, threads, randomnes
 of this house.
 Read in this order; imports point backwards only. Values: ``limits``, ``errors``, ``validators``,
 ``commands``, ``types``, ``keccak``, ``digests``, ``signatures``, ``standing``, ``order``,
-``codec``, ``wire``. What proves something: ``certificates``, ``leadership``, ``evidence``,
-``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``, ``mempool``,
-``health``. One member: ``interface`` (events and effects), ``proposals``, ``catchup``,
-``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``, ``voting`` (the rules),
-``syncing``, ``restoring``, ``booting``, ``watching``, ``engine``. The numbered rules that the
-code cites are in ``docs/protocol.md``.
+``codec``, ``wire``. What proves something: ``certificates``, ``compact``, ``leadership``,
+``evidence``, ``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``,
+``mempool``, ``health``. One member: ``interface`` (events and effects), ``proposals``,
+``catchup``, ``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``, ``voting`` (the
+rules), ``syncing``, ``restoring``, ``booting``, ``watching``, ``engine``. The numbered rules that
+the code cites are in ``docs/protocol.md``.
 """

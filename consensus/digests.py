@@ -16,6 +16,9 @@ BLOCK_TAG = b"dstack-cluster/block/v2"
 BODY_TAG = b"dstack-cluster/body/v2"
 GENESIS_TAG = b"dstack-cluster/genesis/v1"
 
+_HEADER = struct.Struct(">QQQQQ32sQ32sQ32s")
+HEADER_BYTES = _HEADER.size
+
 _NOTARIZE = b"Notarize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
 _NULLIFY = b"Nullify(uint64 epoch,uint64 term,uint64 index,uint8 reason)"
 _FINALIZE = b"Finalize(uint64 epoch,uint64 term,uint64 index,bytes32 blockHash)"
@@ -92,10 +95,9 @@ def probe_answer_digest(
     return _typed(cluster_id, keccak256(words + b"".join(map(_word, numbers))))
 
 
-def block_hash(cluster_id: bytes, header: Header) -> bytes:
-    """Hash of a block: all header fields at fixed width."""
-    packed = struct.pack(
-        ">QQQQQ32sQ32sQ32s",
+def header_bytes(header: Header) -> bytes:
+    """All header fields at fixed width: ``HEADER_BYTES``, as the contract reads them."""
+    return _HEADER.pack(
         header.epoch,
         header.view.term,
         header.view.index,
@@ -107,7 +109,11 @@ def block_hash(cluster_id: bytes, header: Header) -> bytes:
         header.state_height,
         header.state_hash,
     )
-    return keccak256(BLOCK_TAG + cluster_id + packed)
+
+
+def block_hash(cluster_id: bytes, header: Header) -> bytes:
+    """Hash of a block, by its header."""
+    return keccak256(BLOCK_TAG + cluster_id + header_bytes(header))
 
 
 def body_hash(body: bytes) -> bytes:
