@@ -26,10 +26,10 @@ import trio
 from chain import ContractAbi, EvmRegistry, FinalizedReader, Membership
 from chain.abi import encode
 from chain.eip712 import REGISTER, digest, domain_separator
-from chain.evm import PROVEN
 from chain.keys import address_of, keccak256, with_v27
 from chain.registration import purpose_text
 from chain.rpc import RpcEndpoint
+from chain.storage import PROVEN
 from chain.transactions import contract_address
 from chain.watermark import Watermark
 from contracts import artifact

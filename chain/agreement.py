@@ -236,12 +236,11 @@ class FinalizedReader:
             if isinstance(vote.answer, tuple):
                 found: ProvenAccount | None = vote.answer[0]
                 return found
-        raise NotProven(
-            "; ".join(
-                f"{v.endpoint.name}: {v.answer if v.error is None else reason_of(v.error)}"
-                for v in votes
-            )
+        told = sorted(
+            f"{v.endpoint.name}: {v.answer if v.error is None else reason_of(v.error)}"
+            for v in votes
         )
+        raise NotProven("; ".join(told))
 
     async def agree(
         self, method: str, params: Sequence[Any], decode: Callable[[Any], Answer]

@@ -8,7 +8,8 @@ number of liars can invent a member, a weight, a key or a recovery at an agreed 
 vouch for is what the digest leaves out: where a member is reached and when its lease ends.
 
 The storage root comes with every proof. While it stays, not one word of the contract has changed:
-then a new block costs one proof, and nothing else is read.
+then a new block costs one proof (and one of the rules, which name the attestation policy), and
+nothing else is read.
 
 Where no endpoint gives account proofs, k equal answers must do for all of it. ``status`` says so.
 """
@@ -29,7 +30,6 @@ from chain.errors import (
     ChainError,
     FinalityAlarm,
     NoAgreement,
-    NotDeployed,
     NotProven,
     PinMismatch,
     WrongChain,
@@ -37,10 +37,18 @@ from chain.errors import (
 from chain.follow import Follower
 from chain.headers import Header
 from chain.history import SeatHistory
-from chain.keys import keccak256
-from chain.membership import Change, Member, Membership, MemberStatus, Sighting
+from chain.membership import (
+    Change,
+    Member,
+    Membership,
+    MemberStatus,
+    PolicyText,
+    Sighting,
+)
+from chain.policy import PolicyReader
 from chain.replay import active_members
 from chain.rows import PAGE_BYTES_MAX, PAGE_SEATS, add_page, member
+from chain.storage import PROVEN, ContractStorage
 from chain.words import (
     VIEWS,
     OpenedRecovery,
@@ -55,7 +63,6 @@ PAGES_MAX = 1000
 PAGES_AT_ONCE = 5
 WORDS_BYTES_MAX = 4096
 POLL_INTERVAL_S = 4.0
-PROVEN = "proven"
 
 _log = structlog.get_logger("chain.evm")
 
@@ -96,13 +103,17 @@ class EvmRegistry:
         self.contract = reader.watermark.mark.contract
         self.history = SeatHistory(reader, abi, deploy_block)
         self._poll_interval_s = poll_interval_s
+        self.policies = PolicyReader(reader, required=require_proofs)
+        self.policy: PolicyText | None = None  # at ``newest``
         self._require_proofs = require_proofs
         self._layout = StorageLayout(artifact("Registry")) if layout is None else layout
+        self._storage = ContractStorage(
+            reader, self.contract, self._layout.matches_code, required=require_proofs
+        )
         self._code_checked = False
-        self._laid_out = False  # the contract's code is the one that the layout belongs to
         self._genesis: Membership | None = None
         self._storage_root = b""  # at ``newest``; empty unless all of it is proven
-        self._trust = {"state": "not read yet", "members": "not read yet"}
+        self._members_how = "not read yet"
         self.newest: Membership | None = None
         self.last_error: ChainError | None = None
 
@@ -193,13 +204,8 @@ class EvmRegistry:
         """The agreed finalized block, with the contract's code checked there once."""
         header = await self.reader.finalized()
         if not self._code_checked:
-            code = await self.reader.code_at(self.contract, header)
-            if not code:
-                raise self._not_deployed(header)
-            await self.reader.watermark.advance(
-                header.number, header.hash, code_hash=keccak256(code)
-            )
-            self._laid_out = self._layout.matches_code(code)
+            code_hash = await self._storage.code_hash(header)
+            await self.reader.watermark.advance(header.number, header.hash, code_hash=code_hash)
             self._code_checked = True
         return header
 
@@ -222,7 +228,7 @@ class EvmRegistry:
     async def recovery(self, index: int) -> OpenedRecovery:
         """The recovery that was opened as the ``index``-th, counted from 0."""
         header = await self.finalized()
-        found = await self._prove(self._layout.recovery_slots(index), header)
+        found = await self._storage.words(self._layout.recovery_slots(index), header)
         if found is not None:
             return self._layout.recovery(found[1])
         (row,) = await self.call("recovery", index, at=header)
@@ -241,7 +247,7 @@ class EvmRegistry:
             "finalized_age_s": None if age_s is None else round(age_s, 1),
             "version": mark.version,
             "code_hash": "0x" + mark.code_hash.hex(),
-            "trust": dict(self._trust),
+            "trust": self._trust(),
             "alarm": None if self.reader.alarm is None else str(self.reader.alarm),
             "last_error": None if self.last_error is None else str(self.last_error),
             "endpoints": self.reader.endpoint_status(),
@@ -271,15 +277,16 @@ class EvmRegistry:
                 pending_recovery=words.pending_recovery,
             )
             self._storage_root = state.storage_root if all_proven else b""
+        policy = await self.policies.read(words.rules, header)
         await self.reader.watermark.advance(header.number, header.hash, version=words.version)
-        self.newest = membership
+        self.newest, self.policy = membership, policy
         return membership
 
     async def _state(self, header: Header, epochs: Sequence[int]) -> _State:
         """The fixed words and the ends of some roots, proven if any endpoint proves them."""
         layout, root_of = self._layout, self._view("root")
         slots = [*layout.fixed, *(layout.root_slot(epoch) for epoch in epochs)]
-        found = await self._prove(slots, header)
+        found = await self._storage.words(slots, header)
         if found is not None:
             storage_root, values = found
             count = len(layout.fixed)
@@ -298,29 +305,6 @@ class EvmRegistry:
         return _State(
             checked(words, header.number), dict(zip(epochs, ends, strict=True)), storage_root
         )
-
-    async def _prove(
-        self, slots: Sequence[int], header: Header
-    ) -> tuple[bytes, tuple[int, ...]] | None:
-        """The storage root and some words, None when they have to be agreed on instead.
-
-        Raises:
-            NotDeployed, PinMismatch: another contract is proven to be there, or none.
-        """
-        try:
-            if not self._laid_out:
-                raise NotProven("the contract's code is not this release's: layout unknown")
-            account = await self.reader.prove(self.contract, slots, header)
-        except NotProven as error:
-            if self._require_proofs:
-                raise
-            self._note_trust("state", f"{self._agreed()}: {error}")
-            return None
-        if account is None:
-            raise self._not_deployed(header)
-        self.reader.watermark.check_code(account.code_hash)
-        self._note_trust("state", PROVEN)
-        return account.storage_root, account.slots
 
     async def _members(self, header: Header, seat_count: int) -> list[Member]:
         """All rows, as k endpoints give them alike."""
@@ -358,9 +342,12 @@ class EvmRegistry:
         except (NotProven, NoAgreement) as error:
             if self._require_proofs:
                 raise NotProven(str(error)) from None
-            self._note_trust("members", f"{self._agreed()}: {error}")
+            how = f"agreed on by {self.reader.quorum} of {len(self.reader.endpoints)}: {error}"
+            if how != self._members_how:
+                _log.warning("chain.members_not_proven", reason=how)
+            self._members_how = how
             return False
-        self._note_trust("members", PROVEN)
+        self._members_how = PROVEN
         return True
 
     async def _roots(
@@ -373,18 +360,11 @@ class EvmRegistry:
             known = known | (await self._state(header, missing)).root_ends_s
         return tuple((epoch, known[epoch]) for epoch in active)
 
-    def _note_trust(self, what: str, text: str) -> None:
-        if text != self._trust[what]:
-            _log.log(20 if text == PROVEN else 30, "chain.trust", what=what, how=text)
-        self._trust[what] = text
-
-    def _agreed(self) -> str:
-        return f"agreed on by {self.reader.quorum} of {len(self.reader.endpoints)}"
-
-    def _not_deployed(self, header: Header) -> NotDeployed:
-        return NotDeployed(
-            f"no contract at 0x{self.contract.hex()} at finalized block {header.number}"
-        )
+    def _trust(self) -> dict[str, str]:
+        """What is proven, or why it is not."""
+        trust = {"state": self._storage.how, "members": self._members_how}
+        policy = self.policies.how
+        return trust if policy is None else trust | {"policy": policy}
 
     async def _read(self, header: Header, calls: Sequence[bytes], bytes_max: int) -> list[bytes]:
         results = await self.reader.call_many(

@@ -19,6 +19,7 @@ from chain.errors import BadChainData, NoAgreement
 from chain.membership import (
     Change,
     Membership,
+    PolicyText,
     RecoveryVote,
     SetView,
     Sighting,
@@ -40,6 +41,7 @@ class Follower:
     def __init__(self, registry: EvmRegistry) -> None:
         self._registry = registry
         self._told: Membership | None = None
+        self._policy: PolicyText | None = None
         self._recoveries = 0
 
     async def look(self) -> Sighting | None:
@@ -49,14 +51,15 @@ class Follower:
             ChainError: see ``EvmRegistry.snapshot``; the next look tells everything then.
         """
         now, told = await self._registry.snapshot(), self._told
+        policy, told_policy = self._registry.policy, self._policy
         if told is not None and told.block_hash == now.block_hash:
             return None
         views = await self._views(told, now)
         recoveries = await self._opened(now)
-        self._told = now
+        self._told, self._policy = now, policy
         self._recoveries = now.recoveries
-        changed = told is None or _shape(told) != _shape(now)
-        return Sighting(now, changed, tuple(views), tuple(recoveries))
+        changed = told is None or _shape(told) != _shape(now) or policy != told_policy
+        return Sighting(now, changed, tuple(views), tuple(recoveries), policy)
 
     async def _views(self, told: Membership | None, now: Membership) -> list[SetView]:
         newest = now.last_change

@@ -15,14 +15,15 @@ from typing import Any
 import trio
 
 from chain.files import load_json, replace_json
-from chain.membership import Change, Member, Membership, MemberStatus
+from chain.keys import keccak256
+from chain.membership import Change, Member, Membership, MemberStatus, PolicyText
 
 _FORMAT = 1
 _FILE_BYTES_MAX = 8 * 1024 * 1024
 
 
 class RegistryMemory:
-    """The founding set and the newest membership of one registry.
+    """The founding set, the newest membership and the newest policy of one registry.
 
     Args:
         path: JSON file; its directory must exist.
@@ -32,6 +33,7 @@ class RegistryMemory:
     def __init__(self, path: Path, *, chain_id: int, contract: bytes) -> None:
         self.genesis: Membership | None = None
         self.newest: Membership | None = None
+        self.policy: PolicyText | None = None
         self._path = path
         self._lock = trio.Lock()
         try:
@@ -39,25 +41,35 @@ class RegistryMemory:
             if fields is None or fields["format"] != _FORMAT:
                 return
             found = [_membership(fields[name]) for name in ("genesis", "newest")]
+            policy = _policy(fields.get("policy"))
         except (ValueError, KeyError, TypeError, OSError):
             return
         if all(m is None or (m.chain_id, m.contract) == (chain_id, contract) for m in found):
             self.genesis, self.newest = found
+            self.policy = policy
 
     async def keep(
-        self, *, genesis: Membership | None = None, newest: Membership | None = None
+        self,
+        *,
+        genesis: Membership | None = None,
+        newest: Membership | None = None,
+        policy: PolicyText | None = None,
     ) -> None:
-        """Writes what is new, durably. Raises OSError."""
+        """Writes what is new, durably; ``policy`` is the one in force at ``newest``.
+
+        Raises OSError.
+        """
         self.genesis = genesis or self.genesis
         if newest is not None and (
             self.newest is None or newest.block_number > self.newest.block_number
         ):
-            self.newest = newest
+            self.newest, self.policy = newest, policy
         async with self._lock:
             fields = {
                 "format": _FORMAT,
                 "genesis": _fields(self.genesis),
                 "newest": _fields(self.newest),
+                "policy": None if self.policy is None else _hex(asdict(self.policy)),
             }
             await trio.to_thread.run_sync(partial(replace_json, self._path, fields))
 
@@ -104,6 +116,13 @@ def _membership(fields: Any) -> Membership | None:
         roots=tuple((int(epoch), int(ends_s)) for epoch, ends_s in fields["roots"]),
         recoveries=int(fields["recoveries"]),
     )
+
+
+def _policy(fields: Any) -> PolicyText | None:
+    if fields is None:
+        return None
+    text = bytes.fromhex(fields["text"])
+    return PolicyText(int(fields["version"]), keccak256(text), text)
 
 
 def _member(row: Any) -> Member:

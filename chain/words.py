@@ -19,7 +19,7 @@ from contracts import Artifact, StorageSlot
 _U64 = 8
 _WORD = 32
 _RECOVERY_WORDS = 3
-VIEWS = ("version", "digest", "seatCount", "launched", "lastChange", "pendingRecovery")
+VIEWS = ("version", "digest", "seatCount", "rules", "launched", "lastChange", "pendingRecovery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class RegistryWords:
     version: int
     digest: bytes
     seat_count: int  # the highest seat ever granted
+    rules: bytes  # 20-byte address of the contract that names the policy; zeros while none is named
     launch: Launch | None
     last_change: Change | None
     pending_recovery: PendingRecovery | None
@@ -55,13 +56,14 @@ class OpenedRecovery:
 
 def agreed_words(results: Sequence[Sequence[Any]]) -> RegistryWords:
     """From the results of ``VIEWS``, in that order."""
-    (version,), (digest,), (seat_count,), launched, changed, pending = results
+    (version,), (digest,), (seat_count,), (rules,), launched, changed, pending = results
     launch_block, launch_version, launch_digest, weight = launched
     _round, epoch, height, ready_at_s, block_hash, recoveries = pending
     return RegistryWords(
         version=version,
         digest=digest,
         seat_count=seat_count,
+        rules=bytes.fromhex(rules[2:]),
         launch=_launch(launch_block, launch_version, launch_digest, weight),
         last_change=_change(*changed),
         pending_recovery=_pending(epoch, height, block_hash, ready_at_s),
@@ -92,16 +94,18 @@ class StorageLayout:
             pending,
             pending + 1,
             self._at["_recoveries"].slot,
+            self._at["rules"].slot,
         )
 
     def words(self, values: Sequence[int]) -> RegistryWords:
         """From the values of the slots ``fixed``, in that order."""
         head, digest, launch, launch_digest, changed, changed_digest, *rest = values
-        pending, pending_hash, recoveries = rest
+        pending, pending_hash, recoveries, rules = rest
         return RegistryWords(
             version=_part(head, self._at["version"].offset_bytes, _U64),
             digest=_bytes32(digest),
             seat_count=_part(head, self._at["_seatCount"].offset_bytes, 4),
+            rules=_part(rules, 0, 20).to_bytes(20, "big"),
             launch=_launch(
                 _part(launch, 0, _U64),
                 _part(launch, 8, _U64),

@@ -209,6 +209,8 @@ async def _serve(service: NodeService) -> None:
     if memory.newest is not None:
         feed.remember(memory.newest)
         registry.history.remember(memory.newest)
+    if memory.policy is not None:
+        registry.policies.offer(memory.policy.text)
     async with aclosing(reader), trio.open_nursery() as nursery:
 
         def on_sighting(seen: Sighting) -> None:
@@ -216,7 +218,9 @@ async def _serve(service: NodeService) -> None:
             if service.attestation is not None:
                 nursery.start_soon(service.attestation.policies.saw, seen.policy)
             if seen.changed:
-                nursery.start_soon(partial(memory.keep, newest=seen.membership))
+                nursery.start_soon(
+                    partial(memory.keep, newest=seen.membership, policy=seen.policy)
+                )
 
         service.keeper = keeper = SeatKeeper(
             registry,

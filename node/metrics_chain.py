@@ -8,9 +8,9 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from chain.evm import PROVEN
 from chain.health import Trouble
 from chain.journal import TxState
+from chain.storage import PROVEN
 
 
 def chain_families(chain: Mapping[str, Any], prefix: str) -> Iterator[Metric]:

@@ -32,8 +32,9 @@ NO_BLOCK = {"code": -32001, "message": "block not found"}
 class Proxy:
     """One endpoint; ``fault`` may be changed at any time, ``asked`` counts calls by method.
 
-    Besides ``FAULTS`` there are "" (honest), "no proofs", and for colluders "false rows": they tell
-    the truth about blocks and lie, alike, about what the contract answers.
+    Besides ``FAULTS`` there are "" (honest), "no proofs", "no policy events" (answers to questions
+    for a single event are empty), and for colluders "false rows": they tell the truth about blocks
+    and lie, alike, about what the contract answers.
     """
 
     def __init__(self, upstream: str, client: httpx.AsyncClient) -> None:
@@ -126,6 +127,9 @@ class Proxy:
             return forged
         return result
 
+    def _no_policy(self, method: str, result: Any) -> Any:
+        return [] if method == "eth_getLogs" and len(result) == 1 else result
+
     def _false_rows(self, method: str, result: Any) -> Any:
         return _flipped(result) if method == "eth_call" and len(result) > 1000 else result
 
@@ -134,6 +138,7 @@ _LIES: dict[str, Callable[[Proxy, str, Any], Any]] = {
     "liar": Proxy._lie,
     "forker": Proxy._fork,
     "false rows": Proxy._false_rows,
+    "no policy events": Proxy._no_policy,
 }
 
 

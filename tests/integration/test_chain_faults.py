@@ -16,11 +16,17 @@ from chain import (
     NoAgreement,
     NodeRegistrar,
     NotProven,
+    PolicyText,
+    TransactionSender,
     TxState,
 )
+from chain.abi import ContractAbi, encode
 from chain.errors import BadChainData
+from chain.keys import keccak256
 from chain.rpc import RpcEndpoint
+from chain.transactions import contract_address
 from chain.watermark import Watermark
+from contracts import artifact
 from deploy.contract import registry_abi
 from tests.integration.anvil_chain import (
     CHAIN_ID,
@@ -37,6 +43,7 @@ from tests.integration.anvil_chain import (
 from tests.integration.rpc_proxy import FAULTS, LAG_BLOCKS, NAMED, Proxy, proxies
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+RULES = ContractAbi(artifact("Rules").abi)
 DEADLINE_S = 1.0  # of one exchange with an endpoint
 # Two rounds of waiting for everybody per question, and a snapshot asks some six questions.
 SNAPSHOT_DEADLINE_S = 12 * DEADLINE_S
@@ -126,7 +133,7 @@ async def test_whatever_is_wrong_with_n_minus_k_endpoints_the_membership_is_righ
         for fault, kinds in zip(faults, named, strict=False):
             assert NAMED[fault] in kinds, (fault, kinds)
         assert not any(named[len(faults) :]), (faults, named)
-        assert registry.status()["trust"] == {"state": "proven", "members": "proven"}
+        assert registry.status()["trust"] == dict.fromkeys(("state", "members", "policy"), "proven")
 
 
 async def test_endpoints_that_turn_bad_do_not_hide_a_change(
@@ -195,7 +202,7 @@ async def test_without_proofs_k_answers_must_do_and_status_says_so(
     assert await seen_by(strict) == right
 
 
-async def test_a_block_in_which_nothing_happened_costs_one_proof(
+async def test_a_block_in_which_nothing_happened_costs_one_proof_of_each_contract(
     found: Cluster, front: list[Proxy]
 ) -> None:
     registry = open_registry(found, front[:3], 2)
@@ -206,7 +213,8 @@ async def test_a_block_in_which_nothing_happened_costs_one_proof(
     seen = await anext(watcher)
     assert not seen.changed
     for proxy in front[:3]:
-        assert proxy.asked["eth_getProof"] == 1, proxy.asked
+        # Of the registry and of the rules beside it.
+        assert proxy.asked["eth_getProof"] == 2, proxy.asked
         assert not proxy.asked.keys() & {"eth_call", "eth_getLogs", "eth_getCode"}, proxy.asked
 
     # A new endpoint moves no version: rows are read again, events are not.
@@ -270,4 +278,75 @@ async def test_a_reorganisation_of_three_blocks_during_a_registration_is_mended(
             break
     assert [row["state"] for row in sender.status()] == ["final"]
     assert registry.status()["alarm"] is None
+    await watcher.aclose()
+
+
+# ---------------------------------------------------------------------- the attestation policy
+
+
+async def set_policy(found: Cluster, sender: TransactionSender, text: bytes) -> None:
+    (rules,) = await found.registry.call("rules")
+    data = RULES.function("setPolicy").encode(text.decode())
+    intent = f"policy {len(sender.status())}"
+    await sender.send(intent, bytes.fromhex(rules[2:]), data, until=TxState.FINAL)
+
+
+async def test_the_policy_is_proven_and_told_with_every_change(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front[:3], 2, require_proofs=True)
+    watcher = registry.watch()
+    assert (await anext(watcher)).policy is None
+    owner = found.chain.sender(OWNER)
+    texts = [b"only these measurements", b"and only these from now on"]
+    for proxy, fault in zip(front, ("liar", "", ""), strict=False):
+        proxy.fault = fault
+    for version, text in enumerate(texts, 1):
+        await set_policy(found, owner, text)
+        with trio.fail_after(SNAPSHOT_DEADLINE_S):
+            async for seen in watcher:
+                if seen.policy is not None and seen.policy.version == version:
+                    break
+        assert seen.policy == PolicyText(version, keccak256(text), text) and seen.changed
+    assert registry.status()["trust"]["policy"] == "proven"
+    assert not (await anext(watcher)).changed
+
+    # Nobody gives the event: then a file or a peer may give the text, and only the right one.
+    for proxy in front[:3]:
+        proxy.fault = "no policy events"
+    registry = open_registry(found, front[:3], 2)
+    registry.policies.offer(b"let everybody in")
+    with pytest.raises(NoAgreement, match="text of policy 2"):
+        await seen_by(registry)
+    registry.policies.offer(texts[1])
+    await seen_by(registry)
+    assert registry.policy == seen.policy
+
+    # Without proofs the hash is agreed on.
+    for proxy in front[:3]:
+        proxy.fault = "no proofs"
+    registry = open_registry(found, front[:3], 2)
+    await seen_by(registry)
+    assert registry.policy == seen.policy
+    assert registry.status()["trust"]["policy"].startswith("agreed on by 2 of 3: ")
+
+    for proxy in front[:3]:
+        proxy.fault = ""
+    # Other rules have a policy of their own, and none before their owner sets it.
+    compiled, contract = artifact("Rules"), found.deployment.contract
+    code = compiled.bytecode + encode(["address"], ["0x" + contract.hex()])
+    deployed = await owner.send("rules", b"", code, until=TxState.INCLUDED)
+    rules = contract_address(OWNER.address, deployed.nonce)
+    name = registry_abi().function("setCompanions")
+    await owner.send("name them", contract, name.encode("0x" + rules.hex(), "0x" + bytes(20).hex()))
+    with trio.fail_after(SNAPSHOT_DEADLINE_S):
+        async for seen in watcher:
+            if seen.policy is None:
+                break
+    await set_policy(found, owner, texts[0])
+    with trio.fail_after(SNAPSHOT_DEADLINE_S):
+        async for seen in watcher:
+            if seen.policy is not None:
+                break
+    assert seen.policy == PolicyText(1, keccak256(texts[0]), texts[0])
     await watcher.aclose()

@@ -292,7 +292,7 @@ async def test_many_seats_come_in_pages(chain: Chain) -> None:
     registry = chain.registry(deployment)
     membership = await registry.snapshot()
     assert [m.seat for m in membership.members] == list(range(1, 206))
-    assert registry.status()["trust"] == {"state": "proven", "members": "proven"}
+    assert set(registry.status()["trust"].values()) == {"proven"}
 
 
 async def test_an_owner_signature_stands_for_a_binding(chain: Chain) -> None:

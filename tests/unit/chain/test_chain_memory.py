@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from chain.membership import Change, Member, Membership, MemberStatus, PendingRecovery
+from chain.keys import keccak256
+from chain.membership import (
+    Change,
+    Member,
+    Membership,
+    MemberStatus,
+    PendingRecovery,
+    PolicyText,
+)
 from chain.memory import RegistryMemory
 
 ROW = Member(
@@ -34,6 +42,22 @@ async def test_what_was_kept_comes_back_equal(tmp_path: Path) -> None:
     again = memory(path)
     assert again.newest == SEEN
     assert again.genesis == replace(SEEN, last_change=None, roots=(), recoveries=0)
+
+
+async def test_the_policy_of_the_newest_block_is_kept_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "registry.json"
+    policy = PolicyText(2, keccak256(b"text"), b"text")
+    await memory(path).keep(newest=SEEN, policy=policy)
+    again = memory(path)
+    assert again.policy == policy
+    await again.keep(genesis=SEEN)
+    assert memory(path).policy == policy
+    fields = json.loads(path.read_text())
+    fields["policy"]["text"] = b"forged".hex()
+    path.write_text(json.dumps(fields))
+    assert memory(path).policy == PolicyText(2, keccak256(b"forged"), b"forged"), "hashed, always"
+    await again.keep(newest=replace(SEEN, block_number=11))
+    assert memory(path).policy is None
 
 
 async def test_an_older_sighting_does_not_replace_a_newer_one(tmp_path: Path) -> None:
