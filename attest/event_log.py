@@ -236,7 +236,7 @@ def _event(item: object, index: int) -> Event:
         raise EventLogError(f"{what}: expected an object")
     register = _number(item, "imr", REGISTERS - 1, what)
     event_type = _number(item, "event_type", 0xFFFFFFFF, what)
-    version = _number(item, "version", VERSION_2, what) if "version" in item else VERSION_1
+    version = _number(item, "version", VERSION_2, what) if "version" in item else None
     name = item.get("event", "")
     if not isinstance(name, str) or len(name) > EVENT_NAME_CHARS_MAX:
         raise EventLogError(f"{what}: the name is a text of at most {EVENT_NAME_CHARS_MAX}")
@@ -258,12 +258,15 @@ def make_event(
     digest: bytes,
     name: str,
     payload: bytes,
-    version: int = VERSION_1,
+    version: int | None = None,
     preimage: object = None,
     *,
     what: str = "event",
 ) -> Event:
     """An event whose digest is checked, or computed where a runtime event has none.
+
+    ``version`` None is where a format has no place for it (SCALE): the digest then tells, and 1 is
+    taken where there is none. Either version's digest commits to name and payload.
 
     Raises EventLogError.
     """
@@ -275,8 +278,11 @@ def make_event(
         if len(digest) != DIGEST_BYTES:
             raise EventLogError(f"{what}: a digest of {DIGEST_BYTES} bytes is expected")
         return Event(register, event_type, digest, name, payload)
-    if version not in (VERSION_1, VERSION_2):
+    if version not in (None, VERSION_1, VERSION_2):
         raise EventLogError(f"{what}: version 1 or 2 is expected, got {version}")
+    if version is None:
+        is_second = digest and digest == event_digest(event_type, name, payload, VERSION_2)
+        version = VERSION_2 if is_second else VERSION_1
     computed = event_digest(event_type, name, payload, version)
     if digest and digest != computed:
         raise EventLogError(f"{what} ({name!r}): the digest does not commit to name and payload")

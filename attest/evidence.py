@@ -150,7 +150,7 @@ def _decode_v1(raw: bytes) -> tuple[bytes, list[Event]]:
                 _bytes(entry.get("digest"), f"event {index} digest"),
                 name,
                 _bytes(entry.get("event_payload"), f"event {index} payload"),
-                _number(entry.get("version", 1), 2, f"event {index} version"),
+                _version(entry, f"event {index} version"),
                 what=f"event {index}",
             )
         )
@@ -173,6 +173,10 @@ def _bytes(value: object, what: str) -> bytes:
         except (ValueError, TypeError):
             pass
     raise EvidenceError(f"{what}: expected bytes")
+
+
+def _version(entry: Mapping[str, Any], what: str) -> int | None:
+    return _number(entry["version"], 2, what) if "version" in entry else None
 
 
 def _number(value: object, highest: int, what: str) -> int:

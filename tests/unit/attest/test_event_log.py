@@ -56,6 +56,18 @@ def test_runtime_digests_are_those_of_the_vectors(vector: dict[str, str]) -> Non
     assert parsed([second]).events[0].digest.hex() == vector["v2_sha384"]
 
 
+@pytest.mark.parametrize("vector", VECTORS["runtime_event_digest"])
+def test_where_no_version_is_told_the_digest_tells_it(vector: dict[str, str]) -> None:
+    payload = bytes.fromhex(vector["payload"])
+    for version in (1, 2):
+        digest = vector[f"v{version}_sha384"]
+        (event,) = parsed([entry(vector["event"], payload, digest=digest)]).events
+        assert (event.version, event.digest.hex()) == (version, digest)
+        with pytest.raises(EventLogError, match="commit"):
+            parsed([entry(vector["event"], payload, digest=digest, version=3 - version)])
+    assert parsed([entry(vector["event"], payload)]).events[0].version == 1
+
+
 def test_a_full_and_a_stripped_log_lead_to_the_same_register() -> None:
     full = parse_event_log(EVENT_LOG)
     stripped = parsed([{**item, "digest": ""} for item in ENTRIES])
