@@ -247,7 +247,11 @@ class NodeFacade(Protocol):
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
         endpoints: [...]}. Membership: membership {chain_block (of the registry's newest set),
         pending (None, or its seats that are joining, leaving, changing), revoked, recoveries};
-        alarms (list of what an operator must look at).
+        alarms (list of what an operator must look at). Attestation: attestation (None when members
+        are not asked for quotes, else {policy_version, policy_digest, held (seats that the policy
+        is not enforced against), accepted, refused (by reason), verified, verifying_ms, quotes,
+        agent and collateral (what is wrong with them, or None), self and members (rows as
+        ``peers`` has them)}).
         """
         ...
 
@@ -261,7 +265,9 @@ class NodeFacade(Protocol):
     def peers(self) -> list[dict[str, Any]]:
         """Other members.
 
-        Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms.
+        Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms, down_reason,
+        attestation (None, or {attested, held, tcb_status, policy_version, quote_age_s, incarnation,
+        compose_hash; refused and refused_us: None, or {reason, detail, at_s}}).
         """
         ...
 

@@ -40,6 +40,18 @@ dstack_cluster_chain_proven                gauge    1 while no word of k endpoin
 dstack_cluster_chain_endpoint_ok{endpoint=} gauge   1 while nothing is wrong with an RPC endpoint
 dstack_cluster_chain_transactions{state=}  gauge    our newest transactions
 dstack_cluster_chain_endpoint_troubles_total{endpoint=,kind=} counter  see ``chain.health.Trouble``
+dstack_cluster_attestation_policy_version  gauge    version of the registry's policy in force
+dstack_cluster_attestation_held            gauge    members a new policy is not enforced against
+dstack_cluster_attestation_members         gauge    members linked on evidence that was accepted
+dstack_cluster_attestation_quote_age_seconds{seat=}
+                                           gauge    since a member's last accepted quote was shown
+dstack_cluster_attestation_accepted_total  counter  evidence of members that was accepted
+dstack_cluster_attestation_refused_total{reason=}
+                                           counter  evidence of members that was refused
+dstack_cluster_attestation_quotes_total    counter  quotes that this machine gave
+dstack_cluster_attestation_verified_total  counter  evidence that was verified, ourselves included
+dstack_cluster_attestation_verify_seconds_total
+                                           counter  processor time of that
 dstack_cluster_leader_changes_total        counter  terms that this node saw begin
 dstack_cluster_commits_total               counter  commands applied
 dstack_cluster_refused_handshakes_total    counter  strangers cut at the handshake
@@ -138,6 +150,7 @@ class StatusCollector(Collector):
             insecure.add_metric([str(mode)], 1.0)
         yield insecure
         yield from _health(status)
+        yield from _attestation(status.get("attestation") or {})
         for name, key, text in _COUNTERS:
             value = _number(status, (key,))
             if value is not None:
@@ -171,6 +184,43 @@ def _health(status: Mapping[str, Any]) -> Iterator[Metric]:
             if key in row:
                 family.add_metric([seat], row[key] / unit)
         yield family
+
+
+def _attestation(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Who was taken and who not, by their evidence; nothing where nobody is asked for any."""
+    if not status:
+        return
+    members: Mapping[str, Mapping[str, Any]] = status.get("members") or {}
+    attested = {seat: row for seat, row in members.items() if row.get("attested")}
+    for name, value, text in (
+        ("policy_version", status.get("policy_version"), "Version of the policy in force"),
+        ("held", len(status.get("held") or ()), "Members a new policy is not enforced against"),
+        ("members", len(attested), "Members linked on evidence that was accepted"),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"{PREFIX}attestation_{name}", text, value=float(value))
+    ages = GaugeMetricFamily(
+        PREFIX + "attestation_quote_age_seconds", "Of a member's last quote", labels=["seat"]
+    )
+    for seat, row in attested.items():
+        if row.get("quote_age_s") is not None:
+            ages.add_metric([seat], float(row["quote_age_s"]))
+    yield ages
+    refused = CounterMetricFamily(
+        PREFIX + "attestation_refused", "Evidence of members refused", labels=["reason"]
+    )
+    for reason, count in sorted((status.get("refused") or {}).items()):
+        refused.add_metric([str(reason)], float(count))
+    yield refused
+    for name, key, unit, text in (
+        ("accepted", "accepted", 1, "Evidence of members accepted"),
+        ("quotes", "quotes", 1, "Quotes that this machine gave"),
+        ("verified", "verified", 1, "Evidence verified"),
+        ("verify_seconds", "verifying_ms", 1000, "Processor time of verification"),
+    ):
+        value = _number(status, (key,))
+        if value is not None:
+            yield CounterMetricFamily(f"{PREFIX}attestation_{name}", text, value=value / unit)
 
 
 def metrics_registry(facade: NodeFacade) -> CollectorRegistry:

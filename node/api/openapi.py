@@ -106,7 +106,7 @@ DOCUMENT: dict[str, Any] = {
         "/v1/status": _read("everything this node says of itself"),
         "/v1/members": _read("seats of the current validator set"),
         "/v1/peers": _read(
-            "the other members and whether they are connected",
+            "the other members, whether they are connected, and what they proved",
             parameters=[
                 _switch("self", "with this node's own row"),
                 _switch("watch", "text/event-stream of the rows, at once and at each change"),

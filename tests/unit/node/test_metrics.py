@@ -51,6 +51,43 @@ def test_complaints_and_answers_to_challenges_have_labels(node: MemoryNode) -> N
     assert ("dstack_cluster_probe_age_seconds", (("seat", "3"),)) not in found
 
 
+ATTESTATION = {
+    "policy_version": 3,
+    "held": [4],
+    "accepted": 7,
+    "refused": {"attestation_debug": 2},
+    "verified": 11,
+    "verifying_ms": 22.5,
+    "quotes": 5,
+    "members": {
+        "2": {"attested": True, "quote_age_s": 40},
+        "3": {"attested": False, "quote_age_s": 900},
+    },
+}
+
+
+def test_what_members_proved_is_counted(node: MemoryNode) -> None:
+    base = node.status()
+    assert not any(name.startswith("dstack_cluster_attestation") for name, _ in samples(node))
+    node.status = lambda: {**base, "attestation": ATTESTATION}  # type: ignore[method-assign]
+    told = samples(node)
+    prefix = "dstack_cluster_attestation_"
+    refused = (prefix + "refused_total", (("reason", "attestation_debug"),))
+    assert told[refused] == 2
+    assert told[(prefix + "quote_age_seconds", (("seat", "2"),))] == 40
+    assert (prefix + "quote_age_seconds", (("seat", "3"),)) not in told
+    for name, value in {
+        "policy_version": 3,
+        "held": 1,
+        "members": 1,
+        "accepted_total": 7,
+        "quotes_total": 5,
+        "verified_total": 11,
+        "verify_seconds_total": 0.0225,
+    }.items():
+        assert told[(prefix + name, ())] == value
+
+
 def test_endpoints_are_named_with_what_they_did_wrong(node: MemoryNode) -> None:
     found = samples(node)
     rpc = ("endpoint", "rpc.example:443")
@@ -99,6 +136,7 @@ def test_the_documented_table_and_the_page_name_the_same_metrics(node: MemoryNod
         "evidence": 2,
         "complaints": {"2": "slow"},
         "probes": {"2": {"missed": 0, "age_ms": 300, "rtt_ms": 2, "lag": 1}},
+        "attestation": ATTESTATION,
     }
     node.status = lambda: {**base, **more}  # type: ignore[method-assign]
     documented = set(re.findall(r"^(dstack_cluster_\w+)", node_metrics_doc(), re.M))
