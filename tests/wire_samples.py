@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 
 from consensus import limits, wire
@@ -27,6 +28,8 @@ from consensus.commands import (
     Txn,
     encode_command,
 )
+from consensus.machine import Machine
+from consensus.transfer import items_of
 from consensus.types import (
     ZERO_HASH,
     Block,
@@ -232,6 +235,14 @@ def manifest(rng: Random) -> Manifest:
 def snapshot_chunk(rng: Random) -> wire.SnapshotChunk:
     items = tuple(rng.randbytes(rng.randrange(60)) for _ in range(rng.randrange(4)))
     return wire.SnapshotChunk(number(rng), rng.randrange(limits.SNAPSHOT_CHUNKS_MAX), items)
+
+
+def state_items(rng: Random, count: int) -> list[bytes]:
+    """The items of a state in which so many commands ran."""
+    machine = Machine()
+    ran = tuple(command(rng) for _ in range(count))
+    machine.apply(replace(block(rng), header=replace(header(rng), height=1), commands=ran))
+    return list(items_of(machine))
 
 
 SENDER = 1  # of the vote in a ``VoteMessage``, which does not carry it

@@ -11,10 +11,10 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 from urllib.parse import unquote
 
+import h11
 import msgpack
 import trio
 from trio.testing import MockClock
@@ -24,24 +24,24 @@ from attest.bounded_json import parse_json
 from attest.chain import KeyProof, TrustedRoot, verify_chain
 from attest.errors import AttestError, SignatureChainError
 from attest.strict_json import parse_object
-from chain import ContractAbi, decoding
+from chain import ContractAbi, decoding, rlp
 from chain.errors import ChainError
 from chain.headers import header_or_none
 from chain.proofs import proven_account
-from consensus import wire
-from consensus.digests import body_hash
-from consensus.wire import WireError
 from contracts import artifact
+from node.api.bounds import HEADER_BYTES_MAX
 from node.api.changes import ChangeStreams
+from node.api.express import parse_head
 from node.api.server import build_app
 from node.config import ApiConfig, ConfigError, parse_config
 from node.network.addresses import BadEndpoint, parse_endpoint
 from node.network.errors import NetworkError
 from node.network.frames import FrameReader, decode_hello, encode_frame
+from node.network.proof_frames import Ask, Cannot, Show, Verdict, decode_proof
 from node.network.yamux import Yamux
 from tests.fuzz.attestation_targets import ATTESTATION_TARGETS
+from tests.fuzz.consensus_targets import CONSENSUS_TARGETS, same
 from tests.unit.node.memory_node import MemoryNode
-from tests.wire_samples import CLUSTER, samples
 
 SEED = 20
 
@@ -52,94 +52,6 @@ class Target:
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
-
-
-def _same(one: object, other: object) -> None:
-    assert one == other, f"{one!r} became {other!r}"
-
-
-# --- consensus ---
-
-
-def message(data: bytes) -> None:
-    """Any message of the wire."""
-    try:
-        decoded = wire.decode(data, 1, CLUSTER)
-    except WireError:
-        return
-    _same(wire.decode(wire.encode(decoded), 1, CLUSTER), decoded)
-
-
-def _messages() -> Iterator[bytes]:
-    for _, value in samples(Random(SEED), 4):
-        yield wire.encode(value)
-
-
-def block_body(data: bytes) -> None:
-    """A block's body under a header that commits to it: past the hash that stops other inputs."""
-    header, body = samples_block()
-    packed = list(header)
-    packed[packed.index(body_hash(body))] = body_hash(data)
-    message(msgpack.packb((wire.VERSION, 6, (packed, data))))
-
-
-def samples_block() -> tuple[tuple[Any, ...], bytes]:
-    """Fields of a header, and the body that they commit to."""
-    reply = next(v for name, v in samples(Random(SEED), 1) if name == "BlockReply")
-    fields = msgpack.unpackb(wire.encode(reply), use_list=False)[2]
-    return fields
-
-
-def _bodies() -> Iterator[bytes]:
-    for name, value in samples(Random(SEED), 16):
-        if name == "BlockReply":
-            yield value.block.body
-
-
-def command(data: bytes) -> None:
-    """A command: the encoding is canonical, so what is accepted re-encodes to the same bytes."""
-    try:
-        decoded = wire.decode_command(data)
-    except WireError:
-        return
-    _same(wire.encode_command(decoded), data)
-
-
-def _commands() -> Iterator[bytes]:
-    for name, value in samples(Random(SEED), 16):
-        if name == "Commands":
-            yield from value.commands
-
-
-def stored(data: bytes) -> None:
-    """Rows of the store: the first byte chooses the kind."""
-    decoders: tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...] = (
-        (lambda raw: wire.decode_vote(raw, 1), wire.encode_vote),
-        (wire.decode_certificate, wire.encode_certificate),
-        (lambda raw: wire.decode_block(raw, CLUSTER), wire.encode_block),
-        (wire.decode_boot_request, wire.encode_boot_request),
-    )
-    if not data:
-        return
-    decode, encode = decoders[data[0] % len(decoders)]
-    try:
-        decoded = decode(data[1:])
-    except WireError:
-        return
-    _same(decode(encode(decoded)), decoded)
-
-
-def _stored() -> Iterator[bytes]:
-    for name, value in samples(Random(SEED), 4):
-        match name:
-            case "VoteMessage":
-                yield b"\0" + wire.encode_vote(value.vote)
-            case "Certificates" if value.certificates:
-                yield b"\1" + wire.encode_certificate(value.certificates[0])
-            case "BlockReply":
-                yield b"\2" + wire.encode_block(value.block)
-            case "BootRequest":
-                yield b"\3" + wire.encode_boot_request(value)
 
 
 # --- network ---
@@ -160,7 +72,7 @@ def frames(data: bytes) -> None:
     except NetworkError:
         assert expected is None
         return
-    _same(found, expected)
+    same(found, expected)
 
 
 def _frames() -> Iterator[bytes]:
@@ -177,6 +89,22 @@ def hello(data: bytes) -> None:
 
 def _hellos() -> Iterator[bytes]:
     yield msgpack.packb([1, bytes(32), 7, bytes(16)])
+
+
+def proof(data: bytes) -> None:
+    """What the ends of a link prove to each other."""
+    try:
+        decoded = decode_proof(data, 256)
+    except NetworkError:
+        return
+    same(decode_proof(decoded.encode(), 256), decoded)
+
+
+def _proofs() -> Iterator[bytes]:
+    yield Ask(1, bytes(32)).encode()
+    yield Show(2**32 - 1, bytes(32), 2**64 - 1, b"evidence").encode()
+    yield Cannot(3, 255).encode()
+    yield Verdict(4, 0, b"attachment").encode()
 
 
 def yamux(data: bytes) -> None:
@@ -299,6 +227,45 @@ def _requests() -> Iterator[bytes]:
     yield b"GET /v1/peers?watch=1\naccept:text/event-stream\n\n"
 
 
+def express(data: bytes) -> None:
+    """What the express lane takes for a plain request is the same one to the general server."""
+    plain = parse_head(data)
+    if plain is None:
+        return
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
+    server.receive_data(data[: plain.end])
+    head = server.next_event()
+    assert isinstance(head, h11.Request), head
+    same((head.method, head.target, head.http_version), (b"PUT", plain.path, b"1.1"))
+    for name, value in plain.known.items():
+        same([v for n, v in head.headers if n == name], [value])
+    if len(data) >= plain.end:
+        body = b""
+        while isinstance(event := server.next_event(), h11.Data):
+            body += event.data
+        assert isinstance(event, h11.EndOfMessage), event
+        same(body, data[plain.body_at : plain.end])
+
+
+def _plain_requests() -> Iterator[bytes]:
+    head = b"PUT /v1/kv/a%2fb HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+    yield head + b"\r\nvalue"
+    yield head + b"Idempotency-Key:\ta b \r\nAuthorization: Bearer t\r\n\r\nvalueGET / HTTP/1.1\r\n"
+
+
+def rlp_item(data: bytes) -> None:
+    """Recursive length prefix: one form for each value."""
+    try:
+        item = rlp.decode(data)
+    except ChainError:
+        return
+    same(rlp.encode(item), data)
+
+
+def _rlp_items() -> Iterator[bytes]:
+    yield rlp.encode([b"", b"a", b"b" * 60, [[], [b"c"]], 1 << 64])
+
+
 _ABI = ContractAbi(artifact("Registry").abi)
 
 
@@ -394,18 +361,17 @@ def _attestations() -> Iterator[bytes]:
 
 TARGETS: dict[str, Target] = {
     "api": Target(api, _requests),
-    "message": Target(message, _messages),
-    "block-body": Target(block_body, _bodies),
-    "command": Target(command, _commands),
-    "stored": Target(stored, _stored),
     "frames": Target(frames, _frames),
     "hello": Target(hello, _hellos),
+    "proof": Target(proof, _proofs),
     "yamux": Target(yamux, _yamux),
     "endpoint": Target(endpoint, _endpoints),
     "config": Target(config, _configs),
+    "express": Target(express, _plain_requests),
+    "rlp": Target(rlp_item, _rlp_items),
     "rpc": Target(rpc, _rpc),
     "abi": Target(abi, _abi),
     "agent": Target(agent, _agent),
     "attestation": Target(attestation, _attestations),
-    **{name: Target(run, seeds) for name, (run, seeds) in ATTESTATION_TARGETS.items()},
+    **{name: Target(*pair) for name, pair in (CONSENSUS_TARGETS | ATTESTATION_TARGETS).items()},
 }
