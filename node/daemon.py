@@ -43,7 +43,7 @@ from node import api
 from node.archivist import Archivist
 from node.attestation.fence import BootFence
 from node.attestation.setup import open_attestation
-from node.config import Config, ConfigError, check_startable
+from node.config import Config, ConfigError, TimingConfig, check_startable
 from node.driver import Driver, SafetyStop
 from node.membership import MembershipFeed
 from node.network import Mesh, NetworkError, NetworkLimits
@@ -266,7 +266,7 @@ async def _run_core(
             verifier=RecoveringVerifier(),
             restored=restored,
             boot_id=secrets.token_bytes(32),
-            durations=durations(config),
+            durations=durations(config.timing),
             checkpoints=checkpoints(config),
         )
         archivist = Archivist(
@@ -377,9 +377,8 @@ def checkpoints(config: Config) -> Checkpoints:
     return Checkpoints(config.snapshots.checkpoint_blocks, config.snapshots.every_blocks)
 
 
-def durations(config: Config) -> Durations:
+def durations(t: TimingConfig) -> Durations:
     """The core's timers from the configuration."""
-    t = config.timing
     return Durations(
         leader_ms=t.leader_timeout_ms,
         heartbeat_ms=t.heartbeat_ms,

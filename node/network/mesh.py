@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,21 @@ DRAIN_POLL_S = 0.005
 RESTART_PAUSE_MIN_S = 0.1
 RESTART_PAUSE_MAX_S = 5.0
 PENALTY_FORGIVEN_AFTER_S = 60.0
+
+
+class _Burst(AbstractContextManager[None]):
+    """Links with frames that are to be written together; None outside of a burst."""
+
+    def __init__(self) -> None:
+        self.links: dict[Link, None] | None = None
+
+    def __enter__(self) -> None:
+        self.links = {}
+
+    def __exit__(self, *_: object) -> None:
+        touched, self.links = self.links or {}, None
+        for link in touched:
+            link.flush()
 
 
 class Mesh:
@@ -98,7 +113,7 @@ class Mesh:
         )
         self._handshaker = Handshaker(keys, hello, self.limits, self._find_member)
         self.events = EventQueue()
-        self._burst: dict[Link, None] | None = None  # links with frames to be written together
+        self._burst = _Burst()
         self._peers: dict[int, Peer] = {}
         self._seat_of: dict[Any, int] = {}
         self._admission: Admission | None = None
@@ -204,23 +219,16 @@ class Mesh:
                 taken += 1
         return taken
 
-    @contextmanager
-    def burst(self) -> Iterator[None]:
+    def burst(self) -> AbstractContextManager[None]:
         """What is sent within is written at its end, in one piece for each member."""
-        self._burst = touched = {}
-        try:
-            yield
-        finally:
-            self._burst = None
-            for link in touched:
-                link.flush()
+        return self._burst
 
     def _queue(self, link: Link, frame: bytes, priority: Priority) -> bool:
         taken = link.send(frame, priority)
-        if self._burst is None:
+        if self._burst.links is None:
             link.flush()
         else:
-            self._burst[link] = None
+            self._burst.links[link] = None
         return taken
 
     async def drain(self, timeout_s: float) -> None:

@@ -12,6 +12,7 @@ from consensus.interface import ChainHead, Durations, LeaderChanged, Output
 from consensus.machine import Applied
 from consensus.order import leader_order
 
+from .bad_leaders import BAD_FROM_MS, VICTIM
 from .members import Member
 from .scenario import Scenario, Settings
 from .world import World
@@ -126,7 +127,7 @@ class Reign(World):
         """The correct member of the highest number."""
         return max(m.seat for m in self.correct)
 
-    def run_until(self, done: Callable[[], bool], limit_ms: float) -> float | None:
+    def run_until(self, done: Callable[[], object], limit_ms: float) -> float | None:
         """Simulated milliseconds until ``done``, None when it takes longer than ``limit_ms``."""
         began = self.now_ms
         while self._heap and self.now_ms - began <= limit_ms:
@@ -140,3 +141,22 @@ class Reign(World):
     def run_for(self, duration_ms: float) -> None:
         """Lets simulated time pass."""
         self.run_until(lambda: False, duration_ms)
+
+
+def replaced_after(
+    kind: str,
+    durations: Durations,
+    *,
+    busy: bool = False,
+    seed: int = 1,
+    engine_class: type[Engine] = Engine,
+    limit_ms: float = 6000.0,
+) -> float | None:
+    """Milliseconds until another leader is there and has served the one who was left out."""
+    reign = Reign(kind, seed=seed, durations=durations, engine_class=engine_class)
+    if busy:
+        for place in (1, 2):
+            Writer(reign, reign.order[place], b"writer %d" % place, 30.0)
+    reign.run_for(BAD_FROM_MS)
+    victim = Writer(reign, reign.victim, VICTIM, 100.0)
+    return reign.run_until(lambda: reign.changes and victim.done > 0, limit_ms)

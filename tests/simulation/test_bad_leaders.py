@@ -12,28 +12,10 @@ from consensus.types import Reason, View, Vote, VoteKind
 from tests.simulation.adversaries import Liar
 from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
 from tests.simulation.planted import Directed
-from tests.simulation.reign import DEFAULTS, Reign, Writer
+from tests.simulation.reign import DEFAULTS, Reign, Writer, replaced_after
 
 # What the daemon runs with by default (``node.config``), where it differs from the core's.
 DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, stall_ms=2500)
-
-
-def _replaced_after(
-    kind: str,
-    durations: Durations,
-    *,
-    busy: bool = False,
-    engine_class: type[Engine] = Engine,
-    limit_ms: float = 6000.0,
-) -> float | None:
-    """Milliseconds until another leader is there and has served the one who was left out."""
-    reign = Reign(kind, durations=durations, engine_class=engine_class)
-    if busy:
-        for place in (1, 2):
-            Writer(reign, reign.order[place], b"writer %d" % place, 30.0)
-    reign.run_for(BAD_FROM_MS)
-    victim = Writer(reign, reign.victim, VICTIM, 100.0)
-    return reign.run_until(lambda: reign.changes and victim.done > 0, limit_ms)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
@@ -45,13 +27,13 @@ def _replaced_after(
 def test_a_bad_leader_is_replaced_within_three_seconds(
     kind: str, durations: Durations, busy: bool
 ) -> None:
-    elapsed = _replaced_after(kind, durations, busy=busy)
+    elapsed = replaced_after(kind, durations, busy=busy)
     assert elapsed is not None and elapsed <= 3000.0
 
 
 def test_a_leader_that_answers_no_challenge_or_withholds_finality_is_replaced_soon() -> None:
     for kind in ("answers_nothing", "withholds_finality"):
-        elapsed = _replaced_after(kind, DAEMON, busy=True)
+        elapsed = replaced_after(kind, DAEMON, busy=True)
         assert elapsed is not None and elapsed <= 4000.0, kind
 
 
@@ -66,7 +48,7 @@ def test_who_is_left_out_by_a_leader_that_still_has_a_quorum_loses_nothing(kind:
 
 def test_a_leader_that_follows_the_chain_no_more_is_replaced() -> None:
     durations = replace(DEFAULTS, behind_chain_ms=5000)
-    elapsed = _replaced_after("ignores_the_chain", durations, limit_ms=12_000.0)
+    elapsed = replaced_after("ignores_the_chain", durations, limit_ms=12_000.0)
     assert elapsed is not None and 5000.0 <= elapsed <= 10_000.0
 
 
@@ -184,12 +166,12 @@ MISSED: tuple[Directed, ...] = (
     Directed(
         BlindToCensorship,
         ("R12",),
-        lambda e: _replaced_after("client_censor", DEFAULTS, engine_class=e) is not None,
+        lambda e: replaced_after("client_censor", DEFAULTS, engine_class=e) is not None,
     ),
     Directed(
         BlindToPace,
         ("R12",),
-        lambda e: _replaced_after("last_millisecond", DEFAULTS, engine_class=e) is not None,
+        lambda e: replaced_after("last_millisecond", DEFAULTS, engine_class=e) is not None,
     ),
     # A flaky member and a third of liars cannot change leaders at will.
     Directed(Impatient, ("R13",), lambda e: _changes_with_a_flaky_member(e, 60_000.0) <= 5),
