@@ -95,7 +95,7 @@ class AttestationConfig:
 
     pccs_urls: tuple[str, ...] = ()  # sources of collateral, asked in order
     collateral_bundle: Path | None = None  # collateral to begin with, or without a source
-    policy_file: Path | None = None  # the policy's text, for chains that do not give it
+    policy_file: Path | None = None  # its text, where no endpoint gives it
     tdx_root_file: Path | None = None  # needs insecure.external_tdx_root
     renew_s_max: int = 3_600  # members show a fresh quote at least this often
 

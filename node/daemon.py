@@ -191,6 +191,7 @@ async def _serve(service: NodeService) -> None:
             cluster_id=cluster_id,
             row_of=service.row_of,
             limits=limits,
+            offer=registry.policies.offer,
             on_change=service.changed,
         )
     service.mesh = mesh = Mesh(

@@ -1,8 +1,8 @@
-"""The policy in force: named by the registry, its text from the chain or from a file.
+"""The policy in force, which the registry names (``chain.policy``).
 
-The registry's hash decides which text counts, so a text from anywhere is as good as one from the
-chain. The newest is kept on disk, so that a restart does not wait for the chain; as with the
-membership, what the chain says then replaces it.
+The newest is kept on disk, so that a restart does not wait for the chain, and so that its text is
+known when no endpoint gives it any more; as with the membership, what the chain says then replaces
+it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from attest import Policy, PolicyError, keccak256, parse_policy
 from chain import PolicyText
 from chain.files import load_json, replace_json
 
-POLICY_BYTES_MAX = 16 * 1024  # as in the registry contract
 _FORMAT = 1
-_FILE_BYTES_MAX = 4 * POLICY_BYTES_MAX
+_FILE_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +39,41 @@ class PolicyBook:
 
     Args:
         memory: where the newest text is kept; its folder must exist.
-        file: a text that an operator put beside the configuration, or None.
         on_change: called when another policy is in force.
     """
 
-    def __init__(
-        self, memory: Path, *, file: Path | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, memory: Path, on_change: Callable[[], None] = lambda: None) -> None:
         self.current: PolicyInForce | None = None
-        self.on_change = on_change or (lambda: None)
+        self.on_change = on_change
         self._memory = memory
-        self._file = file
+        self._is_missing = False
         self._lock = trio.Lock()
         self._log = structlog.get_logger("node.attestation")
 
-    def remember(self) -> None:
-        """Begin with what an earlier run saw last. A damaged file is as good as none."""
+    def remember(self) -> bytes:
+        """Begin with what an earlier run saw last; its text, b"" if there is none. A damaged file
+        is as good as none."""
         try:
             fields = load_json(self._memory, _FILE_BYTES_MAX)
             if fields is None or fields["format"] != _FORMAT:
-                return
+                return b""
             text = bytes.fromhex(fields["text"])
             self._take(PolicyText(int(fields["version"]), keccak256(text), text))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             self._log.warning("policy_memory_unusable", reason=type(error).__name__)
+            return b""
+        return text
 
     async def saw(self, policy: PolicyText | None) -> None:
         """What the registry names at its newest finalized block."""
         current = self.current
         if policy is None:
-            if current is not None:  # versions only rise: this is not the registry we know
+            if current is not None and not self._is_missing:
+                # Versions only rise, so this is no answer of the registry that we know.
                 self._log.error("policy_missing", version=current.version)
+            self._is_missing = True
             return
+        self._is_missing = False
         if current is not None and (policy.version, policy.digest) == (
             current.version,
             current.digest,
@@ -79,37 +81,15 @@ class PolicyBook:
             return
         if current is not None and policy.version < current.version:
             return
-        if not policy.text:
-            policy = await self._with_text(policy)
         self._take(policy)
-        if policy.text:
-            await self._keep(policy)
-
-    async def _with_text(self, named: PolicyText) -> PolicyText:
-        """The text from the operator's file, if it is the one that the registry means."""
-        if self._file is None:
-            return named
-        try:
-            raw = await trio.to_thread.run_sync(self._file.read_bytes)
-        except OSError as error:
-            self._log.error("policy_file_unreadable", reason=str(error.strerror))
-            return named
-        if len(raw) > POLICY_BYTES_MAX or keccak256(raw) != named.digest:
-            self._log.error("policy_file_is_another", version=named.version)
-            return named
-        return PolicyText(named.version, named.digest, raw)
+        await self._keep(policy)
 
     def _take(self, policy: PolicyText) -> None:
         parsed, trouble = None, ""
-        if not policy.text:
-            trouble = f"nobody gave the text of policy {policy.version}"
-        elif len(policy.text) > POLICY_BYTES_MAX or keccak256(policy.text) != policy.digest:
-            trouble = f"the text of policy {policy.version} has another hash"
-        else:
-            try:
-                parsed = parse_policy(policy.text)
-            except PolicyError as error:
-                trouble = f"policy {policy.version} cannot be read: {error}"
+        try:
+            parsed = parse_policy(policy.text)
+        except PolicyError as error:
+            trouble = f"policy {policy.version} cannot be read: {error}"
         self.current = PolicyInForce(policy.version, policy.digest, parsed, trouble)
         write = self._log.critical if trouble else self._log.info
         write("policy", version=policy.version, digest=policy.digest.hex(), trouble=trouble or None)

@@ -16,6 +16,7 @@ from attest.durable import load_file
 from attest.pccs import CollateralSource
 from attest.qvl import Platform
 from chain import Member
+from chain.policy import POLICY_BYTES_MAX
 from node.attestation.agent import QuoteSource
 from node.attestation.policies import PolicyBook
 from node.attestation.service import Attestation
@@ -24,7 +25,7 @@ from node.network import NetworkLimits
 
 ROOT_BYTES_MAX = 16 * 1024
 COLLATERAL_FOLDER = "collateral"
-POLICY_FILE = "policy.json"
+POLICY_MEMORY = "policy.json"
 
 
 async def open_attestation(
@@ -35,9 +36,13 @@ async def open_attestation(
     cluster_id: bytes,
     row_of: Callable[[int], Member | None],
     limits: NetworkLimits,
+    offer: Callable[[bytes], None],
     on_change: Callable[[], None],
 ) -> Attestation:
     """What the daemon attests with; the policy seen last is remembered already.
+
+    Args:
+        offer: takes texts that may be the policy's (``EvmRegistry.policies``).
 
     Raises:
         ConfigError: a file of ``[attestation]`` cannot be used.
@@ -51,7 +56,13 @@ async def open_attestation(
         bundle=await trio.to_thread.run_sync(_bundle, settings.collateral_bundle),
         on_failure=lambda text: troubles[0](text),
     )
-    policies = PolicyBook(config.node.state_dir / POLICY_FILE, file=settings.policy_file)
+    policies = PolicyBook(config.node.state_dir / POLICY_MEMORY)
+    if settings.policy_file is not None:
+        offer(
+            await trio.to_thread.run_sync(
+                _read, "policy_file", settings.policy_file, POLICY_BYTES_MAX
+            )
+        )
     attestation = Attestation(
         agent,
         cluster_id=cluster_id,
@@ -66,7 +77,9 @@ async def open_attestation(
         on_change=on_change,
     )
     troubles.append(attestation.note_collateral_failure)
-    policies.remember()
+    remembered = policies.remember()
+    if remembered:
+        offer(remembered)
     return attestation
 
 

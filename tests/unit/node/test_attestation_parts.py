@@ -84,25 +84,8 @@ async def test_the_newest_policy_is_in_force_and_survives_a_restart(tmp_path: Pa
     await book.saw(None)
     assert changes == [1, 3] and book.alarms() == []
     again = PolicyBook(tmp_path / "policy.json")
-    again.remember()
+    assert again.remember() == ALL.text
     assert again.current == book.current
-
-
-async def test_a_text_from_a_file_counts_if_it_is_the_one_that_the_registry_means(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "policy.txt"
-    named = replace(ALL, text=b"")
-    book = PolicyBook(tmp_path / "policy.json", file=file)
-    await book.saw(named)
-    assert book.current is not None and book.current.policy is None
-    assert book.alarms() == ["nobody gave the text of policy 1"]
-    file.write_bytes(policy(1, [machine(1, Faults(compose="another"))]).text)
-    await book.saw(replace(named, version=2))
-    assert book.current.policy is None
-    file.write_bytes(ALL.text)
-    await book.saw(replace(named, version=3))
-    assert book.current.version == 3 and book.current.policy is not None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"\xff\xfe", b"[" * 20_000])
@@ -123,8 +106,7 @@ async def test_a_policy_that_cannot_be_read_takes_nobody_and_is_alarmed(
 def test_a_damaged_memory_of_the_policy_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "policy.json").write_text(content)
     book = PolicyBook(tmp_path / "policy.json")
-    book.remember()
-    assert book.current is None
+    assert book.remember() == b"" and book.current is None
 
 
 # --- the quorum rule ------------------------------------------------------------------------------
@@ -323,6 +305,9 @@ def checking(tmp_path: Path, **attestation: Any) -> Config:
     )
 
 
+offered: list[bytes] = []
+
+
 async def opened(config: Config, agent: Any) -> Any:
     identity: Any = type("Identity", (), {"app_id": APP_ID})()
     return await open_attestation(
@@ -332,6 +317,7 @@ async def opened(config: Config, agent: Any) -> Any:
         cluster_id=CLUSTER,
         row_of=row,
         limits=NetworkLimits(),
+        offer=offered.append,
         on_change=lambda: None,
     )
 
@@ -370,6 +356,21 @@ async def test_a_bundle_serves_where_no_source_is(tmp_path: Path) -> None:
     await found.policies.saw(ALL)
     judgement = await judged(found.judge_, await found.prove(statement()), found.policies)
     assert judgement.refusal is None
+
+
+async def test_texts_of_policies_from_memory_and_file_are_offered_to_the_chain(
+    tmp_path: Path,
+) -> None:
+    config = checking(tmp_path, policy_file="policy.txt")
+    await PolicyBook(config.node.state_dir / "policy.json").saw(ALL)
+    (tmp_path / "policy.txt").write_bytes(b"another text")
+    offered.clear()
+    found = await opened(config, Agent(1))
+    assert offered == [b"another text", ALL.text]
+    assert found.policies.current.version == 1
+    (tmp_path / "policy.txt").unlink()
+    with pytest.raises(ConfigError, match=r"attestation\.policy_file"):
+        await opened(config, Agent(1))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate", b"x" * 20_000])
