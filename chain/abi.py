@@ -22,10 +22,13 @@ REVERT_BYTES_MAX = 4096
 class FunctionAbi:
     """One function: encodes its calls and decodes its results (text in them comes as bytes)."""
 
-    __slots__ = ("_inputs", "_outputs", "name", "selector")
+    __slots__ = ("_inputs", "_outputs", "argument_names", "name", "selector")
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.name: str = entry["name"]
+        self.argument_names = tuple(
+            item["name"] or f"argument{index}" for index, item in enumerate(entry["inputs"])
+        )
         self._inputs = [type_text(item) for item in entry["inputs"]]
         self._outputs = [_foreign(type_text(item)) for item in entry["outputs"]]
         self.selector = keccak256(f"{self.name}({','.join(self._inputs)})".encode())[:4]

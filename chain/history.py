@@ -131,26 +131,37 @@ class SeatHistory:
     async def _changes(
         self, endpoint: RpcEndpoint, first_block: int, last_block: int
     ) -> list[NodeChange]:
-        event = self._event
-        address, topic = "0x" + self._contract.hex(), "0x" + event.topic.hex()
-        found: list[Log] = []
-        start, span = first_block, LOG_BLOCKS
-        while start <= last_block:
-            end = min(start + span - 1, last_block)
-            query = {
-                "address": address,
-                "topics": [topic],
-                "fromBlock": hex(start),
-                "toBlock": hex(end),
-            }
-            try:
-                answer = await endpoint.call("eth_getLogs", [query])
-                found += decoding.logs(answer, LOGS_PER_REQUEST_MAX)
-            except (RpcFault, EndpointTooLong, BadChainData):
-                # Servers cap the range or the answer, each in its own words: halve until it fits.
-                if span == 1:
-                    raise
-                span = max(1, (end - start + 1) // 2)
-                continue
-            start, span = end + 1, min(span * 2, LOG_BLOCKS)
-        return [node_change(log, event, self._contract) for log in found]
+        topic = self._event.topic
+        found = await event_logs(endpoint, self._contract, topic, first_block, last_block)
+        return [node_change(log, self._event, self._contract) for log in found]
+
+
+async def event_logs(
+    endpoint: RpcEndpoint, contract: bytes, topic: bytes, first_block: int, last_block: int
+) -> list[Log]:
+    """One endpoint's logs of one event of a contract; nothing of them is true until proven.
+
+    Raises:
+        EndpointError, RpcFault, BadChainData: it does not give them, not even block by block.
+    """
+    found: list[Log] = []
+    start, span = first_block, LOG_BLOCKS
+    while start <= last_block:
+        end = min(start + span - 1, last_block)
+        query = {
+            "address": "0x" + contract.hex(),
+            "topics": ["0x" + topic.hex()],
+            "fromBlock": hex(start),
+            "toBlock": hex(end),
+        }
+        try:
+            answer = await endpoint.call("eth_getLogs", [query])
+            found += decoding.logs(answer, LOGS_PER_REQUEST_MAX)
+        except (RpcFault, EndpointTooLong, BadChainData):
+            # Servers cap the range or the answer, each in its own words: halve until it fits.
+            if span == 1:
+                raise
+            span = max(1, (end - start + 1) // 2)
+            continue
+        start, span = end + 1, min(span * 2, LOG_BLOCKS)
+    return found

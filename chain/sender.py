@@ -156,6 +156,15 @@ class TransactionSender:
             outcomes = await self._drive_all(entries, TxState.FINAL)
         return outcomes
 
+    async def settle(self) -> None:
+        """Gets transactions of an earlier run included, or learns how they ended.
+
+        Raises:
+            ChainError: what stands in the way of any transaction.
+        """
+        async with self._lock:
+            await self._settle_older(set())
+
     async def tend(self) -> None:
         """Keeps transactions going that nobody waits for, of this run and earlier ones, until
         cancelled: they are sent again after a reorganisation, and their end is learnt.
@@ -165,8 +174,7 @@ class TransactionSender:
         told = ""
         while True:
             try:
-                async with self._lock:
-                    await self._settle_older(set())
+                await self.settle()
                 told = ""
             except ChainError as error:
                 if str(error) != told:
@@ -181,12 +189,22 @@ class TransactionSender:
             CallReverted, InsufficientFunds, FeeTooHigh: it could not be sent.
         """
         estimate = await self.price(to, data, value=value)
-        await self._afford(estimate.cost_max)
+        await self.afford(estimate.cost_max)
         return estimate
 
     async def price(self, to: bytes, data: bytes, *, value: int = 0) -> Estimate:
         """As ``estimate``, whether or not the address could pay for it."""
         return await self._pricing.price(self._call_object(to, data, value), value)
+
+    async def afford(self, cost: int) -> None:
+        """Raises InsufficientFunds when the address holds less than ``cost`` wei."""
+        balance = await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        if balance < cost:
+            raise InsufficientFunds(
+                f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
+                f" {ether(balance)} ETH and this transaction may cost {ether(cost)} ETH:"
+                f" send it at least {ether(cost - balance)} ETH"
+            )
 
     async def next_nonce(self) -> int:
         """The nonce that the next transaction of this key would get."""
@@ -194,10 +212,6 @@ class TransactionSender:
         mined = await self.reader.kth_highest("eth_getTransactionCount", account)
         # An endpoint may lag behind what this journal knows to be used.
         return max([mined, *(1 + entry.nonce for entry in self._journal.entries)])
-
-    def unfinished(self) -> list[str]:
-        """Intents of transactions of an earlier run whose fate is open, oldest first."""
-        return [entry.intent for entry in self._journal.open_entries()]
 
     async def balance(self) -> int:
         """Wei that the key's address holds, as at least k endpoints confirm."""
@@ -224,7 +238,7 @@ class TransactionSender:
         new = [order for order, entry in zip(orders, known, strict=True) if entry is None]
         estimates = [await self.price(o.to, o.data, value=o.value) for o in new]
         if new:
-            await self._afford(sum(estimate.cost_max for estimate in estimates))
+            await self.afford(sum(estimate.cost_max for estimate in estimates))
         created = [await self._create(*pair) for pair in zip(new, estimates, strict=True)]
         following = iter(created)
         return [next(following) if entry is None else entry for entry in known]
@@ -241,15 +255,6 @@ class TransactionSender:
             "tx.sent", intent=order.intent, nonce=nonce, hash="0x" + entry.attempts[0].hash.hex()
         )
         return entry
-
-    async def _afford(self, cost: int) -> None:
-        balance = await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
-        if balance < cost:
-            raise InsufficientFunds(
-                f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
-                f" {ether(balance)} ETH and this transaction may cost {ether(cost)} ETH:"
-                f" send it at least {ether(cost - balance)} ETH"
-            )
 
     def _attempt(self, entry: Entry, tip: int, fee_max: int, height: int) -> None:
         unsigned = Transaction(

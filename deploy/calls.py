@@ -12,6 +12,8 @@ from typing import Any
 
 REGISTRY = "Registry"
 RULES = "Rules"
+# The lists of the rules, by the operator's word, and the contract's.
+RULE_KINDS = {"compose-hash": "ComposeHash", "device": "Device", "os-image": "OsImage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +152,48 @@ def veto_recovery() -> Call:
     return Call("vetoRecovery")
 
 
+# --- companions -------------------------------------------------------------------------------
+
+
+def set_companions(rules: bytes, certificates: bytes) -> Call:
+    """As the contract's owner: the rules and the contract of certificates in force; zero: none."""
+    return Call("setCompanions", (rules, certificates))
+
+
+def set_minter(minter: bytes, weight_max: int) -> Call:
+    """As the contract's owner: a contract that may grant seats of at most this weight."""
+    return Call("setMinter", (minter, weight_max))
+
+
+def lift_suspension(seat: int) -> Call:
+    """As the contract's owner: ends a seat's cool-down."""
+    return Call("liftSuspension", (seat,))
+
+
 # --- rules ------------------------------------------------------------------------------------
 
 
 def set_policy(text: bytes) -> Call:
     """As the contract's owner: the attestation policy in force from now on, UTF-8."""
     return Call("setPolicy", (text.decode(),), RULES)
+
+
+def add_to_rules(kind: str, value: bytes) -> Call:
+    """As the contract's owner: what may boot; ``kind`` is one of ``RULE_KINDS``, value 32 bytes."""
+    return Call(f"add{RULE_KINDS[kind]}", (value,), RULES)
+
+
+def remove_from_rules(kind: str, value: bytes) -> Call:
+    """As guardian or owner: what may boot no longer."""
+    return Call(f"remove{RULE_KINDS[kind]}", (value,), RULES)
+
+
+def set_boot_rules(any_device: bool, up_to_date: bool, seat: bool) -> Call:
+    """As the contract's owner: whether any device may boot, whether a boot needs the TCB status
+    UpToDate, and a seat."""
+    return Call("setBootRules", (any_device, up_to_date, seat), RULES)
+
+
+def set_app_auth(app: bytes) -> Call:
+    """As the contract's owner: the app contract (20 bytes) whose owner may change the lists."""
+    return Call("setAppAuth", (app,), RULES)

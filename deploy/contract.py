@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,67 +87,80 @@ def open_owner_sender(
     )
 
 
+def check_root(root: bytes, *, insecure_simulator: bool) -> None:
+    """Refuses a KMS root (20-byte address) whose key everybody has, unless that is wanted.
+
+    Raises:
+        ChainConfigError: it is one.
+    """
+    public = PUBLIC_TEST_ROOTS.get(root)
+    if public is not None and not insecure_simulator:
+        raise ChainConfigError(
+            f"the key of KMS root 0x{root.hex()} is public ({public}): anybody could register."
+            " --insecure-simulator allows it for tests"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What is fixed when a registry is deployed.
+
+    ``kms_root`` is the 20-byte address of the KMS root key that app keys must descend from;
+    ``guardian`` and ``owner`` are by default the deploying address.
+    """
+
+    kms_root: bytes
+    guardian: bytes | None = None
+    owner: bytes | None = None
+    max_seats: int = MAX_SEATS
+    lease_s: int = LEASE_S
+    recovery_delay_s: int = RECOVERY_DELAY_S
+    insecure_simulator: bool = False
+
+    def creation_code(self, sender: bytes) -> bytes:
+        """The data of the transaction that deploys it, for this deploying address.
+
+        Raises:
+            ChainConfigError: a root whose key is public, without the flag; no address.
+        """
+        check_root(self.kms_root, insecure_simulator=self.insecure_simulator)
+        for name in ("kms_root", "guardian", "owner"):
+            address = getattr(self, name)
+            if address is not None and (len(address) != 20 or not any(address)):
+                raise ChainConfigError(f"{name} is not a 20-byte address")
+        compiled = artifact("Registry")
+        return compiled.bytecode + encode(
+            ContractAbi(compiled.abi).constructor_types,
+            [
+                self.owner or sender, self.guardian or sender, self.kms_root,
+                self.max_seats, self.lease_s, self.recovery_delay_s,
+            ],
+        )  # fmt: skip
+
+
 async def deploy_registry(
-    sender: TransactionSender,
-    *,
-    kms_root: bytes,
-    guardian: bytes | None = None,
-    owner: bytes | None = None,
-    max_seats: int = MAX_SEATS,
-    lease_s: int = LEASE_S,
-    recovery_delay_s: int = RECOVERY_DELAY_S,
-    insecure_simulator: bool = False,
-    until: TxState = TxState.FINAL,
+    sender: TransactionSender, founding: Founding, *, until: TxState = TxState.FINAL
 ) -> Deployment:
     """Deploys a registry and waits until it is final (or ``until`` INCLUDED).
 
-    Args:
-        kms_root: 20-byte address of the KMS root key that app keys must descend from.
-        guardian, owner: 20-byte addresses, by default the sender's.
-        insecure_simulator: allows roots whose keys everybody has.
-
     Raises:
-        ChainConfigError: a public simulator root without the flag, or no root at all.
+        ChainConfigError: see ``Founding.creation_code``.
         ChainError: see ``TransactionSender.send``.
     """
-    public = PUBLIC_TEST_ROOTS.get(kms_root)
-    if public is not None and not insecure_simulator:
-        raise ChainConfigError(
-            f"the key of KMS root 0x{kms_root.hex()} is public ({public}): anybody could"
-            " register. insecure_simulator allows it for tests"
-        )
-    for name, address in (("kms_root", kms_root), ("guardian", guardian), ("owner", owner)):
-        if address is not None and (len(address) != 20 or not any(address)):
-            raise ChainConfigError(f"{name} is not a 20-byte address")
-    compiled = artifact("Registry")
-    constructor = ContractAbi(compiled.abi).constructor_types
-    arguments = encode(
-        constructor,
-        [
-            "0x" + (owner or sender.address).hex(),
-            "0x" + (guardian or sender.address).hex(),
-            "0x" + kms_root.hex(),
-            max_seats,
-            lease_s,
-            recovery_delay_s,
-        ],
-    )
-    outcome = await sender.send(
-        f"deploy registry for root {kms_root.hex()}",
-        b"",
-        compiled.bytecode + arguments,
-        until=until,
-    )
+    code = founding.creation_code(sender.address)
+    # The same words for the same deployment: when this is broken off, saying it again goes on.
+    outcome = await sender.send(f"deploy registry {keccak256(code).hex()}", b"", code, until=until)
     contract = contract_address(sender.address, outcome.nonce)
     header = await sender.reader.header_at(outcome.block_number)
     if header is None:
         raise BadChainData(f"the block of the deployment, {outcome.block_number}, is gone")
-    code = await sender.reader.code_at(contract, header)
-    if not compiled.matches_code(code):
+    deployed = await sender.reader.code_at(contract, header)
+    if not artifact("Registry").matches_code(deployed):
         raise BadChainData(f"what was deployed at 0x{contract.hex()} is not the registry's code")
     return Deployment(
-        sender.reader.chain_id, contract, outcome.block_number, keccak256(code), (kms_root,),
-        () if public is None else ("simulator",),
+        sender.reader.chain_id, contract, outcome.block_number, keccak256(deployed),
+        (founding.kms_root,),
+        ("simulator",) if founding.kms_root in PUBLIC_TEST_ROOTS else (),
     )  # fmt: skip
 
 
@@ -196,6 +210,10 @@ class RegistryOwner:
         self._sent += 1
         intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
         return Order(intent, self._address_of[call.contract], data, call.value_wei)
+
+    def argument_names(self, call: Call) -> tuple[str, ...]:
+        """The contract's names for the arguments of a call."""
+        return self._abi_of[call.contract].function(call.function).argument_names
 
     async def send(self, *calls: Call) -> list[TxOutcome]:
         """Gets all of them included, at once; none may need another one's effect."""

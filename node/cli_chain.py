@@ -57,7 +57,7 @@ def add_verify_chain(commands: Any) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from attest import SignatureChainError, TrustedRoot, checksum_address, verify_chain
 
-    proof = _proof(options.file)
+    proof = read_proof(options.file)
     roots = []
     for number, text in enumerate(options.root):
         address = hex_option(text, "--root", 20)
@@ -96,7 +96,8 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if document["valid"] else 1
 
 
-def _proof(name: str) -> KeyProof:
+def read_proof(name: str) -> KeyProof:
+    """The signature chain in a file, unverified. Raises Failed when it is not of that form."""
     from attest import AttestError, KeyProof, from_evm_signature
     from attest.strict_json import hex_bytes, hex_field, parse_object, text_field
 

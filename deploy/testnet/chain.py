@@ -23,7 +23,7 @@ from chain.membership import MemberStatus
 from chain.rpc import RpcEndpoint
 from deploy import calls
 from deploy.calls import RULES, Call
-from deploy.contract import RegistryOwner, deploy_registry, registry_abi
+from deploy.contract import Founding, RegistryOwner, deploy_registry, registry_abi
 
 from . import processes
 from .layout import ProcessRecord, Testnet, TestnetError, find_anvil, write_private
@@ -258,10 +258,7 @@ async def deploy(testnet: Testnet, kms_root: bytes) -> RegistryDesk:
         await fund(rpc, [owner.address])
         deployment = await deploy_registry(
             _sender(reader, owner),
-            kms_root=kms_root,
-            max_seats=max(len(testnet.nodes), 100),
-            lease_s=LEASE_S,
-            recovery_delay_s=RECOVERY_DELAY_S,
+            Founding(kms_root, lease_s=LEASE_S, recovery_delay_s=RECOVERY_DELAY_S),
             until=TxState.INCLUDED,  # this chain forks never
         )
     except ChainError as error:

@@ -28,6 +28,7 @@ from chain import (
 from chain.keys import keccak256
 from chain.rpc import RpcEndpoint
 from deploy.contract import (
+    Founding,
     RegistryOwner,
     deploy_registry,
     open_owner_sender,
@@ -91,7 +92,7 @@ class Chain:
         return registry
 
     async def deploy(self, kms: coincurve.PrivateKey = KMS) -> Deployment:
-        return await deploy_registry(self.sender(OWNER), kms_root=address(kms))
+        return await deploy_registry(self.sender(OWNER), Founding(address(kms)))
 
 
 @contextmanager

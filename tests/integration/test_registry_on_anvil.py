@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from chain import (
     InsufficientFunds,
     LocalKey,
     MemberStatus,
-    NodeRegistrar,
     NotDeployed,
     PinMismatch,
     RollbackRefused,
@@ -34,30 +32,26 @@ from chain import (
     TxState,
     open_reader,
     purpose_text,
-    read_deployment,
 )
 from chain.follow import Follower
 from chain.keys import keccak256
 from chain.registration import owner_authorization
 from contracts import artifact
-from deploy import operator
 from deploy.contract import (
     RECOVERY_DELAY_S,
+    Founding,
     RegistryOwner,
     deploy_registry,
     registry_abi,
     verify_code,
 )
 from tests.integration.anvil_chain import (
-    APP_ID,
     CHAIN_ID,
-    KMS,
     OWNER,
     Chain,
     Cluster,
     NodeSecret,
     TestIdentity,
-    address,
     bind,
     cluster,
     endpoint,
@@ -365,10 +359,10 @@ async def test_public_test_roots_are_refused_for_deployment(chain: Chain) -> Non
     sender = chain.sender(OWNER)
     for root in PUBLIC_TEST_ROOTS:
         with pytest.raises(ChainConfigError, match="public"):
-            await deploy_registry(sender, kms_root=root)
+            await deploy_registry(sender, Founding(root))
     with pytest.raises(ChainConfigError, match="kms_root"):
-        await deploy_registry(sender, kms_root=bytes(20))
-    deployment = await deploy_registry(sender, kms_root=root, insecure_simulator=True)
+        await deploy_registry(sender, Founding(bytes(20)))
+    deployment = await deploy_registry(sender, Founding(root, insecure_simulator=True))
     assert deployment.insecure == ("simulator",) and deployment.kms_roots == (root,)
 
 
@@ -409,60 +403,6 @@ async def test_an_address_without_code_is_not_deployed(chain: Chain) -> None:
     nowhere = Deployment(CHAIN_ID, bytes(19) + b"\x99", 0, b"", ())
     with pytest.raises(NotDeployed):
         await chain.registry(nowhere).snapshot()
-
-
-# ---------------------------------------------------------------------- transactions under stress
-
-
-async def test_an_operator_grants_weighs_and_deactivates_by_command(
-    chain: Chain,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    key_file, file = tmp_path / "key", tmp_path / "deployment.json"
-    monkeypatch.setattr("structlog.is_configured", lambda: True)
-    key_file.write_text("0x" + keccak256(b"operator").hex() + "\n")
-    await chain.funded_key("operator")
-
-    async def command(*words: str | Path, key: bool = True, fails: str = "") -> Any:
-        words += ("--rpc", chain.url, "--single-rpc-insecure", "--json", "--deployment", file)
-        if key:
-            words += ("--key-file", key_file, "--final")
-        code = await trio.to_thread.run_sync(operator.main, [str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert code == (1 if fails else 0), err
-        if fails:
-            assert fails in err and err.count("\n") == 1
-            return None
-        return json.loads(out.splitlines()[-1])
-
-    key_file.chmod(0o644)
-    kms = ("--kms-root", address(KMS).hex())
-    await command("deploy", "--chain-id", str(CHAIN_ID), *kms, fails="open to others")
-    key_file.chmod(0o600)
-    await command("deploy", "--chain-id", str(CHAIN_ID), *kms)
-    deployment = read_deployment(file)
-    await command("allow-app", APP_ID.hex())
-    wallet = LocalKey(keccak256(b"operator"))
-    assert await command("grant", wallet.address.hex(), "3") == {"seat": 1}
-    await command("bind", "1", "0x" + instance("node1").hex())
-    registrar = NodeRegistrar(chain.registry(deployment), chain.sender(OWNER))
-    await registrar.register(identity(deployment, 1, "node1"), 1, endpoint(1), 1)
-    await command("launch")
-    await command("weigh", "1", "5")
-    (row,) = (await command("members", key=False))["members"]
-    assert (row["weight"], row["status"], row["speaks"]) == (5, "active", True)
-    await command("deactivate", "1")
-    (row,) = (await command("members", key=False))["members"]
-    assert (row["status"], row["speaks"]) == ("inactive", False)
-    await command("deactivate", "1", fails="NoNode()")
-    await command("recovery-vote", "1", "1", "77", "ab" * 32)
-    await command("recovery-advance", "1", "77", "ab" * 32, "1")
-    (waiting,) = [await chain.registry(deployment).snapshot()]
-    assert waiting.pending_recovery is not None
-    await command("recovery-veto")
-    assert (await chain.registry(deployment).snapshot()).pending_recovery is None
 
 
 # ---------------------------------------------------------------------- finality
