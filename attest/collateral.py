@@ -76,6 +76,11 @@ class Collateral:
         """Seconds since the oldest of the monthly parts was issued; negative before."""
         return now_s - self.issued_s
 
+    def serves(self, now_s: int, age_s_max: int) -> bool:
+        """Whether all parts are within their dates, and the monthly ones as young as asked."""
+        in_date = self.latest_issued_s <= now_s <= self.valid_until_s
+        return in_date and self.age_s(now_s) <= age_s_max
+
 
 def parse_collateral(raw: bytes) -> Collateral:
     """Collateral from its JSON text of at most 128 KiB.

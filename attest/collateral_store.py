@@ -71,7 +71,7 @@ class CollateralStore:
             CollateralUnavailable: nothing such is kept, and no source gave any.
         """
         kept = self._kept.get(platform)
-        if kept is not None and _serves(kept, now_s, age_s_max):
+        if kept is not None and kept.serves(now_s, age_s_max):
             return kept
         if platform not in self._locks and len(self._locks) >= FAMILIES_MAX:
             raise CollateralUnavailable(f"more than {FAMILIES_MAX} platform families")
@@ -81,10 +81,10 @@ class CollateralStore:
                 await self._read(self._folder, platform)
             reason = "kept collateral is too old" if platform in self._kept else "no source"
             kept = self._kept.get(platform)
-            if kept is None or not _serves(kept, now_s, age_s_max):
+            if kept is None or not kept.serves(now_s, age_s_max):
                 reason = await self._ask(platform, now_s) or reason
                 kept = self._kept.get(platform)
-            if kept is not None and _serves(kept, now_s, age_s_max):
+            if kept is not None and kept.serves(now_s, age_s_max):
                 return kept
             raise CollateralUnavailable(f"family {platform.fmspc.hex()}: {reason}")
 
@@ -151,13 +151,6 @@ class CollateralStore:
     @staticmethod
     def _path(folder: Path, platform: Platform) -> Path:
         return folder / f"collateral-{platform.fmspc.hex()}-{platform.ca}.json"
-
-
-def _serves(collateral: Collateral, now_s: int, age_s_max: int) -> bool:
-    return (
-        collateral.latest_issued_s <= now_s <= collateral.valid_until_s
-        and collateral.age_s(now_s) <= age_s_max
-    )
 
 
 def encode_bundle(entries: Iterable[tuple[Platform, Collateral]]) -> bytes:

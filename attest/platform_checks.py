@@ -12,7 +12,7 @@ from . import qvl
 from .collateral import Collateral, iso_date, parse_collateral
 from .errors import CollateralError, QuoteError
 from .evidence import Evidence
-from .policy import REVOKED, UP_TO_DATE, Policy
+from .policy import REVOKED, SECONDS_MAX, UP_TO_DATE, Policy
 from .quotes import TdxQuote, parse_quote
 from .refusals import RefusalCode
 from .rows import UNKNOWN, Rows
@@ -89,13 +89,9 @@ def check_dates(
     if collateral is None:
         rows.not_reached("collateral dates", expected, code)
         return
-    fresh = collateral.latest_issued_s <= now_s <= collateral.valid_until_s
-    if policy is not None:
-        fresh = (
-            fresh
-            and collateral.age_s(now_s) <= policy.collateral_age_s_max
-            and collateral.tcb_evaluation_number >= policy.tcb_evaluation_number_min
-        )
+    age_s_max = SECONDS_MAX if policy is None else policy.collateral_age_s_max
+    number_min = 0 if policy is None else policy.tcb_evaluation_number_min
+    fresh = collateral.serves(now_s, age_s_max) and collateral.tcb_evaluation_number >= number_min
     came = (
         f"issued {iso_date(collateral.issued_s)}, valid until "
         f"{iso_date(collateral.valid_until_s)}, evaluation {collateral.tcb_evaluation_number}"

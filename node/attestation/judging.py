@@ -156,7 +156,7 @@ class Judge:
         )
         now_s = self._now_s()
         # Without a policy all are refused, so no source need be asked.
-        if age_s_max == 0 or (newest is not None and _serves(newest, now_s, age_s_max)):
+        if age_s_max == 0 or (newest is not None and newest.serves(now_s, age_s_max)):
             return platform, newest, ""
         trouble = "no source answered in time"
         with trio.move_on_after(COLLATERAL_WAIT_S):
@@ -200,11 +200,4 @@ def _identity(collateral: Collateral) -> tuple[object, ...]:
         collateral.latest_issued_s,
         collateral.tcb_info_signature,
         collateral.qe_identity_signature,
-    )
-
-
-def _serves(collateral: Collateral, now_s: int, age_s_max: int) -> bool:
-    return (
-        collateral.latest_issued_s <= now_s <= collateral.valid_until_s
-        and collateral.age_s(now_s) <= age_s_max
     )
