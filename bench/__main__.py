@@ -17,7 +17,18 @@ import trio
 
 from deploy.testnet.launch import Say, progress
 
-from . import attestation, catchup, chain, core, etcd, failover, leaders, load, machine
+from . import (
+    attestation,
+    catchup,
+    chain,
+    core,
+    etcd,
+    failover,
+    handshake,
+    leaders,
+    load,
+    machine,
+)
 from .cluster import BenchError, Cluster, cpu_s, spread
 from .ours import Ours
 from .report import Phase, Report, Side
@@ -46,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return catchup.main(words[1:])
     if words[:1] == ["attest"]:
         return attestation.main(words[1:])
+    if words[:1] == ["handshake"]:
+        return handshake.main(words[1:])
     if words[:1] == ["leaders"]:
         return leaders.main(words[1:])
     try:
