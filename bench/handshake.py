@@ -208,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--turns", type=int, default=50, help="connections of each kind")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    configure_command_logging()
+    configure_command_logging("error")
     costs = trio.run(_measure, arguments.turns)
     if arguments.json:
         print(json.dumps({"target_ms": TARGET_MS, "costs": costs}))
