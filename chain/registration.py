@@ -183,12 +183,12 @@ class NodeRegistrar:
         root = address_of(recover(keccak256(message), identity.kms_signature))
         (newest,) = await self._registry.call("currentRootEpoch", at=header)
         for epoch in range(newest, max(-1, newest - ROOT_EPOCHS_MAX), -1):
-            signer, _ = await self._registry.call("root", epoch, at=header)
-            if bytes.fromhex(signer[2:]) == root:
+            signer, valid_until_s = await self._registry.call("root", epoch, at=header)
+            if bytes.fromhex(signer[2:]) == root and valid_until_s > header.time_s:
                 return int(epoch)
         raise RootUnknown(
             f"KMS root 0x{root.hex()} signed for this node's app key, and the registry"
-            f" 0x{self._registry.contract.hex()} trusts no such root"
+            f" 0x{self._registry.contract.hex()} trusts no such root (any more)"
         )
 
     async def _send(self, intent: str, data: bytes, until: TxState) -> TxOutcome:

@@ -156,8 +156,12 @@ class RegistryDesk:
         await self._send(_seat_owner(seat), calls.bind_instance(seat, identity.instance_id))
 
     async def deactivate(self, seat: int) -> None:
-        """As the contract's owner: take the node off the seat."""
-        await self._send(CONTRACT_OWNER, calls.deactivate(seat))
+        """As the seat's owner: take the node off the seat, which it may register on again."""
+        await self._send(_seat_owner(seat), calls.deactivate(seat))
+
+    async def as_owner(self, *several: Call) -> None:
+        """As the contract's owner: whatever it may do beside what has a name here."""
+        await self._send(CONTRACT_OWNER, *several)
 
     async def is_active(self, seat: int) -> bool:
         """Whether a node sits on the seat, in the newest block."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from deploy import calls
 from deploy.testnet import processes
 from tests.integration.conftest import MakeTestnet
 from tests.integration.testnet import Testnet
@@ -79,11 +80,67 @@ async def test_members_come_change_and_go_under_writes(testnet: Testnet) -> None
         await testnet.rejoin(4)
         await testnet.wait_epoch(4, {1: 1, 2: 1, 3: 2, 4: 1, 5: 1})
         await writers.wait_more(10)
+    # By what was final on the chain, and on all nodes at the same height.
+    assert all(len(heights) == 1 for heights in heights_of_epochs(testnet).values())
     for seat in testnet.seats:
         opened = [line["epoch"] for line in events(testnet, seat, "epoch_opened")]
         assert opened == sorted(set(opened)), f"seat {seat}: {opened}"
     found = await status(testnet, 5)
     assert found["membership"]["pending"] is None and found["alarms"] == []
+
+
+def heights_of_epochs(testnet: Testnet) -> dict[int, set[int]]:
+    """At which heights of the cluster's own chain each epoch began, as all nodes' logs have it."""
+    heights: dict[int, set[int]] = {}
+    for seat in testnet.seats:
+        for line in events(testnet, seat, "epoch_opened"):
+            heights.setdefault(line["epoch"], set()).add(line["height"])
+    return heights
+
+
+async def test_a_revoked_root_and_a_burnt_seat_and_a_chain_that_takes_finality_back(
+    testnet: Testnet,
+) -> None:
+    await testnet.wait_leader()
+    four = dict.fromkeys((1, 2, 3, 4), 1)
+    async with writing(testnet) as writers:
+        # A fifth joins whose app key was certified under a second root.
+        await testnet.second_root()
+        assert await testnet.add() == 5
+        await testnet.wait_epoch(1, four | {5: 1})
+
+        # That root is revoked: what is signed under it counts no more, at once and without a new
+        # epoch, while the total weight stays.
+        await testnet.as_owner(calls.revoke_root(2))
+        with trio.fail_after(60):
+            for seat in four:
+                while (await status(testnet, seat))["membership"]["revoked"] != [5]:
+                    await trio.sleep(0.1)
+        found = await status(testnet, 1)
+        assert (found["epoch"], found["weight_total"]) == (1, 5)
+        await writers.wait_more(10)
+
+        await testnet.as_owner(calls.burn_seat(5))
+        await testnet.wait_epoch(2, four)
+        await writers.wait_more(10)
+        burnt = await status(testnet, 5)
+        assert burnt["state"] == "observing"
+        assert any("does not exist" in alarm for alarm in burnt["alarms"])
+        heights = heights_of_epochs(testnet)
+        assert sorted(heights) == [1, 2] and all(len(found) == 1 for found in heights.values())
+
+        # What was final is not: every node stops to follow the chain, and the cluster goes on.
+        await testnet.forget_finalized(20)
+        with trio.fail_after(60):
+            for seat in four:
+                while not (await status(testnet, seat))["chain"]["alarm"]:
+                    await trio.sleep(0.1)
+        await testnet.as_owner(calls.set_weight(1, 7))
+        await writers.wait_more(30)
+        for seat in four:
+            found = await status(testnet, seat)
+            assert (found["epoch"], found["weight_total"], found["state"]) == (2, 4, "active")
+            assert any("must not be followed any further" in alarm for alarm in found["alarms"])
 
 
 async def test_a_lost_machine_is_replaced_and_everything_outlives_a_restart(

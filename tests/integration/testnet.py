@@ -14,7 +14,11 @@ from typing import Any, Self
 
 import trio
 
-from deploy.testnet import changes, cli, launch, layout, processes, requests, survey
+from chain.keys import address_of, keccak256, recover
+from chain.rpc import RpcEndpoint
+from deploy import calls
+from deploy.calls import Call
+from deploy.testnet import agents, changes, cli, launch, layout, processes, requests, survey
 from deploy.testnet.layout import TestnetError
 from deploy.testnet.survey import SeatView, Survey
 from node.client import ApiClient
@@ -183,6 +187,28 @@ class Testnet:
     async def replace_machine(self, seat: int) -> None:
         """Another machine, without the old one's disk, instance and key, on a dead seat."""
         await changes.replace_machine(self.directory, seat, DEADLINE_S)
+
+    async def as_owner(self, *several: Call) -> None:
+        """Send transactions of the contract's owner."""
+        async with changes.changing(self.directory, DEADLINE_S) as (_, desk):
+            await desk.as_owner(*several)
+
+    async def second_root(self) -> None:
+        """Root epoch 2, of the same KMS key, behind every registration from now on."""
+        state = self.state
+        async with changes.changing(self.directory, DEADLINE_S) as (_, desk):
+            node = await agents.identity(state, desk.contract, self.seats[0])
+            claim = keccak256(b"dstack-kms-issued:" + node.app_id + node.app_key)
+            root = address_of(recover(claim, node.kms_signature))
+            await desk.as_owner(calls.rotate_root(root, 2**39))
+            certify = (node.app_id, node.app_key_xy(), node.kms_signature)
+            await desk.as_owner(calls.certify_app_key(*certify, 2))
+
+    async def forget_finalized(self, blocks: int) -> None:
+        """Reorganises away the newest blocks of the chain, finalized ones among them."""
+        rpc = RpcEndpoint(self.state.rpc_url)
+        await rpc.call("anvil_reorg", [blocks, []])
+        await rpc.aclose()
 
     async def recover(self) -> tuple[int, int]:
         """Break the glass, with the nodes that run; the new epoch and the height it stands on."""
