@@ -15,11 +15,12 @@ import trio
 
 from attest import PUBLIC_TEST_ROOTS
 from chain.abi import ContractAbi, encode
-from chain.agreement import open_reader
-from chain.deployment import Deployment
+from chain.agreement import FinalizedReader, Reverted, open_reader
+from chain.deployment import Deployment, Placed
 from chain.errors import BadChainData, ChainConfigError, PinMismatch
 from chain.evm import EvmRegistry
 from chain.fees import FeePolicy
+from chain.headers import Header
 from chain.keys import PayingSigner, keccak256
 from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
@@ -29,6 +30,8 @@ from deploy.calls import REGISTRY, Call
 
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
+# Contracts beside the registry, by the name of their artifact, and its view that names them.
+BESIDE = {"Annex": "annex", "Rules": "rules", "Certificates": "certificates"}
 RECOVERY_DELAY_S = 24 * 3600  # time to object to a recovery of a cluster without a quorum
 
 
@@ -157,11 +160,34 @@ async def deploy_registry(
     deployed = await sender.reader.code_at(contract, header)
     if not artifact("Registry").matches_code(deployed):
         raise BadChainData(f"what was deployed at 0x{contract.hex()} is not the registry's code")
+    beside = await read_beside(sender.reader, contract, header)
+    for placed in beside:
+        code = await sender.reader.code_at(placed.address, header)
+        if not artifact(placed.name).matches_code(code):
+            raise BadChainData(f"what was deployed as {placed.name} is not its code")
     return Deployment(
         sender.reader.chain_id, contract, outcome.block_number, keccak256(deployed),
         (founding.kms_root,),
         ("simulator",) if founding.kms_root in PUBLIC_TEST_ROOTS else (),
+        beside,
     )  # fmt: skip
+
+
+async def read_beside(reader: FinalizedReader, contract: bytes, at: Header) -> tuple[Placed, ...]:
+    """The contracts that a registry (20-byte address) names at a block; those that there are."""
+    abi = registry_abi()
+    views = [abi.function(view) for view in BESIDE.values()]
+    found = await reader.call_many(
+        contract, [view.encode() for view in views], at, answer_bytes_max=64
+    )
+    placed = []
+    for name, view, raw in zip(BESIDE, views, found, strict=True):
+        if isinstance(raw, Reverted):
+            raise abi.reverted(raw.data)
+        address = bytes.fromhex(view.decode(raw)[0][2:])
+        if any(address):
+            placed.append(Placed(name, address, keccak256(await reader.code_at(address, at))))
+    return tuple(placed)
 
 
 async def verify_code(registry: EvmRegistry) -> None:

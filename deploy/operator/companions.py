@@ -9,24 +9,15 @@ from chain.abi import ContractAbi
 from chain.agreement import Reverted
 from chain.headers import Header
 from contracts import artifact
-from deploy.calls import RULES
+from deploy.contract import read_beside
 
 WORDS_BYTES_MAX = 64 * 100  # the longest list of the rules, 64 entries, with room to spare
 
-# The registry's view that names the contract.
-_NAMED_BY = {RULES: "rules"}
 
-
-async def companions(registry: EvmRegistry, at: Header | None = None) -> dict[str, bytes]:
-    """Their 20-byte addresses by the name of their artifact; those that there are."""
-    header = await registry.finalized() if at is None else at
-    found = {}
-    for contract, view in _NAMED_BY.items():
-        text, *_ = await registry.call(view, at=header)
-        address = bytes.fromhex(text[2:])
-        if any(address):
-            found[contract] = address
-    return found
+async def companions(registry: EvmRegistry) -> dict[str, bytes]:
+    """Addresses of those that take transactions of their own, by the name of their artifact."""
+    placed = await read_beside(registry.reader, registry.contract, await registry.finalized())
+    return {one.name: one.address for one in placed if one.name != "Annex"}
 
 
 async def look(

@@ -18,7 +18,8 @@ from deploy.contract import (
     open_owner_sender,
 )
 from deploy.operator import arguments as read
-from deploy.operator.audit import as_json, as_lines, audit
+from deploy.operator.audit import audit
+from deploy.operator.audit_view import as_json, as_lines
 from deploy.operator.effects import plain
 from deploy.operator.keys import OnlyLooking, open_key
 from deploy.operator.session import journal_path, open_looking, policy, quorum

@@ -102,6 +102,7 @@ async def test_a_registry_lives_by_command_from_deployment_to_the_last_seat(
     shown = await command("show", key=None)
     assert shown["owner"] == "0x" + KEY.address.hex() and shown["seats"] == []
     assert shown["code_is_this_release"] and shown["launched"] is None
+    assert all(one["code_is_this_release"] and one["as_deployed"] for one in shown["beside"])
 
     # Seats: granted by the contract's owner, bound by their own.
     await command("allow-app", APP_ID.hex())

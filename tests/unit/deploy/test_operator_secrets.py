@@ -1,0 +1,95 @@
+"""A running command shows its key to nobody: not in the process list, not in what it prints."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from chain.deployment import FORMAT
+from chain.keys import keccak256
+
+SECRET = keccak256(b"a secret of the process list")
+PASSWORD = "a password that nobody types"
+
+
+@pytest.fixture
+def silent_rpc() -> Iterator[tuple[str, threading.Event, threading.Event]]:
+    """An endpoint that answers nothing; when it was asked, and what makes it hang up."""
+    asked, enough = threading.Event(), threading.Event()
+    kept: list[socket.socket] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            try:
+                stream, _ = listener.accept()
+            except OSError:
+                return
+            kept.append(stream)
+            asked.set()
+            enough.wait()
+            stream.close()
+
+    threading.Thread(target=run, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked, enough
+    enough.set()
+    listener.shutdown(socket.SHUT_RDWR)
+    for stream in [listener, *kept]:
+        stream.close()
+
+
+def deployment(path: Path) -> Path:
+    path.write_text(
+        f'{{"format": {FORMAT}, "chain_id": 31337, "contract": "0x{"11" * 20}",'
+        f' "deploy_block": 1, "code_hash": "0x{"22" * 32}", "kms_roots": ["0x{"33" * 20}"],'
+        ' "insecure": [], "others": []}'
+    )
+    return path
+
+
+@pytest.mark.parametrize("source", ["keystore", "key-file", "environment"])
+def test_no_key_or_password_in_process_list_or_output(
+    tmp_path: Path, silent_rpc: tuple[str, threading.Event, threading.Event], source: str
+) -> None:
+    url, asked, enough = silent_rpc
+    private = {
+        "key": SECRET.hex(),
+        "password": PASSWORD,
+        "keystore": str(Account.encrypt(SECRET, PASSWORD, iterations=2)).replace("'", '"'),
+    }
+    for name, text in private.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    words = {
+        "keystore": ["--keystore", str(tmp_path / "keystore"),
+                     "--password-file", str(tmp_path / "password")],
+        "key-file": ["--key-file", str(tmp_path / "key")],
+        "environment": ["--insecure-env-key", "OPERATOR_KEY"],
+    }[source]  # fmt: skip
+    environment = dict(os.environ)
+    if source == "environment":
+        environment["OPERATOR_KEY"] = SECRET.hex()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.operator.cli", "launch", "--yes", "--single-rpc-insecure",
+         "--rpc", url, "--deployment", str(deployment(tmp_path / "deployment.json")), *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    try:
+        assert asked.wait(60), "it asks the chain, with the key in its memory"
+        line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        enough.set()
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and b"127.0.0.1" in output
+    for secret in (SECRET.hex(), PASSWORD):
+        assert secret.encode() not in line + output
