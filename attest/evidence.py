@@ -58,7 +58,7 @@ class Evidence:
     @classmethod
     def decode(cls, raw: bytes) -> Evidence:
         """The evidence in our own container. Raises EvidenceError."""
-        value = _unpack(raw, EVIDENCE_BYTES_MAX)
+        value = _unpack(raw, EVIDENCE_BYTES_MAX, array_max=5, map_max=0)
         if not isinstance(value, list) or len(value) != 5 or value[0] != EVIDENCE_TAG:
             raise EvidenceError("not an evidence container")
         if type(value[1]) is not int or value[1] != EVIDENCE_VERSION:
@@ -104,7 +104,7 @@ def _check_sizes(quote: bytes, event_log: bytes, collateral: bytes | None) -> No
             raise EvidenceError(f"{name}: at most {limit} bytes, got {len(part)}")
 
 
-def _unpack(raw: bytes, limit: int) -> Any:
+def _unpack(raw: bytes, limit: int, *, array_max: int, map_max: int) -> Any:
     if len(raw) > limit:
         raise EvidenceError(f"at most {limit} bytes, got {len(raw)}")
     try:
@@ -115,8 +115,8 @@ def _unpack(raw: bytes, limit: int) -> Any:
             use_list=True,
             max_bin_len=limit,
             max_str_len=limit,
-            max_array_len=PAYLOAD_BYTES_MAX,
-            max_map_len=16,
+            max_array_len=array_max,
+            max_map_len=map_max,
             max_ext_len=0,
         )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError):
@@ -127,7 +127,9 @@ def _unpack(raw: bytes, limit: int) -> Any:
 
 
 def _decode_v1(raw: bytes) -> tuple[bytes, list[Event]]:
-    value = _map(_unpack(raw, ATTESTATION_BYTES_MAX), "attestation")
+    # Byte strings may come as lists of numbers, so lists may be as long as those.
+    whole = _unpack(raw, ATTESTATION_BYTES_MAX, array_max=PAYLOAD_BYTES_MAX, map_max=16)
+    value = _map(whole, "attestation")
     if value.get("version") != 1:
         raise EvidenceError("attestation version: expected 1")
     platform = _map(value.get("platform"), "platform")
