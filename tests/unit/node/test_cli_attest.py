@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import h11
 import pytest
 
 from attest import Evidence, policy_digest
@@ -16,6 +19,7 @@ from deploy.simulator.attester import Attester
 from deploy.simulator.faults import NO_FAULTS
 from deploy.simulator.kms import get_key_v0, get_key_v1, issue_app_keys
 from deploy.simulator.methods import DEFAULT_APP_COMPOSE
+from deploy.simulator.pccs import MockPccs
 from deploy.simulator.tdx_collateral import FMSPC_FRESH
 from node.cli import main
 
@@ -38,11 +42,11 @@ Run = Callable[..., tuple[int, Any]]
 def files(tmp_path: Path) -> dict[str, str]:
     """An auditor's folder: evidence, a policy that takes it, collateral, the mock's root."""
     given = ATTESTER.evidence(REPORT_DATA)
-    quote, log = given.quote, given.event_log
+    raw, log = given.quote, given.event_log
     contents = {
-        "evidence": Evidence(quote, log.encode()).encode(),
-        "answer": json.dumps({"quote": quote.hex(), "event_log": log}).encode(),
-        "quote": quote,
+        "evidence": Evidence(raw, log.encode()).encode(),
+        "answer": json.dumps({"quote": raw.hex(), "event_log": log}).encode(),
+        "quote": raw,
         "log": log.encode(),
         "policy.json": policy_text([ATTESTER.machine()]),
         "collateral": collateral(PKI, FMSPC_FRESH, NOW_S).to_json(),
@@ -154,6 +158,57 @@ def test_a_drafted_policy_takes_the_machine_it_was_drafted_from(
     assert run(*verify_words(files), "--policy", str(drafted))[0] == 0
     drafted.write_bytes(text)
     assert run(*verify_words(files), "--policy", str(drafted))[1]["refusal"] == "platform"
+
+
+@pytest.fixture
+def pccs_url() -> Iterator[str]:
+    """The simulator's PCCS, in a thread beside the command."""
+    pccs = MockPccs(PKI, clock=lambda: NOW_S)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            request = h11.Request(method="GET", target=self.path, headers=[("Host", "pccs")])
+            reply = pccs.respond(request, b"")
+            self.send_response(reply.status)
+            for name, value in reply.headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(reply.body)))
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_collateral_is_fetched_once_and_serves_offline(
+    files: dict[str, str], run: Run, tmp_path: Path, pccs_url: str
+) -> None:
+    words = verify_words(files)
+    at = words.index("--collateral")
+    online = [*words[:at], "--pccs", pccs_url, *words[at + 2 :]]
+    assert run(*online)[0] == 0
+    out = str(tmp_path / "bundle")
+    fetched = ("attest", "fetch-collateral", "--pccs", pccs_url, "--out", out)
+    for named in (files["quote"], "--fmspc=" + FMSPC_FRESH.hex()):
+        status, found = run(*fetched, named)
+        assert (status, found["fmspc"]) == (0, FMSPC_FRESH.hex())
+        assert run(*words, "--collateral", out)[0] == 0
+    assert run(*fetched)[0] == 1
+    # A bundle without the machine's family is as good as none.
+    empty = tmp_path / "empty"
+    empty.write_text('{"version": 1, "collateral": []}')
+    status, verdict = run(*words, "--collateral", str(empty))
+    assert (status, verdict["refusal"]) == (1, "collateral_missing")
 
 
 @pytest.mark.parametrize(
