@@ -14,6 +14,7 @@ from evidence_world import DOCUMENT, PAYLOAD
 
 from attest import PolicyError, RefusalCode, keccak256, parse_policy, policy_digest
 from attest.policy import POLICY_BYTES_MAX, TCB_STATUSES, KeyProviderRule
+from node.attestation.codes import NodeCode
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -173,4 +174,4 @@ def test_the_example_in_the_documentation_is_a_policy() -> None:
 
 def test_the_documentation_knows_every_reason_code() -> None:
     told = {name: int(number) for number, name in re.findall(r"\| (\d+) `([A-Z_]+)` \|", PAGE)}
-    assert told == {code.name: int(code) for code in RefusalCode}
+    assert told == {code.name: int(code) for kind in (RefusalCode, NodeCode) for code in kind}
