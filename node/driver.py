@@ -3,6 +3,9 @@
 One task steps the core. It takes all events that wait, steps through them, makes the merged
 votes durable at once (so they share an fsync under load), and only then sends. Records of
 finalized blocks may wait, and share a transaction with those of the next moment.
+
+While that task has nothing to do and the disks are quick, what a link brings is dealt with in the
+link's own task: the same turn, without the scheduler's way from one task to the other.
 """
 
 from __future__ import annotations
@@ -123,7 +126,9 @@ class Driver:
         self._on_epoch = on_epoch
         self._inbox: deque[Event] = deque()  # of this node
         self._fired: deque[Timer] = deque()
-        self._woken = trio.Event()
+        self._woken = trio.Event()  # not set while the task waits
+        self._in_turn = False  # of a link's task
+        self._failure: Exception | None = None  # of such a turn
         self._deadlines: Deadlines[Timer | None] = Deadlines()  # None: the sync of what is final
         self._waiting: dict[bytes, list[_Waiter]] = {}
         self._serving: set[tuple[int, type]] = set()
@@ -180,27 +185,57 @@ class Driver:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drives the engine until cancelled. Raises SafetyStop, StorageError."""
-        self._mesh.events.on_arrival = self._wake
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._deadlines.run, self._due)
-            self._put(Started())
-            task_status.started()
-            while True:
-                await self._wait()
+        self._mesh.events.on_arrival = self._arrived
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._deadlines.run, self._due)
+                self._put(Started())
+                task_status.started()
+                while True:
+                    await self._wait()
+                    if self._failure is not None:
+                        raise self._failure
+                    for disk in self._turn(self._next_events()):
+                        await disk.sync()
+        finally:
+            self._mesh.events.on_arrival = self._wake  # links may outlive us
+
+    def _turn(self, events: Iterable[Event]) -> Iterator[_Disk]:
+        """Steps through events and carries out what follows; yields disks to be waited for."""
+        output = Output()
+        now_ms = time.time_ns() // 1_000_000
+        for event in events:
+            output.merge(self.engine.step(event, now_ms))
+            if output.installed:  # to disk before the state changes again
+                yield from self._duties(output)
                 output = Output()
-                now_ms = time.time_ns() // 1_000_000
-                for event in self._next_events():
-                    output.merge(self.engine.step(event, now_ms))
-                    if output.installed:  # to disk before the state changes again
-                        await self._carry_out(output)
-                        output = Output()
-                # What came in may have moved a timer that ran out meanwhile: then it did not.
-                while self._fired:
-                    timer = self._fired.popleft()
-                    if timer not in output.timers:
-                        output.merge(self.engine.step(TimerFired(timer), now_ms))
-                await self._carry_out(output)
+        # What came in may have moved a timer that ran out meanwhile: then it did not.
+        while self._fired:
+            timer = self._fired.popleft()
+            if timer not in output.timers:
+                output.merge(self.engine.step(TimerFired(timer), now_ms))
+        yield from self._duties(output)
+
+    def _arrived(self) -> None:
+        """A link brought something: a turn now, when the task is idle and nothing can hold it up.
+
+        An error is the task's, and ends it as if it had come there.
+        """
+        idle = not (self._woken.is_set() or self._in_turn or self._failure)
+        if not (idle and self._votes_disk.is_quick and self._final_disk.is_quick):
+            self._wake()
+            return
+        self._in_turn = True
+        try:
+            for disk in self._turn(self._from_network()):
+                disk.sync_here()
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._in_turn = False
+        if self._failure is not None or self._mesh.events:
+            self._wake()
 
     def _put(self, event: Event) -> None:
         self._inbox.append(event)
@@ -226,13 +261,7 @@ class Driver:
 
     def _next_events(self) -> Iterator[Event]:
         """What waits: first of the network, at most a batch, then everything of this node."""
-        events = self._mesh.events
-        for _ in range(EVENTS_PER_BATCH):
-            if not events:
-                break
-            event = self._decoded(events.receive_nowait())
-            if event is not None:
-                yield event
+        yield from self._from_network()
         commands: list[bytes] = []
         while self._inbox:
             event = self._inbox.popleft()
@@ -242,6 +271,15 @@ class Driver:
                 yield event
         if commands:
             yield Submitted(tuple(commands))
+
+    def _from_network(self) -> Iterator[Event]:
+        events = self._mesh.events
+        for _ in range(EVENTS_PER_BATCH):
+            if not events:
+                break
+            event = self._decoded(events.receive_nowait())
+            if event is not None:
+                yield event
 
     def _decoded(self, event: NetworkEvent) -> Event | None:
         match event:
@@ -259,14 +297,14 @@ class Driver:
                 self._on_links()
                 return PeerLost(seat)
 
-    async def _carry_out(self, output: Output) -> None:
-        """The duties of ``consensus.interface.Output``, in its order."""
+    def _duties(self, output: Output) -> Iterator[_Disk]:
+        """Carries out ``consensus.interface.Output``, in its order; yields as ``_turn``."""
         for applied in output.applied:
             self.history.note(self.engine.machine, applied)
         urgent, final = _parted(output.persist)
         if urgent:
             self._store.write(urgent)
-            await self._votes_disk.sync()
+            yield self._votes_disk
         if output.send:
             with self._mesh.burst():
                 self._send_all(output.send)
@@ -294,7 +332,7 @@ class Driver:
         if self._sync_due or (output.serve and self._unsynced):
             self._unsynced = self._sync_due = False
             self._deadlines.cancel(None)
-            await self._final_disk.sync()
+            yield self._final_disk
         for request in output.serve:
             if isinstance(request, ServeEpochs):
                 self._nursery.start_soon(self._serve_epochs, request)
@@ -419,12 +457,21 @@ class _Disk:
         self._sync = sync
         self._took_s = deque((0.0,), maxlen=SYNCS_KEPT)
 
-    async def sync(self) -> None:
+    @property
+    def is_quick(self) -> bool:
+        return min(self._took_s) < SYNC_INLINE_S
+
+    def sync_here(self) -> None:
         started = time.perf_counter()
-        if min(self._took_s) < SYNC_INLINE_S:
-            self._sync()
-        else:
-            await trio.to_thread.run_sync(self._sync)
+        self._sync()
+        self._took_s.append(time.perf_counter() - started)
+
+    async def sync(self) -> None:
+        if self.is_quick:
+            self.sync_here()
+            return
+        started = time.perf_counter()
+        await trio.to_thread.run_sync(self._sync)
         self._took_s.append(time.perf_counter() - started)
 
 

@@ -8,7 +8,7 @@ socket: a slow consumer slows every peer by itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -19,7 +19,7 @@ from node.network.limits import NetworkLimits
 class EventQueue:
     """What the mesh tells. One consumer, which either awaits ``receive`` or sets ``on_arrival``.
 
-    ``on_arrival`` is called when an event comes, within the task of its link, and must not block.
+    ``on_arrival`` is called when events came, within the task of their link, and must not raise.
     """
 
     def __init__(self) -> None:
@@ -84,6 +84,15 @@ class Inbox:
         if isinstance(event, MessageFrom):
             self._waiting_bytes += len(event.payload)
         if len(self._waiting) == 1:
+            self._queue.add(self)
+
+    def put_messages(self, seat: int, payloads: Sequence[bytes]) -> None:
+        """Keep what one read of the socket brought; the consumer hears of it once."""
+        first = not self._waiting
+        for payload in payloads:
+            self._waiting.append(MessageFrom(seat, payload))
+            self._waiting_bytes += len(payload)
+        if first and payloads:
             self._queue.add(self)
 
     def take(self) -> NetworkEvent:

@@ -17,7 +17,7 @@ import trio
 
 from node.network.buckets import TokenBucket
 from node.network.errors import LinkBroken
-from node.network.events import MessageFrom, Priority
+from node.network.events import Priority
 from node.network.frames import encode_control
 from node.network.handshake import Established
 from node.network.inbox import Inbox
@@ -200,14 +200,10 @@ class Link:
         self.flush()
 
     def _deliver_all(self, payloads: list[bytes]) -> None:
-        for payload in payloads:
-            self._deliver(payload)
-
-    def _deliver(self, payload: bytes) -> None:
         counters = self._counters
-        counters.received_messages += 1
-        counters.received_bytes += len(payload)
-        self._inbox.put(MessageFrom(self.seat, payload))
+        counters.received_messages += len(payloads)
+        counters.received_bytes += sum(map(len, payloads))
+        self._inbox.put_messages(self.seat, payloads)
 
     async def _pause(self, pause_s: float) -> None:
         """Stop reading: too fast, or nobody takes the messages. Silence is not held against the

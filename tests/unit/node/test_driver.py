@@ -17,7 +17,9 @@ from consensus.interface import (
     EpochRecord,
     Event,
     FinalizedRecord,
+    Halt,
     Output,
+    PeerConnected,
     Record,
     Started,
     Timer,
@@ -28,6 +30,8 @@ from consensus.machine import Machine, Result
 from node import votelog
 from node.driver import Driver, SafetyStop
 from node.facade import OutcomeUnknown
+from node.network import NetworkLimits, PeerUp
+from node.network.inbox import EventQueue, Inbox
 from tests.unit.node.small_cluster import decoded, small_cluster
 
 FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
@@ -37,7 +41,11 @@ def put(number: int, client: bytes = bytes(16)) -> Command:
     return Command(client, number, Put(b"key", b"%d" % number))
 
 
-async def test_no_vote_leaves_before_it_is_on_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inline_s", [1.0, 0.0], ids=["quick disk", "slow disk"])
+async def test_no_vote_leaves_before_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline_s: float
+) -> None:
+    monkeypatch.setattr("node.driver.SYNC_INLINE_S", inline_s)
     async with small_cluster(tmp_path, FOUR) as cluster:
         sent: list[tuple[int, int, int]] = []
         unsaved: list[wire.Message] = []
@@ -168,7 +176,8 @@ async def test_finalized_blocks_wait_for_messages_but_an_epoch_for_its_last_bloc
 
     async def written(*records: Record) -> list[Any]:
         done.clear()
-        await driver._carry_out(Output(persist=list(records)))
+        for disk in driver._duties(Output(persist=list(records))):
+            await disk.sync()
         return list(done)
 
     assert await written(final, vote) == [vote, "durable", final]
@@ -206,6 +215,34 @@ async def test_a_timer_that_was_moved_does_not_run_out_while_the_disk_is_waited_
         await trio.testing.wait_all_tasks_blocked()
         assert fired == []
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_link_brings_to_an_idle_driver_has_its_turn_at_once() -> None:
+    stepped: list[Event] = []
+
+    def step(event: Event, _: int) -> Output:
+        stepped.append(event)
+        return Output(halt=Halt("enough")) if event == PeerConnected(3) else Output()
+
+    engine = SimpleNamespace(step=step, machine=Machine())
+    store = SimpleNamespace(
+        sync_votes=lambda: None, sync=lambda: None, history=SimpleNamespace(rows=tuple)
+    )
+    mesh = SimpleNamespace(events=EventQueue())
+    inbox = Inbox(NetworkLimits(), mesh.events)
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+    with pytest.RaisesGroup(SafetyStop, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(driver.run)
+            await trio.testing.wait_all_tasks_blocked()
+            inbox.put(PeerUp(2))
+            assert stepped == [Started(), PeerConnected(2)]
+            inbox.put(PeerUp(3))  # the error is not the link's, but ends the driver
+            inbox.put(PeerUp(4))
+            assert stepped[2:] == [PeerConnected(3)]
+            await trio.sleep_forever()
+    inbox.put(PeerUp(4))
+    assert stepped[3:] == []
 
 
 class _NoEvents:
