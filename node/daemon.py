@@ -68,6 +68,8 @@ EXPECTED = (
 STOP_GRACE_S = 1.0
 GWEI = 10**9
 GENESIS_POLL_S = 0.5
+LINKS_WAIT_S = 2.0
+LINKS_POLL_S = 0.02
 # Python's own (700, 10, 10) cost a tenth of the time per commit, and nearly nothing here is in
 # cycles. The second is small and the third large: a collection of the middle generation stops the
 # loop for some milliseconds, one of everything (all sessions and entries) for a tenth of a second.
@@ -312,6 +314,7 @@ async def _run_core(
                 service.attestation.attach(mesh, BootFence(driver, cluster_id))
                 nursery.start_soon(service.attestation.run)
             await nursery.start(mesh.run)
+            await _wait_linked(mesh, engine)
             try:
                 await driver.run()
             except SafetyStop as stop:
@@ -319,6 +322,18 @@ async def _run_core(
                 raise
     finally:
         store.close()
+
+
+async def _wait_linked(mesh: Mesh, engine: Engine) -> None:
+    """The core's clocks begin when there is somebody to talk to, if that is soon: a leader whose
+    link is still being made, which takes a quote each way, is not to be voted out for that."""
+    validators = engine.validators
+    with trio.move_on_after(LINKS_WAIT_S):
+        while True:
+            seats = {link.seat for link in mesh.links() if link.connected} | {mesh.seat}
+            if validators.is_quorum(validators.weight(seats)):
+                return
+            await trio.sleep(LINKS_POLL_S)
 
 
 async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Membership:

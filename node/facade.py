@@ -267,7 +267,8 @@ class NodeFacade(Protocol):
 
         Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms, down_reason,
         attestation (None, or {attested, held, tcb_status, policy_version, quote_age_s, incarnation,
-        compose_hash; refused and refused_us: None, or {reason, detail, at_s}}).
+        compose_hash; fails (why it does not satisfy the newest policy, while it is held), refused
+        and refused_us: None, or {reason, detail, at_s}}).
         """
         ...
 

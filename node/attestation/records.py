@@ -43,6 +43,7 @@ class Record:
     refused: Refusal | None = None  # by us
     refused_us: Refusal | None = None
     held: PolicyInForce | None = None
+    fails: Refusal | None = None  # why it does not satisfy the newest policy, while it is held
     renew_at: float = 0.0
     failures: int = 0  # renewals in a row that brought no evidence
 
@@ -60,6 +61,7 @@ class Record:
         row: dict[str, Any] = {
             "attested": linked and found is not None,
             "held": self.held is not None,
+            "fails": _row(self.fails),
             "tcb_status": None,
             "policy_version": None,
             "quote_age_s": None,

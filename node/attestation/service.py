@@ -28,7 +28,7 @@ from node.attestation.codes import NO_FAULT_OF_THE_PEER, NodeCode, reason, word
 from node.attestation.judging import Expected, Judge, Judgement
 from node.attestation.policies import PolicyBook, PolicyInForce
 from node.attestation.quorum import Enforcement, enforcement
-from node.attestation.records import Accepted, Record
+from node.attestation.records import Accepted, Record, Refusal
 from node.network import LinkStatus, peer_id_of
 from node.network.attesting import Statement
 from node.network.errors import Denied, Unproven
@@ -206,6 +206,7 @@ class Attestation:
         if judgement.refusal is not None and held is not None:
             under_held = await self.judge_.judge(evidence, expected, held)
             if under_held.refusal is None:
+                record.fails = _refusal(judgement)
                 return held, under_held
         return newest, judgement
 
@@ -224,7 +225,7 @@ class Attestation:
             evidence, expected, policy, judgement, incarnation, now, time.time()
         )
         if policy is self.policies.current:
-            record.held = None
+            record.held = record.fails = None
         record.refused, record.failures = None, 0
         assert policy.policy is not None
         period_s = min(policy.policy.renewal_s, self._renewal_s_max)
@@ -282,9 +283,8 @@ class Attestation:
                 return  # the newer one has its own turn
             if record.accepted is not found:
                 continue  # fresh evidence came meanwhile
-            if judgement.refusal is not None:
-                record.refuse(reason(judgement.refusal), judgement.detail)
-            elif newest is not None:
+            record.fails = _refusal(judgement)
+            if record.fails is None and newest is not None:
                 record.accepted = replace(found, policy=newest, judgement=judgement)
                 record.held = record.refused = None
             record.renew_at = min(record.renew_at, now + self._random.uniform(0, AFTER_POLICY_S))
@@ -314,17 +314,12 @@ class Attestation:
         linked = self._linked()
         for seat in result.cut:
             record = self._records[seat]
-            record.held = None
-            if seat not in linked:
-                continue
-            why = record.refused
-            self.refused[why.reason if why else "attestation_policy"] += 1
-            self._links.cut(
-                seat,
-                why.reason if why else "attestation_policy",
-                penalty=True,
-                detail=why.detail if why else "",
-            )
+            why, record.held, record.fails = record.fails, None, None
+            if seat not in linked or why is None:
+                continue  # a link that was just made is judged in a moment
+            record.refused = why
+            self.refused[why.reason] += 1
+            self._links.cut(seat, why.reason, penalty=True, detail=why.detail)
         if result.held != before.held:
             if result.held:
                 self._log.critical("policy_not_enforced", reason=result.alarm())
@@ -467,11 +462,10 @@ class Attestation:
         found = self.policies.alarms()
         if self._enforced.held:
             found.append(self._enforced.alarm())
-        own = self._own
-        if own is not None and own.refused is not None:
+        wrong = (self._own.fails or self._own.refused) if self._own is not None else None
+        if wrong is not None:
             found.append(
-                f"this node's own evidence is not good enough: {own.refused.reason}:"
-                f" {own.refused.detail}"
+                f"this node's own evidence is not good enough: {wrong.reason}: {wrong.detail}"
             )
         return found
 
@@ -507,6 +501,12 @@ class Attestation:
         if record is None:
             return None
         return record.status(trio.current_time(), seat in self._linked())
+
+
+def _refusal(judgement: Judgement) -> Refusal | None:
+    if judgement.refusal is None:
+        return None
+    return Refusal(reason(judgement.refusal), judgement.detail, time.time())
 
 
 def _denied(code: int, detail: str, attachment: bytes = b"") -> Denied:

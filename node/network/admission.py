@@ -100,7 +100,8 @@ class Admission:
             return
         suppressed, self._log_suppressed = self._log_suppressed, 0
         # Crossed dials are everyday life, not somebody at the door.
-        write = self._log.debug if refusal.reason == "duplicate" else self._log.warning
+        crossed = refusal.reason in ("duplicate", "closed_by_peer")
+        write = self._log.debug if crossed else self._log.warning
         write(
             "peer_refused",
             reason=refusal.reason,

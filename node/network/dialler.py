@@ -18,6 +18,7 @@ from node.network.peer import Peer
 # A dial that ends so tells of the way or the other side, it is no refusal of ours.
 DIAL_FAILURES = frozenset(
     {
+        "closed_by_peer",
         "connection_lost",
         "denied_by_peer",
         "duplicate",

@@ -110,4 +110,6 @@ def _refusal(group: BaseExceptionGroup[BaseException], peer_id: str) -> Refused 
 def _reason(error: BaseException) -> str:
     if isinstance(error, Unproven):
         return "unproven"
+    if isinstance(error, ConnectionClosedError):
+        return "closed_by_peer"  # mostly a crossed dial of which it kept the other
     return str(getattr(error, "reason", "handshake_failed"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
+from small_cluster import validator_set
 
 from attest.keys import SecretKey
 from chain import ChainError, Membership
@@ -126,3 +127,21 @@ def test_the_cap_of_the_leader_timer_is_a_multiple_of_it(tmp_path: Path) -> None
     assert durations(config(tmp_path).timing).growth_max == 8
     short = replace(config(tmp_path).timing, leader_timeout_max_ms=10)
     assert durations(short).growth_max == 1
+
+
+@pytest.mark.parametrize(("linked_after", "waits_s"), [(5, 0.1), (10_000, daemon.LINKS_WAIT_S)])
+async def test_the_core_starts_when_a_quorum_is_linked_or_after_a_moment(
+    autojump_clock: Any, linked_after: int, waits_s: float
+) -> None:
+    looks: list[int] = []
+
+    def links() -> list[Any]:
+        looks.append(1)
+        up = len(looks) > linked_after
+        return [SimpleNamespace(seat=2, connected=up), SimpleNamespace(seat=3, connected=False)]
+
+    mesh: Any = SimpleNamespace(seat=1, links=links)
+    engine: Any = SimpleNamespace(validators=validator_set({1: 2, 2: 2, 3: 1}))
+    begun = trio.current_time()
+    await daemon._wait_linked(mesh, engine)
+    assert trio.current_time() - begun == pytest.approx(waits_s)
