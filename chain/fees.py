@@ -25,7 +25,7 @@ class FeePolicy:
 
     fee_ceiling: int = 200 * GWEI
     tip_min: int = GWEI // 1000
-    gas_max: int = 12_000_000
+    gas_max: int = 16_000_000  # a deployment; EIP-7825 allows 2**24 in a transaction
     bump_after_blocks: int = 3
     attempts_max: int = 24
     poll_interval_s: float = 0.5

@@ -133,8 +133,12 @@ def _deactivate(now: Membership, seat: int) -> Effect:
     if row is None:
         return _missing(now, seat)
     found = _removal(now, [row] if row.status is MemberStatus.ACTIVE else [])
-    return Effect((*found.lines, "its binding ends: bind again before it may return"),
-                  found.warnings)  # fmt: skip
+    lines = (
+        "its binding ends: bind again before it may return",
+        "done by others than the seat's owner, nobody registers there for the length of a lease,"
+        " unless lift-suspension ends that",
+    )
+    return Effect((*found.lines, *lines), found.warnings)
 
 
 def _burn(now: Membership, seat: int) -> Effect:
