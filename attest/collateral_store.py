@@ -9,7 +9,9 @@ with each quote.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -53,9 +55,11 @@ class CollateralStore:
         self._folder = folder
         self._renew_after_s = renew_after_s
         self._on_failure = on_failure or (lambda _: None)
-        self._kept: dict[Platform, Collateral] = dict(bundle)
+        # A quote names its family before anything of it is proven, so a liar can name many: what
+        # was used last stays, and nothing here grows beyond its bound.
+        self._kept: OrderedDict[Platform, Collateral] = OrderedDict(bundle)
         self._renewed_s: dict[Platform, int] = {}
-        self._failed: dict[Platform, tuple[int, str]] = {}
+        self._failed: OrderedDict[Platform, tuple[int, str]] = OrderedDict()
         self._locks: dict[Platform, trio.Lock] = {}
 
     def peek(self, platform: Platform) -> Collateral | None:
@@ -70,20 +74,17 @@ class CollateralStore:
         Raises:
             CollateralUnavailable: nothing such is kept, and no source gave any.
         """
-        kept = self._kept.get(platform)
+        kept = self._used(platform)
         if kept is not None and kept.serves(now_s, age_s_max):
             return kept
-        if platform not in self._locks and len(self._locks) >= FAMILIES_MAX:
-            raise CollateralUnavailable(f"more than {FAMILIES_MAX} platform families")
-        # One at a time for each family: many handshakes begin together after a restart.
-        async with self._locks.setdefault(platform, trio.Lock()):
+        async with self._alone(platform):
             if platform not in self._kept and self._folder is not None:
                 await self._read(self._folder, platform)
-            reason = "kept collateral is too old" if platform in self._kept else "no source"
-            kept = self._kept.get(platform)
+            kept = self._used(platform)
+            reason = "no source" if kept is None else "kept collateral is too old"
             if kept is None or not kept.serves(now_s, age_s_max):
                 reason = await self._ask(platform, now_s) or reason
-                kept = self._kept.get(platform)
+                kept = self._used(platform)
             if kept is not None and kept.serves(now_s, age_s_max):
                 return kept
             raise CollateralUnavailable(f"family {platform.fmspc.hex()}: {reason}")
@@ -97,7 +98,7 @@ class CollateralStore:
             last_s = self._renewed_s.get(platform)
             if last_s is not None and last_s <= now_s < last_s + self._renew_after_s:
                 continue
-            async with self._locks.setdefault(platform, trio.Lock()):
+            async with self._alone(platform):
                 await self._ask(platform, now_s)
 
     async def remember(self, platform: Platform, collateral: Collateral) -> None:
@@ -105,11 +106,33 @@ class CollateralStore:
         kept = self._kept.get(platform)
         if kept is not None and collateral.issued_s <= kept.issued_s:
             return
-        if kept is None and len(self._kept) >= FAMILIES_MAX:
-            return
-        self._kept[platform] = collateral
+        self._keep(platform, collateral)
         if self._folder is not None:
             await self._write(self._path(self._folder, platform), collateral)
+
+    def _used(self, platform: Platform) -> Collateral | None:
+        kept = self._kept.get(platform)
+        if kept is not None:
+            self._kept.move_to_end(platform)
+        return kept
+
+    def _keep(self, platform: Platform, collateral: Collateral) -> None:
+        self._kept[platform] = collateral
+        self._kept.move_to_end(platform)
+        if len(self._kept) > FAMILIES_MAX:
+            gone, _ = self._kept.popitem(last=False)
+            self._renewed_s.pop(gone, None)
+
+    @asynccontextmanager
+    async def _alone(self, platform: Platform) -> AsyncIterator[None]:
+        """One at a time for each family: many handshakes begin together after a restart."""
+        lock = self._locks.setdefault(platform, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._locks.pop(platform, None)
 
     async def _ask(self, platform: Platform, now_s: int) -> str:
         """Asks the sources unless they failed a moment ago; returns how, empty if one answered."""
@@ -129,6 +152,8 @@ class CollateralStore:
             return ""
         if failures:
             self._failed[platform] = (now_s, "; ".join(failures))
+            if len(self._failed) > FAMILIES_MAX:
+                self._failed.popitem(last=False)
         return "; ".join(failures)
 
     async def _write(self, path: Path, collateral: Collateral) -> None:
@@ -146,7 +171,7 @@ class CollateralStore:
             self._on_failure(f"{path.name}: {error}")
             return
         if found is not None and found.fmspc == platform.fmspc:
-            self._kept[platform] = found
+            self._keep(platform, found)
 
     @staticmethod
     def _path(folder: Path, platform: Platform) -> Path:

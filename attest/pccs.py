@@ -17,8 +17,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -81,14 +83,16 @@ class CollateralSource:
         """
         try:
             with trio.fail_after(self._deadline_s):
-                async with httpx.AsyncHTTPTransport(trust_env=False, retries=0) as transport:
+                # Reading the authorities takes a tenth of a second: once, and not in our thread.
+                tls = await trio.to_thread.run_sync(_tls)
+                async with httpx.AsyncHTTPTransport(tls, trust_env=False, retries=0) as transport:
                     return await self._fetch(transport, platform)
         except trio.TooSlowError:
             reason = f"no whole answer within {self._deadline_s:g} s"
         except (CollateralError, _Unusable) as error:
             reason = str(error)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            reason = f"{type(error).__name__}: {_words(error)}"
         raise CollateralUnavailable(f"{self.name}: {reason}")
 
     async def _fetch(self, transport: httpx.AsyncHTTPTransport, platform: Platform) -> Collateral:
@@ -115,6 +119,20 @@ class CollateralSource:
                 f"asked for family {platform.fmspc.hex()}, got {collateral.fmspc.hex()}"
             )
         return collateral
+
+
+def _words(error: BaseException) -> str:
+    """What an error says; httpx leaves some of its own empty and keeps the cause behind them."""
+    seen: BaseException | None = error
+    while seen is not None and not str(seen):
+        seen = seen.__cause__ or seen.__context__
+    text = "no reason given" if seen is None else str(seen)
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class _Unusable(Exception):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,21 @@ from urllib.parse import quote as percent
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from evidence_world import COLLATERAL, COLLATERAL_JSON, MOCK, NOW_S
 
 from attest import CollateralError, CollateralUnavailable, parse_collateral
 from attest.collateral import iso_date
-from attest.collateral_store import CollateralStore, encode_bundle, parse_bundle
+from attest.collateral_store import (
+    FAMILIES_MAX,
+    CollateralStore,
+    encode_bundle,
+    parse_bundle,
+)
 from attest.pccs import BODY_BYTES_MAX, CollateralSource, revocation_list, signed_part
 from attest.qvl import Platform
 
@@ -227,6 +240,36 @@ async def test_a_silent_or_absent_source_ends_by_the_deadline(
         await CollateralSource("http://127.0.0.1:1").fetch(FAMILY)
 
 
+async def test_a_source_that_no_authority_vouches_for_is_not_believed(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "server.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    reached = []
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with suppress(trio.BrokenResourceError):
+            reached.append(await stream.receive_some(65536))
+
+    serving = partial(trio.serve_ssl_over_tcp, serve, 0, context, host="127.0.0.1")
+    listeners = await nursery.start(serving)
+    port = listeners[0].transport_listener.socket.getsockname()[1]
+    with pytest.raises(CollateralUnavailable, match="certificate verify failed"):
+        await CollateralSource(f"https://localhost:{port}").fetch(FAMILY)
+    assert not any(reached)
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -316,6 +359,28 @@ async def test_a_damaged_file_is_told_and_fetched_anew(pccs: Pccs, tmp_path: Pat
     assert await store.get(FAMILY, now_s=NOW_S, age_s_max=YEARS_S) == COLLATERAL
     assert len(told) == 1
     assert parse_collateral(path.read_bytes()) == COLLATERAL
+
+
+async def test_families_that_a_liar_names_push_nobody_out_for_good(
+    pccs: Pccs, tmp_path: Path
+) -> None:
+    store = CollateralStore([CollateralSource(pccs.url)], folder=tmp_path)
+    for number in range(1, 2 * FAMILIES_MAX):
+        liar = Platform(number.to_bytes(6, "big"), "processor")
+        with pytest.raises(CollateralUnavailable, match="404"):
+            await store.get(liar, now_s=NOW_S, age_s_max=YEARS_S)
+    assert len(store._failed) == FAMILIES_MAX
+    assert not store._locks
+    assert await store.get(FAMILY, now_s=NOW_S, age_s_max=YEARS_S) == COLLATERAL
+    # And those that exist: what is used stays, what is pushed out comes back from disk.
+    for number in range(2 * FAMILIES_MAX):
+        await store.remember(Platform(number.to_bytes(6, "big"), "processor"), COLLATERAL)
+        if number == FAMILIES_MAX // 2:
+            await store.get(FAMILY, now_s=NOW_S, age_s_max=YEARS_S)
+    assert len(store._kept) == FAMILIES_MAX
+    asked = len(pccs.asked)
+    assert await store.get(FAMILY, now_s=NOW_S, age_s_max=YEARS_S) == COLLATERAL
+    assert len(pccs.asked) == asked
 
 
 async def test_older_collateral_never_replaces_newer() -> None:
