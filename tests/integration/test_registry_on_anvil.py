@@ -391,12 +391,16 @@ async def test_a_contract_with_other_code_is_refused(chain: Chain, tmp_path: Pat
         await chain.registry(replace(deployment, code_hash=bytes(32 * [7]))).snapshot()
     # Without a configured hash the first one seen is pinned on disk.
     path = tmp_path / "mark.json"
-    await chain.registry(replace(deployment, code_hash=b""), path).snapshot()
+    running = chain.registry(replace(deployment, code_hash=b""), path)
+    await running.snapshot()
     code = "0x6001600155"
     await chain.rpc.call("anvil_setCode", ["0x" + deployment.contract.hex(), code])
     await chain.mine(3)
     with pytest.raises(PinMismatch):
         await chain.registry(replace(deployment, code_hash=b""), path).snapshot()
+    # One that runs notices by the proof of the next block.
+    with pytest.raises(PinMismatch, match="has code of hash"):
+        await running.snapshot()
 
 
 async def test_an_address_without_code_is_not_deployed(chain: Chain) -> None:
