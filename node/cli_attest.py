@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -29,6 +30,14 @@ def add_attest(commands: Any) -> None:
     """Adds the command to the subparsers of the command line."""
     attest = commands.add_parser("attest", help="check a machine's quote; fetch collateral; policy")
     verbs = attest.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    ask = verbs.add_parser("quote", help="ask this machine's guest agent for evidence")
+    ask.add_argument("--out", required=True, metavar="FILE", help="the container to write")
+    ask.add_argument("--socket", metavar="PATH", help="the agent's, where it is not in its place")
+    ask.add_argument(
+        "--report-data", metavar="HEX", help="64 bytes to quote over; 32 random ones by default"
+    )
+    _end(ask, _quote)
 
     show = verbs.add_parser("show", help="what evidence says, nothing of it checked")
     _evidence(show)
@@ -233,6 +242,33 @@ def _fetched(urls: list[str], platform: Platform) -> Collateral:
 # --- verbs ---
 
 
+def _quote(options: argparse.Namespace) -> int:
+    import trio
+
+    from attest import AttestError, Evidence, GuestAgent
+
+    given = hex_option(options.report_data, "--report-data", 64)
+    report_data = secrets.token_bytes(32).ljust(64, b"\0") if given is None else given
+    try:
+        quote, event_log = trio.run(GuestAgent(options.socket).get_quote, report_data)
+        container = Evidence(quote, event_log).encode()
+    except AttestError as error:
+        raise Failed(str(error)) from None
+    _write(options.out, container)
+    document = {"file": options.out, "report_data": report_data.hex()}
+    print_json(document) if options.json else print_lines(document)
+    return 0
+
+
+def _write(name: str, content: bytes) -> None:
+    from attest.durable import replace_file
+
+    try:
+        replace_file(Path(name), content)
+    except OSError as error:
+        raise Failed(f"{name}: {error.strerror}") from None
+
+
 def _show(options: argparse.Namespace) -> int:
     from attest import AttestError, parse_event_log, parse_quote, replay, runtime_facts
     from attest.verifying import Facts
@@ -280,7 +316,6 @@ def _verify(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     from attest.collateral import iso_date
     from attest.collateral_store import encode_bundle
-    from attest.durable import replace_file
     from attest.qvl import Platform
 
     if (options.file is None) == (options.fmspc is None):
@@ -292,10 +327,7 @@ def _fetch(options: argparse.Namespace) -> int:
     if not options.pccs:
         raise Failed("--pccs: name at least one source")
     collateral = _fetched(options.pccs, platform)
-    try:
-        replace_file(Path(options.out), encode_bundle([(platform, collateral)]))
-    except OSError as error:
-        raise Failed(f"{options.out}: {error.strerror}") from None
+    _write(options.out, encode_bundle([(platform, collateral)]))
     document = {
         "fmspc": platform.fmspc.hex(),
         "ca": platform.ca,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socketserver
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -160,6 +162,19 @@ def test_a_drafted_policy_takes_the_machine_it_was_drafted_from(
     assert run(*verify_words(files), "--policy", str(drafted))[1]["refusal"] == "platform"
 
 
+@contextmanager
+def answering(server: socketserver.BaseServer) -> Iterator[None]:
+    """A server at work in a thread beside the command."""
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture
 def pccs_url() -> Iterator[str]:
     """The simulator's PCCS, in a thread beside the command."""
@@ -180,14 +195,36 @@ def pccs_url() -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with answering(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+def test_evidence_of_this_machine_comes_from_its_agent(
+    files: dict[str, str], run: Run, tmp_path: Path
+) -> None:
+    class Agent(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            size = 0
+            while (line := self.rfile.readline().strip()) != b"":
+                if line.lower().startswith(b"content-length:"):
+                    size = int(line.split(b":")[1])
+            asked = bytes.fromhex(json.loads(self.rfile.read(size))["report_data"])
+            given = ATTESTER.evidence(asked)
+            body = json.dumps({"quote": given.quote.hex(), "event_log": given.event_log}).encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+            self.wfile.write(head.encode() + body)
+
+    path, out = str(tmp_path / "agent.sock"), str(tmp_path / "own")
+    ask = ["attest", "quote", "--socket", path, "--out", out]
+    with answering(socketserver.UnixStreamServer(path, Agent)):
+        status, fresh = run(*ask)
+        assert status == 0
+        assert run(*ask)[1] != fresh
+        assert run(*ask, "--report-data", REPORT_DATA.hex())[0] == 0
+    files["own"] = out
+    status, _ = run(*verify_words(files, "own"), "--report-data", REPORT_DATA.hex())
+    assert status == 0
+    assert run(*ask)[0] == 1
 
 
 def test_collateral_is_fetched_once_and_serves_offline(
