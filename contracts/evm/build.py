@@ -29,6 +29,7 @@ CONTRACTS = {
     "Registry": "src/Registry.sol",
     "Annex": "src/Annex.sol",
     "Rules": "src/Rules.sol",
+    "Certificates": "src/Certificates.sol",
 }
 # Whose functions also answer at the contract's address, so that its ABI includes theirs.
 ANNEXES = {"Registry": "Annex"}

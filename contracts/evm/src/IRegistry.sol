@@ -206,9 +206,10 @@ interface IRegistry {
     function expectsInstance(bytes20 instanceId) external view returns (bool);
     /// @notice For each seat, weight << 160 | signer if it is ACTIVE under live anchors and voted, by this
     ///         key and weight, at `version` already; else 0. A lease may have run out: who voted, voted.
-    /// @return rows one for each of `seats`
+    /// @param list seats of 4 bytes, each at the beginning of `stride` bytes
+    /// @return rows one for each seat of the list
     /// @return active weight, number of seats and of opened recoveries now
-    function electorate(uint32[] calldata seats, uint64 version)
+    function electorate(bytes calldata list, uint256 stride, uint64 version)
         external
         view
         returns (uint256[] memory rows, uint32 active, uint16 seatsActive, uint16 recoveries);

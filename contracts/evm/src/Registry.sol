@@ -9,6 +9,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
 import {Annex} from "./Annex.sol";
+import {Certificates} from "./Certificates.sol";
 import {Domain} from "./Domain.sol";
 import {IRegistry} from "./IRegistry.sol";
 import {KeyClaims} from "./KeyClaims.sol";
@@ -78,7 +79,7 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
         _setLease(leaseSeconds);
         _rotateRoot(kmsRoot, 0);
         // made here: one transaction deploys all, and there is no moment with a part of it
-        _setCompanions(address(new Rules(address(this))), address(0));
+        _setCompanions(address(new Rules(address(this))), address(new Certificates(address(this))));
     }
 
     /// @dev Hands on what is not here to the annex, on this contract's storage. Its code was fixed when
@@ -325,17 +326,26 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     // ---------------------------------------------------------------- views
 
     /// @inheritdoc IRegistry
-    function electorate(uint32[] calldata seats, uint64 version_)
+    function electorate(bytes calldata list, uint256 stride, uint64 version_)
         external
         view
         returns (uint256[] memory rows, uint32, uint16, uint16)
     {
-        rows = new uint256[](seats.length);
-        for (uint256 i = 0; i < seats.length; ++i) {
-            Node storage n = _nodes[seats[i]];
-            if (n.status != ACTIVE || n.since > version_) continue;
-            if (!_anchorsLive(n.appIndex, n.rootEpoch)) continue;
-            rows[i] = uint256(n.weight) << 160 | uint160(n.signer);
+        rows = new uint256[](list.length / stride);
+        // most nodes share app and root with the one before: asked once, kept
+        uint256 known = type(uint256).max;
+        bool live = false;
+        unchecked {
+            for (uint256 i = 0; i < rows.length; ++i) {
+                uint256 word = _firstWord(uint32(bytes4(list[i * stride:])));
+                if (word >> 248 != ACTIVE || uint32(word >> 192) > version_) continue;
+                uint256 anchors = uint24(word >> 224);
+                if (known != anchors) {
+                    live = _anchorsLive(uint8(anchors >> 16), uint16(anchors));
+                    known = anchors;
+                }
+                if (live) rows[i] = uint192(word);
+            }
         }
         return (rows, _activeWeight, _activeSeats, _recoveryCount);
     }

@@ -9,7 +9,8 @@ abstract contract Slots {
     uint8 internal constant ACTIVE = 1;
     uint8 internal constant INACTIVE = 2;
 
-    /// @dev Three words and a string. The first word holds all that a check of a vote needs.
+    /// @dev Three words and a string. The first word holds all that a check of a vote needs, and
+    ///      `_firstWord` depends on the order of its fields.
     struct Node {
         address signer;
         uint32 weight; // of the seat; zero means that there is no such seat
@@ -102,4 +103,13 @@ abstract contract Slots {
     Opened[] internal _recoveries;
     mapping(uint256 index => uint32 activeWeight) internal _recoveredWeight;
     mapping(uint256 seat => bytes32 proposal) internal _recoveryVote;
+
+    /// @dev The first word of a row, as one read: from its low end signer (160 bits), weight (32), since
+    ///      (32), root epoch (16), app (8), status (8).
+    function _firstWord(uint256 seat) internal view returns (uint256 word) {
+        Node storage n = _nodes[seat];
+        assembly ("memory-safe") {
+            word := sload(n.slot)
+        }
+    }
 }
