@@ -146,7 +146,7 @@ class _Bench:
             await self._rpc.call("eth_getTransactionCount", ["0x" + OWNER.hex(), "latest"]), 16
         )
         self._contract = contract_address(OWNER, nonce)
-        await self._send([(OWNER, None, compiled.bytecode + arguments)], gas=12_000_000)
+        await self._send([(OWNER, None, compiled.bytecode + arguments)], gas=16_000_000)
         self._deploy_block = int(await self._rpc.call("eth_blockNumber", []), 16)
         app = _point(APP)
         claim = keccak256(b"dstack-kms-issued:" + APP_ID + _public(APP))
