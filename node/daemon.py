@@ -221,9 +221,7 @@ async def _serve(service: NodeService) -> None:
             if service.attestation is not None:
                 nursery.start_soon(service.attestation.policies.saw, seen.policy)
             if seen.changed:
-                nursery.start_soon(
-                    partial(memory.keep, newest=seen.membership, policy=seen.policy)
-                )
+                nursery.start_soon(partial(memory.keep, newest=seen.membership, policy=seen.policy))
 
         service.keeper = keeper = SeatKeeper(
             registry,
@@ -330,8 +328,7 @@ async def _wait_linked(mesh: Mesh, engine: Engine) -> None:
     validators = engine.validators
     with trio.move_on_after(LINKS_WAIT_S):
         while True:
-            seats = {link.seat for link in mesh.links() if link.connected} | {mesh.seat}
-            if validators.is_quorum(validators.weight(seats)):
+            if validators.is_quorum(validators.weight(mesh.linked() | {mesh.seat})):
                 return
             await trio.sleep(LINKS_POLL_S)
 

@@ -29,7 +29,7 @@ from node.attestation.judging import Expected, Judge, Judgement
 from node.attestation.policies import PolicyBook, PolicyInForce
 from node.attestation.quorum import Enforcement, enforcement
 from node.attestation.records import Accepted, Record, Refusal
-from node.network import LinkStatus, peer_id_of
+from node.network import peer_id_of
 from node.network.attesting import Statement
 from node.network.errors import Denied, Unproven
 
@@ -50,7 +50,7 @@ class Links(Protocol):
     async def ask(self, seat: int) -> bool: ...
     def cut(self, seat: int, reason: str, *, penalty: bool = False, detail: str = "") -> None: ...
     def forgive(self) -> None: ...
-    def links(self) -> list[LinkStatus]: ...
+    def linked(self) -> set[int]: ...
 
 
 class Core(Protocol):
@@ -154,10 +154,8 @@ class Attestation:
         """See ``Attestor``."""
         record = self._record(statement.seat, statement.prover)
         try:
-            row = self._row_of(statement.seat)
-            if row is None or not row.node_key or peer_id_of(row.node_key) != statement.prover:
-                raise _denied(NodeCode.NOT_REGISTERED, "the registry shows another node there")
-            expected = Expected(report_data_of(statement), self._app_id, row.instance_id)
+            instance_id = self._instance_of(statement, record)
+            expected = Expected(report_data_of(statement), self._app_id, instance_id)
             self._fence(statement)
             while True:
                 newest = self.policies.current
@@ -185,6 +183,16 @@ class Attestation:
         if code == NodeCode.STALE_INCARNATION and attachment and self._core is not None:
             self._core.superseded(seat, attachment)
         self._on_change()
+
+    def _instance_of(self, statement: Statement, record: Record) -> bytes:
+        """Which machine the registry has on the seat, or had: a member whose row is gone serves
+        until it is in no set any more (``MembershipFeed``), and stays the machine that it was."""
+        row = self._row_of(statement.seat)
+        if row is not None and row.node_key and peer_id_of(row.node_key) == statement.prover:
+            return row.instance_id
+        if record.accepted is not None:
+            return record.accepted.expected.instance_id
+        raise _denied(NodeCode.NOT_REGISTERED, "the registry shows another node there, or none")
 
     def _fence(self, statement: Statement) -> None:
         """A copy of a member that another boot has superseded is not the member any more."""
@@ -328,10 +336,8 @@ class Attestation:
         if result != before:
             self._on_change()
 
-    def _linked(self) -> list[int]:
-        if self._links is None:
-            return []
-        return [link.seat for link in self._links.links() if link.connected]
+    def _linked(self) -> set[int]:
+        return self._links.linked() if self._links is not None else set()
 
     # --- renewal ---
 
@@ -471,7 +477,7 @@ class Attestation:
 
     def status(self) -> dict[str, Any]:
         """JSON-ready: the policy, whom it is not enforced against, and a row per member."""
-        now, linked = trio.current_time(), set(self._linked())
+        now, linked = trio.current_time(), self._linked()
         current = self.policies.current
         return {
             "policy_version": current.version if current else None,

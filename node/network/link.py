@@ -25,6 +25,7 @@ from node.network.limits import NetworkLimits
 from node.network.queues import OutboundQueues
 
 STRIKE_FORGIVEN_AFTER_S = 10.0
+CONTROL_RETRY_S = 0.05
 
 
 @dataclass(slots=True)
@@ -195,9 +196,13 @@ class Link:
 
     async def _send_control(self, payload: bytes) -> None:
         # Not with the votes: their queue drops its oldest when it is full.
-        if not self.send(encode_control(payload), Priority.FORWARD):
-            raise LinkBroken("queue_full")
-        self.flush()
+        frame = encode_control(payload)
+        with trio.move_on_after(self._limits.proof_timeout_s):
+            while not self.send(frame, Priority.FORWARD):  # noqa: ASYNC110 - rare, and bounded
+                await trio.sleep(CONTROL_RETRY_S)
+            self.flush()
+            return
+        raise LinkBroken("queue_full")
 
     def _deliver_all(self, payloads: list[bytes]) -> None:
         counters = self._counters

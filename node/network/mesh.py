@@ -253,6 +253,10 @@ class Mesh:
         now = trio.current_time()
         return [peer.status(now) for _, peer in sorted(self._peers.items())]
 
+    def linked(self) -> set[int]:
+        """Seats to which there is a link."""
+        return {peer.seat for peer in self._peers.values() if peer.link is not None}
+
     @property
     def half_open(self) -> int:
         """Connections that are not links yet: inbound handshakes, and proofs both ways."""

@@ -135,12 +135,11 @@ async def test_the_core_starts_when_a_quorum_is_linked_or_after_a_moment(
 ) -> None:
     looks: list[int] = []
 
-    def links() -> list[Any]:
+    def linked() -> set[int]:
         looks.append(1)
-        up = len(looks) > linked_after
-        return [SimpleNamespace(seat=2, connected=up), SimpleNamespace(seat=3, connected=False)]
+        return {2} if len(looks) > linked_after else set()
 
-    mesh: Any = SimpleNamespace(seat=1, links=links)
+    mesh: Any = SimpleNamespace(seat=1, linked=linked)
     engine: Any = SimpleNamespace(validators=validator_set({1: 2, 2: 2, 3: 1}))
     begun = trio.current_time()
     await daemon._wait_linked(mesh, engine)
