@@ -32,8 +32,14 @@ CREATE TABLE facts (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
 
-def write_changes(db: sqlite3.Connection, changes: Changes) -> None:
-    """What one block changed."""
+def write_changes(db: sqlite3.Connection, blocks: Iterable[Changes]) -> None:
+    """What consecutive blocks changed; of what several of them changed, the last."""
+    changes = Changes()
+    for block in blocks:
+        changes.entries.update(block.entries)
+        changes.sessions.update(block.sessions)
+        changes.leases.update(block.leases)
+        changes.facts.update(block.facts)
     _write_entries(db, changes.entries)
     _write_sessions(db, changes.sessions)
     for lease_id, lease in changes.leases.items():

@@ -4,8 +4,9 @@ One directory, one exclusive lock, two kinds of files. What is on disk *before* 
 votes, the blocks voted for, the certificates that led there - goes into the append-only vote log,
 one ``fdatasync`` for all that ``write`` took since the last one. Everything else, and finality
 first of all, goes into a SQLite database in WAL mode with ``synchronous=FULL``. Finalized blocks
-may lag behind the votes there (see ``FinalizedRecord``), so that many share a transaction; what
-the log holds is forgotten only when a finalized block on disk has made it superfluous.
+may lag behind the votes there (see ``FinalizedRecord``): they gather in memory, and many are
+written together, what several of them changed once. What the log holds is forgotten only when a
+finalized block on disk has made it superfluous.
 
 A vote is added, never replaced: if a bug ever made a second one for the same view and kind, the
 store would refuse it before it could be sent.
@@ -57,6 +58,7 @@ from node.votelog import Entry, VoteLog, VoteLogError
 SCHEMA_VERSION = 4
 DATABASE_FILE = "cluster.sqlite3"
 SWEEP_EVERY, SWEEP_ROWS = 4, 8  # heights between removals of pruned blocks, and how many go
+GATHERED_BYTES_MAX = 1024 * 1024  # of final blocks that wait to be written together
 LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
 
 _VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
@@ -96,6 +98,8 @@ class Store(Served):
         self._prune_to = 0  # blocks up to here may go; they do, a few with each new block
         self._wants_pin: Callable[[int], bool] = lambda _: False
         self._pinned: Pinned | None = None
+        self._gathered: list[tuple[Applied, tuple[object, ...]]] = []  # final, not written yet
+        self._gathered_bytes = 0
         self._urgent = False  # the open transaction has more than finalized blocks
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -197,6 +201,7 @@ class Store(Served):
         try:
             # In this order: what is final rests on votes, and must not be on disk without them.
             self._log.sync()
+            self._put_gathered()
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
                 self._urgent = False
@@ -253,15 +258,16 @@ class Store(Served):
                 self._keep_certificate(c, entry)
                 self._log.append(*entry)
             case FinalizedRecord(applied, finalization):
-                self._begin()
-                self._put_finalized(applied, finalization)
+                self._gather(applied, finalization)
                 if finalization is not None and self._wants_pin(applied.block.header.height):
                     self._pin(applied)
             case InstallRecord():
+                self._put_gathered()
                 self._begin()
                 self._urgent = True
                 self._install(record)
             case _:
+                self._put_gathered()
                 self._begin()
                 self._urgent = True
                 self._write_rare(record)
@@ -300,23 +306,40 @@ class Store(Served):
     def _put_meta(self, name: str, value: int | bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def _put_finalized(self, applied: Applied, finalization: Certificate | None) -> None:
-        db, block = self._db, applied.block
+    def _gather(self, applied: Applied, finalization: Certificate | None) -> None:
+        """Keeps a final block until more are written with it: what they change again and again,
+        sessions above all, is written once."""
+        block = applied.block
         known = self._live.get(block.hash)
         data = known.entry[1] if known else wire.encode_block(block)
         self.block_bytes += len(data)
         proof = None if finalization is None else wire.encode_certificate(finalization)
-        db.execute(
-            "INSERT INTO finalized VALUES (?, ?, ?, ?, ?)",
-            (block.header.height, block.hash, data, proof, applied.state_hash),
-        )
-        state_tables.write_changes(db, applied.changes)
-        self.history.write(applied.changes.events)
-        self._put_meta("revision", applied.revision)
+        row = (block.header.height, block.hash, data, proof, applied.state_hash)
+        self._gathered.append((applied, row))
+        self._gathered_bytes += len(data)
         if finalization is not None:
             self._final = (block.header.epoch, block.header.view)
-        if block.header.height % SWEEP_EVERY == 0:
-            self._sweep(block.header.height)
+        if self._gathered_bytes > GATHERED_BYTES_MAX:
+            self._put_gathered()
+
+    def _put_gathered(self) -> None:
+        """Writes the final blocks that wait, into the open transaction."""
+        if not self._gathered:
+            return
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._begin()
+        self._db.executemany(
+            "INSERT INTO finalized VALUES (?, ?, ?, ?, ?)", [row for _, row in gathered]
+        )
+        blocks = [applied for applied, _ in gathered]
+        state_tables.write_changes(self._db, [applied.changes for applied in blocks])
+        for applied in blocks:
+            self.history.write(applied.changes.events)
+        self._put_meta("revision", blocks[-1].revision)
+        first, last = blocks[0].block.header.height, blocks[-1].block.header.height
+        sweeps = last // SWEEP_EVERY - (first - 1) // SWEEP_EVERY
+        if sweeps:
+            self._sweep(last, sweeps * SWEEP_ROWS)
 
     def _put_opening(self, opening: Opening) -> None:
         self._db.execute(
@@ -372,14 +395,14 @@ class Store(Served):
         """From some later block on, those up to ``height`` are not served, and go bit by bit."""
         self._prune_to = max(height, self._prune_to)
 
-    def _sweep(self, height: int) -> None:
+    def _sweep(self, height: int, rows: int) -> None:
         self._put_meta("pruned", self._prune_to)
         # The state hashes of the last heights are still compared with those in headers.
         last = min(self._prune_to, height - limits.STATE_HASHES_KEPT)
         self._db.execute(
             "DELETE FROM finalized WHERE height IN"
             " (SELECT height FROM finalized WHERE height <= ? ORDER BY height LIMIT ?)",
-            (last, SWEEP_ROWS),
+            (last, rows),
         )
 
     # --- reading ---

@@ -198,6 +198,7 @@ def test_pruned_blocks_are_not_served_and_go_little_by_little(
     past = Past()
     for _ in range(40):
         store.write([past.extend()])
+    store.sync()
     store.prune(30)
     rows = [_rows(store)]
     for _ in range(20):
