@@ -5,12 +5,14 @@ Read membership (the values), rpc (one endpoint), health and agreement (k of n a
 headers, proofs and storage (what a block's hash vouches for), watermark, replay and history (events
 proven by the digest), words and rows (what the contract holds), policy (what members are checked
 against), evm (the registry), follow (views of who votes), memory, then fees, sender with journal
-and transactions, and registration; abi, eip712, rlp, keys and decoding are their alphabet.
-``deployment`` is the file that names a registry. All errors are ``ChainError``.
+and transactions, registration, and certificates (what the cluster shows); abi, eip712, rlp, keys
+and decoding are their alphabet. ``deployment`` is the file that names a registry. All errors are
+``ChainError``.
 """
 
 from chain.abi import ContractAbi
 from chain.agreement import FinalizedReader, open_reader
+from chain.certificates import Certificates, SignedVote, certificates_abi
 from chain.deployment import Deployment, Placed, read_deployment, write_deployment
 from chain.errors import (
     CallReverted,
@@ -52,6 +54,7 @@ from chain.sender import Order, TransactionSender, TxOutcome, TxState
 
 __all__ = [
     "CallReverted",
+    "Certificates",
     "ChainConfigError",
     "ChainError",
     "Change",
@@ -83,6 +86,7 @@ __all__ = [
     "RootUnknown",
     "SetView",
     "Sighting",
+    "SignedVote",
     "SignerError",
     "TransactionError",
     "TransactionFailed",
@@ -92,6 +96,7 @@ __all__ = [
     "TxState",
     "Voter",
     "WrongChain",
+    "certificates_abi",
     "open_reader",
     "purpose_text",
     "read_deployment",

@@ -105,6 +105,7 @@ class EvmRegistry:
         self._poll_interval_s = poll_interval_s
         self.policies = PolicyReader(reader, required=require_proofs)
         self.policy: PolicyText | None = None  # at ``newest``
+        self.certificates = bytes(20)  # the contract that checks them, at ``newest``; zeros: none
         self._require_proofs = require_proofs
         self._layout = StorageLayout(artifact("Registry")) if layout is None else layout
         self._storage = ContractStorage(
@@ -280,6 +281,7 @@ class EvmRegistry:
         policy = await self.policies.read(words.rules, header)
         await self.reader.watermark.advance(header.number, header.hash, version=words.version)
         self.newest, self.policy = membership, policy
+        self.certificates = words.certificates
         return membership
 
     async def _state(self, header: Header, epochs: Sequence[int]) -> _State:

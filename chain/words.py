@@ -19,7 +19,10 @@ from contracts import Artifact, StorageSlot
 _U64 = 8
 _WORD = 32
 _RECOVERY_WORDS = 3
-VIEWS = ("version", "digest", "seatCount", "rules", "launched", "lastChange", "pendingRecovery")
+VIEWS = (
+    "version", "digest", "seatCount", "rules", "certificates", "launched", "lastChange",
+    "pendingRecovery",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class RegistryWords:
     digest: bytes
     seat_count: int  # the highest seat ever granted
     rules: bytes  # 20-byte address of the contract that names the policy; zeros while none is named
+    certificates: bytes  # of the contract that checks the cluster's certificates; the same
     launch: Launch | None
     last_change: Change | None
     pending_recovery: PendingRecovery | None
@@ -56,7 +60,7 @@ class OpenedRecovery:
 
 def agreed_words(results: Sequence[Sequence[Any]]) -> RegistryWords:
     """From the results of ``VIEWS``, in that order."""
-    (version,), (digest,), (seat_count,), (rules,), launched, changed, pending = results
+    (version,), (digest,), (seat_count,), (rules,), (checks,), launched, changed, pending = results
     launch_block, launch_version, launch_digest, weight = launched
     _round, epoch, height, ready_at_s, block_hash, recoveries = pending
     return RegistryWords(
@@ -64,6 +68,7 @@ def agreed_words(results: Sequence[Sequence[Any]]) -> RegistryWords:
         digest=digest,
         seat_count=seat_count,
         rules=bytes.fromhex(rules[2:]),
+        certificates=bytes.fromhex(checks[2:]),
         launch=_launch(launch_block, launch_version, launch_digest, weight),
         last_change=_change(*changed),
         pending_recovery=_pending(epoch, height, block_hash, ready_at_s),
@@ -95,17 +100,19 @@ class StorageLayout:
             pending + 1,
             self._at["_recoveries"].slot,
             self._at["rules"].slot,
+            self._at["certificates"].slot,
         )
 
     def words(self, values: Sequence[int]) -> RegistryWords:
         """From the values of the slots ``fixed``, in that order."""
         head, digest, launch, launch_digest, changed, changed_digest, *rest = values
-        pending, pending_hash, recoveries, rules = rest
+        pending, pending_hash, recoveries, rules, checks = rest
         return RegistryWords(
             version=_part(head, self._at["version"].offset_bytes, _U64),
             digest=_bytes32(digest),
             seat_count=_part(head, self._at["_seatCount"].offset_bytes, 4),
             rules=_part(rules, 0, 20).to_bytes(20, "big"),
+            certificates=_part(checks, 0, 20).to_bytes(20, "big"),
             launch=_launch(
                 _part(launch, 0, _U64),
                 _part(launch, 8, _U64),

@@ -87,6 +87,9 @@ class ChainConfig:
     app_id: bytes | None = None  # 20 bytes; None: any app that the registry allows
     poll_interval_ms: int = 2_000
     max_fee_gwei: int = 100
+    submit_evidence: bool = True  # show the chain what convicted a member
+    record_leaders: bool = False  # and every leader, and every one deposed: each costs gas
+    depose_leaders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +237,9 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "kms_roots": _Key(several(address20, KMS_ROOTS_MAX), anchor=True),
         "poll_interval_ms": _Key(integer(100, 600_000), env=True),
         "max_fee_gwei": _Key(integer(1, 1_000_000), env=True),
+        "submit_evidence": _Key(flag),
+        "record_leaders": _Key(flag),
+        "depose_leaders": _Key(flag),
     },
     "attestation": {
         "pccs_urls": _Key(several(source_url, COLLATERAL_SOURCES_MAX, 0), anchor=True),

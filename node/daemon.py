@@ -19,6 +19,7 @@ import trio
 
 from attest import AgentError, AttestError, GuestAgent, TrustedRoot, obtain_identity
 from chain import (
+    Certificates,
     ChainError,
     ContractAbi,
     EvmRegistry,
@@ -29,6 +30,7 @@ from chain import (
     RegistryMemory,
     Sighting,
     TransactionSender,
+    certificates_abi,
     open_reader,
 )
 from chain.eip712 import domain_separator
@@ -51,6 +53,7 @@ from node.seat import SeatKeeper
 from node.service import URLS_PREFIX, NodeService
 from node.signing import NodeSigner, RecoveringVerifier
 from node.storage import DATABASE_FILE, StorageError, Store
+from node.witness import Witness
 
 EXIT_CLEAN = 0
 EXIT_FAILED = 1
@@ -180,7 +183,7 @@ async def _serve(service: NodeService) -> None:
         reader,
         LocalKey(identity.secret.reveal()),
         journal_path=config.node.state_dir / "transactions.json",
-        abi=abi,
+        abi=certificates_abi(),
         policy=FeePolicy(fee_ceiling=chain.max_fee_gwei * GWEI),
     )
     cluster_id = domain_separator(chain.chain_id, chain.contract)
@@ -233,6 +236,16 @@ async def _serve(service: NodeService) -> None:
         )
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.tend)
+        service.witness = witness = Witness(
+            Certificates(registry, sender),
+            seat,
+            lambda: service.driver.engine if service.driver is not None else None,
+            service.row_of,
+            evidence=chain.submit_evidence,
+            leaders=chain.record_leaders,
+            deposals=chain.depose_leaders,
+        )
+        nursery.start_soon(witness.run)
         service.phase = "registering the seat"
         if not (config.node.state_dir / DATABASE_FILE).exists():
             await keeper.wait_registered()
@@ -279,6 +292,8 @@ async def _run_core(
 
         def on_applied(applied: Applied) -> None:
             service.commits += len(applied.results)
+            if service.witness is not None:
+                service.witness.saw(applied.block)
             if any(key.startswith(URLS_PREFIX) for key in applied.changes.entries):
                 service.changed()
 

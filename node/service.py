@@ -36,6 +36,7 @@ from node.keyvalue import KeyValues
 from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
+from node.witness import Witness
 
 VERSION = version("dstack-cluster")
 URLS_PREFIX = b"_cluster/urls/"
@@ -54,6 +55,7 @@ class NodeService:
         self.identity: NodeIdentity | None = None
         self.registry: EvmRegistry | None = None
         self.sender: TransactionSender | None = None
+        self.witness: Witness | None = None
         self.keeper: SeatKeeper | None = None
         self.mesh: Mesh | None = None
         self.feed: MembershipFeed | None = None
@@ -200,6 +202,8 @@ class NodeService:
             row["registry_writes"] = self.keeper.transactions
         if self.sender is not None:
             row["transactions"] = self.sender.status()
+        if self.witness is not None:
+            row["shown"] = self.witness.status()
         return row
 
     def members(self) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ def with_members(
         digest=words(["bytes32"], [digest]),
         seatCount=words(["uint256"], [max([r[0] for r in rows], default=0)]),
         rules=words(["address"], ["0x" + "00" * 20]),
+        certificates=words(["address"], ["0x" + "00" * 20]),
         launched=words(["uint64", "uint64", "bytes32", "uint32"], [0, 0, bytes(32), 0]),
         lastChange=words(["uint64", "uint64", "bytes32"], list(changed)),
         root=words(["address", "uint40"], [OWNER, root_ends_s]),

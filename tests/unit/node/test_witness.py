@@ -1,0 +1,254 @@
+"""What final blocks say about members is shown to the chain by one of them, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+
+from chain import CallReverted, ChainError, InsufficientFunds
+from consensus.compact import compact_parts
+from consensus.digests import header_bytes
+from consensus.types import (
+    Certificate,
+    Evidence,
+    Header,
+    Part,
+    View,
+    Vote,
+    VoteKind,
+)
+from node.witness import RETRY_S, TURN_S, Witness, signed_vote
+
+SIGNATURE = b"\x01" * 64 + b"\x1b"
+ALREADY = CallReverted("AlreadyMarked", "AlreadyMarked()", b"")
+
+
+def vote(seat: int, block: bytes, kind: VoteKind = VoteKind.NOTARIZE) -> Vote:
+    return Vote(kind, 0, View(1, 4), seat, block, 0, SIGNATURE)
+
+
+def pair(seat: int) -> Evidence:
+    return Evidence(vote(seat, b"a" * 32), vote(seat, b"b" * 32))
+
+
+DEPOSED = Certificate(VoteKind.NULLIFY, 0, View(1, 9), bytes(32), (Part(2, 1, SIGNATURE),))
+
+
+def block(*pairs: Evidence, nullifications: tuple[Certificate, ...] = (), term: int = 1) -> Any:
+    header = Header(0, View(term, 0), 3, 7, bytes(32), 0, bytes(32), 6, bytes(32))
+    return SimpleNamespace(
+        evidence=pairs, nullifications=nullifications, header=header, next_epoch=None
+    )
+
+
+class Chain:
+    """The contract as all members of a test see it."""
+
+    def __init__(self) -> None:
+        self.named = True
+        self.shown: list[tuple[Any, ...]] = []
+        self.convicted_keys: set[bytes] = set()
+        self.failures: list[ChainError] = []
+
+    async def convicted(self, key: bytes) -> bool:
+        return key in self.convicted_keys
+
+    async def prove_conflict(self, seat: int, first: Any, second: Any, until: Any) -> None:
+        self._take("conflict", seat, first, second)
+        self.convicted_keys.add(key_of(seat))
+
+    async def open_epoch(self, *shown: Any, until: Any) -> None:
+        self._take("epoch", *shown)
+
+    async def record_leader(self, header: bytes, parts: bytes, until: Any) -> None:
+        self._take("leader", header, parts)
+
+    async def depose(self, view: Any, parts: bytes, until: Any) -> None:
+        self._take("deposal", view, parts)
+
+    def _take(self, *what: Any) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.shown.append((trio.current_time(), *what))
+
+
+def key_of(seat: int) -> bytes:
+    return bytes([2, seat]) + bytes(31)
+
+
+def member(
+    chain: Chain, seat: int, *, leader: int = 3, kept: tuple[Evidence, ...] = (), **what: bool
+) -> Witness:
+    engine = SimpleNamespace(
+        validators=SimpleNamespace(seats=(1, 2, 3, 4)),
+        view=View(1, 0),
+        leader=lambda term: leader,
+        evidence=kept,
+        machine=SimpleNamespace(standing=SimpleNamespace(convicted=(2,))),
+        leadership=lambda: None,
+    )
+    what = {"evidence": True, "leaders": False, "deposals": False} | what
+    return Witness(
+        chain,  # type: ignore[arg-type]
+        seat,
+        lambda: engine,  # type: ignore[arg-type,return-value]
+        lambda s: SimpleNamespace(node_key=key_of(s)),  # type: ignore[arg-type,return-value]
+        **what,
+    )
+
+
+async def run_all(*members: Witness, seconds: float = 1000) -> None:
+    async with trio.open_nursery() as nursery:
+        for each in members:
+            nursery.start_soon(each.run)
+        await trio.sleep(seconds)
+        nursery.cancel_scope.cancel()
+
+
+def states(witness: Witness) -> list[str]:
+    return [row["state"] for row in witness.status()]
+
+
+async def test_the_leader_shows_a_conflict_once_and_the_others_find_it_known(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    members = [member(chain, seat) for seat in (1, 3, 4)]
+    for each in members:
+        each.saw(block(pair(2)))
+        each.saw(block(pair(2)))
+    await run_all(*members)
+    ((_, kind, seat, first, second),) = chain.shown
+    assert (kind, seat) == ("conflict", 2)
+    assert first == signed_vote(pair(2).first) and second == signed_vote(pair(2).second)
+    assert [states(each) for each in members] == [["known"], ["shown"], ["known"]]
+
+
+async def test_when_the_leader_does_not_the_others_take_their_turns(autojump_clock: Any) -> None:
+    chain, started = Chain(), trio.current_time()
+    first, second = member(chain, 4), member(chain, 1)  # the order is 3, 4, 1, 2
+    for each in (first, second):
+        each.saw(block(pair(2)))
+    await run_all(second)
+    assert 2 * TURN_S <= chain.shown[0][0] - started < 2 * TURN_S + 5
+    await run_all(first)
+    assert len(chain.shown) == 1 and states(first) == ["known"]
+
+
+async def test_a_member_does_not_accuse_itself_and_an_observer_shows_nothing(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    liar, observer = member(chain, 2), member(chain, 9)
+    for each in (liar, observer):
+        each.saw(block(pair(2)))
+    await run_all(liar, observer)
+    assert chain.shown == [] and liar.status() == []
+    assert states(observer) == ["waiting"]
+
+
+async def test_what_convicted_before_a_restart_is_shown_after_it(autojump_clock: Any) -> None:
+    chain = Chain()
+    await run_all(member(chain, 3, kept=(pair(2), pair(4))))
+    assert [shown[2] for shown in chain.shown] == [2], "4 is accused, not convicted"
+
+
+async def test_a_refusal_ends_it_and_trouble_is_tried_again_later(autojump_clock: Any) -> None:
+    chain, started = Chain(), trio.current_time()
+    chain.failures = [InsufficientFunds("no money"), ChainError("no 2 endpoints agree")]
+    poor = member(chain, 3)
+    poor.saw(block(pair(2)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poor.run)
+        await trio.sleep(RETRY_S / 2)
+        (row,) = poor.status()
+        assert (row["state"], row["reason"]) == ("waiting", "no money")
+        await trio.sleep(3 * RETRY_S)
+        nursery.cancel_scope.cancel()
+    assert states(poor) == ["shown"] and chain.shown[0][0] - started >= 2 * RETRY_S
+
+    # What another member must show first is not given up at once.
+    chain.failures = [CallReverted("UnknownEpoch", "UnknownEpoch(3)", b"")]
+    early = member(chain, 3)
+    early.saw(block(pair(1)))
+    await run_all(early)
+    assert states(early) == ["shown"]
+    chain.shown.clear()
+    chain.convicted_keys.clear()
+
+    chain.failures = [CallReverted("BadSignature", "BadSignature(4)", b""), ALREADY]
+    refused = member(chain, 3)
+    refused.saw(block(pair(4)))
+    refused.saw(block(pair(1)))
+    await run_all(refused)
+    assert states(refused) == ["refused", "known"] and chain.shown == []
+    assert refused.status()[0]["reason"] == "BadSignature(4)"
+
+
+async def test_without_a_contract_it_waits_and_says_so(autojump_clock: Any) -> None:
+    chain = Chain()
+    chain.named = False
+    witness = member(chain, 3)
+    witness.saw(block(pair(2)))
+    await run_all(witness)
+    assert chain.shown == [] and "names no contract" in witness.status()[0]["reason"]
+    chain.named = True
+    await run_all(witness)
+    assert states(witness) == ["shown"]
+
+
+async def test_leaders_and_deposals_are_shown_only_where_that_is_asked_for(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    silent = member(chain, 3, evidence=False)
+    silent.saw(block(pair(2), nullifications=(DEPOSED,), term=2))
+    await run_all(silent)
+    assert chain.shown == [] and silent.status() == []
+
+    telling = member(chain, 3, deposals=True, leaders=True)
+    for term in (1, 2, 2):
+        telling.saw(block(nullifications=(DEPOSED,) if term == 2 else (), term=term))
+    await run_all(telling)
+    assert [shown[1:] for shown in chain.shown] == [
+        ("deposal", (0, 1, 9), compact_parts(DEPOSED.parts))
+    ]
+    rows = {row["what"]: row for row in telling.status()}
+    assert set(rows) == {"deposed leader of term 0.1", "leader of term 0.2"}
+    assert rows["leader of term 0.2"]["reason"] == "no block of the term is final yet"
+
+
+async def test_an_epoch_is_shown_before_its_leader_as_soon_as_a_block_of_it_is_final(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    witness = member(chain, 3, evidence=False, leaders=True)
+    final = Certificate(VoteKind.FINALIZE, 1, View(1, 1), bytes(32), (Part(2, 0, SIGNATURE),))
+    before = block(term=1)
+    record = SimpleNamespace(epoch=1, chain_block=55)
+    boundary = SimpleNamespace(
+        evidence=(), nullifications=(), header=before.header, next_epoch=record, body=b"body"
+    )
+    headers = [replace(before.header, epoch=1, view=View(1, index)) for index in (0, 1)]
+    proof = SimpleNamespace(header=headers[1], certificate=final)
+    witness._engine().leadership = lambda: proof  # type: ignore[union-attr,method-assign]
+    witness.saw(boundary)  # type: ignore[arg-type]
+    for header in headers:
+        witness.saw(
+            SimpleNamespace(evidence=(), nullifications=(), header=header, next_epoch=None)  # type: ignore[arg-type]
+        )
+    await run_all(witness)
+    kinds = [shown[1] for shown in chain.shown]
+    assert kinds == ["epoch", "leader"]
+    (shown,) = [s for s in chain.shown if s[1] == "epoch"]
+    both = b"".join(map(header_bytes, headers))
+    assert shown[2:] == (header_bytes(before.header), b"body", both, compact_parts(final.parts), 55)
+
+
+def test_a_nullify_vote_names_no_block() -> None:
+    shown = signed_vote(vote(2, b"a" * 32, VoteKind.NULLIFY))
+    assert shown.block_hash == bytes(32) and shown.kind == 2
+    assert shown.fields()[-2:] == (b"\x01" * 32, b"\x01" * 32)
