@@ -261,7 +261,7 @@ class EvmRegistry:
         state = await self._state(header, [] if newest is None else [e for e, _ in newest.roots])
         words = state.words
         if newest is not None and state.storage_root and state.storage_root == self._storage_root:
-            membership = replace(newest, **_block(header))
+            membership, proven_root = replace(newest, **_block(header)), state.storage_root
         else:
             members = await self._members(header, words.seat_count)
             all_proven = await self._check_members(header, state, members)
@@ -277,11 +277,12 @@ class EvmRegistry:
                 recoveries=words.recoveries,
                 pending_recovery=words.pending_recovery,
             )
-            self._storage_root = state.storage_root if all_proven else b""
+            proven_root = state.storage_root if all_proven else b""
         policy = await self.policies.read(words.rules, header)
         await self.reader.watermark.advance(header.number, header.hash, version=words.version)
-        self.newest, self.policy = membership, policy
-        self.certificates = words.certificates
+        # All at once: the root stands for exactly this membership.
+        self.newest, self._storage_root = membership, proven_root
+        self.policy, self.certificates = policy, words.certificates
         return membership
 
     async def _state(self, header: Header, epochs: Sequence[int]) -> _State:

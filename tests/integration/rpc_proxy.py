@@ -26,15 +26,15 @@ NAMED = {
 }
 FAULTS = tuple(NAMED)
 READS = ("eth_call", "eth_getProof", "eth_getCode")
+POLICY_TOPIC = "0x" + keccak256(b"PolicyChanged(uint64,bytes32,string)").hex()
 NO_BLOCK = {"code": -32001, "message": "block not found"}
 
 
 class Proxy:
     """One endpoint; ``fault`` may be changed at any time, ``asked`` counts calls by method.
 
-    Besides ``FAULTS`` there are "" (honest), "no proofs", "no policy events" (answers to questions
-    for a single event are empty), and for colluders "false rows": they tell the truth about blocks
-    and lie, alike, about what the contract answers.
+    Besides ``FAULTS`` there are "" (honest), "no proofs", "no policy events", and for colluders
+    "false rows": they tell the truth about blocks and lie, alike, about what the contract answers.
     """
 
     def __init__(self, upstream: str, client: httpx.AsyncClient) -> None:
@@ -128,7 +128,9 @@ class Proxy:
         return result
 
     def _no_policy(self, method: str, result: Any) -> Any:
-        return [] if method == "eth_getLogs" and len(result) == 1 else result
+        if method == "eth_getLogs":
+            return [log for log in result if log["topics"][0] != POLICY_TOPIC]
+        return result
 
     def _false_rows(self, method: str, result: Any) -> Any:
         return _flipped(result) if method == "eth_call" and len(result) > 1000 else result

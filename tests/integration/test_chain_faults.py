@@ -332,6 +332,19 @@ async def test_the_policy_is_proven_and_told_with_every_change(
 
     for proxy in front[:3]:
         proxy.fault = ""
+    # What could not be read whole is read anew, and not taken for unchanged.
+    registry = open_registry(found, front[:3], 2)
+    await seen_by(registry)
+    for proxy in front[:3]:
+        proxy.fault = "no policy events"
+    await found.owner.set_weight(1, 44)
+    await set_policy(found, owner, b"a third")
+    with pytest.raises(NoAgreement, match="text of policy 3"):
+        await seen_by(registry)
+    for proxy in front[:3]:
+        proxy.fault = ""
+    assert (await seen_by(registry)).members[0].weight == 44
+
     # Other rules have a policy of their own, and none before their owner sets it.
     compiled, contract = artifact("Rules"), found.deployment.contract
     code = compiled.bytecode + encode(["address"], ["0x" + contract.hex()])

@@ -156,6 +156,24 @@ def test_words_and_code_hash_of_a_contract_are_proven_whatever_the_answer_claims
     assert found.storage_root == storage.root_hash
 
 
+@pytest.mark.parametrize(
+    ("leaf", "word"), [(b"", 0), (b"\x01", 1), (b"\xff" * 32, 2**256 - 1), (b"\0", None),
+                       (b"\0\x01", None), (b"\x01" * 33, None), ([b"\x01"], None)],
+)  # fmt: skip
+def test_a_word_is_a_number_of_at_most_32_bytes_and_zero_may_have_a_leaf(
+    leaf: Any, word: int | None
+) -> None:
+    storage = built({keccak256(bytes(32)): rlp.encode(leaf)})
+    state = built({keccak256(ADDRESS): rlp.encode([1, 2, storage.root_hash, keccak256(b"code")])})
+    shown = answer(state, storage, [0])
+    if word is None:
+        with pytest.raises(BadProof, match="not a number"):
+            proven_account(shown, state_root=state.root_hash, address=ADDRESS, slots=[0])
+        return
+    found = proven_account(shown, state_root=state.root_hash, address=ADDRESS, slots=[0])
+    assert found is not None and found.slots == (word,)
+
+
 def test_an_account_that_is_not_there_is_proven_absent() -> None:
     _, state, storage = account({})
     gone = built({keccak256(b"another"): rlp.encode([1])})
