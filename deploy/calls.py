@@ -12,6 +12,8 @@ from typing import Any
 
 REGISTRY = "Registry"
 RULES = "Rules"
+CERTIFICATES = "Certificates"
+FOR_GOOD_S = 2**40 - 1  # as long a suspension as the contract has: until the owner lifts it
 # The lists of the rules, by the operator's word, and the contract's.
 RULE_KINDS = {"compose-hash": "ComposeHash", "device": "Device", "os-image": "OsImage"}
 
@@ -197,3 +199,29 @@ def set_boot_rules(any_device: bool, up_to_date: bool, seat: bool) -> Call:
 def set_app_auth(app: bytes) -> Call:
     """As the contract's owner: the app contract (20 bytes) whose owner may change the lists."""
     return Call("setAppAuth", (app,), RULES)
+
+
+# --- certificates -----------------------------------------------------------------------------
+
+
+def set_certificates_policy(
+    deposal_suspends: bool,
+    conflict_suspends: bool,
+    deposal_s: int,
+    conflict_s: int,
+    seats_min: int,
+) -> Call:
+    """As the contract's owner: whether a deposed leader's seat, and a liar's, is suspended, for how
+    long, and how many active seats must be left."""
+    policy = (int(deposal_suspends), int(conflict_suspends), deposal_s, conflict_s, seats_min)
+    return Call("setPolicy", (policy,), CERTIFICATES)
+
+
+def open_founding() -> Call:
+    """Binds the epoch that the chain itself opened last to the registry's state of then."""
+    return Call("openFounding", (), CERTIFICATES)
+
+
+def prove_conflict(seat: int, first: tuple[Any, ...], second: tuple[Any, ...]) -> Call:
+    """Shows two votes of a seat that no correct member signs both, in the contract's form."""
+    return Call("proveConflict", (seat, first, second), CERTIFICATES)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from attest import PUBLIC_TEST_ROOTS
-from chain.abi import ContractAbi, encode
+from chain.abi import ContractAbi, FunctionAbi, encode
 from chain.agreement import FinalizedReader, Reverted, open_reader
 from chain.deployment import Deployment, Placed
 from chain.errors import BadChainData, ChainConfigError, PinMismatch
@@ -231,7 +231,7 @@ class RegistryOwner:
 
     def order(self, call: Call) -> Order:
         """A call as the sender takes it."""
-        data = self._abi_of[call.contract].function(call.function).encode(*call.values)
+        data = self._function(call).encode(*call.values)
         values = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in call.values)
         self._sent += 1
         intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
@@ -239,7 +239,13 @@ class RegistryOwner:
 
     def argument_names(self, call: Call) -> tuple[str, ...]:
         """The contract's names for the arguments of a call."""
-        return self._abi_of[call.contract].function(call.function).argument_names
+        return self._function(call).argument_names
+
+    def _function(self, call: Call) -> FunctionAbi:
+        try:
+            return self._abi_of[call.contract].function(call.function)
+        except KeyError:
+            raise ChainConfigError(f"the registry names no contract {call.contract}") from None
 
     async def send(self, *calls: Call) -> list[TxOutcome]:
         """Gets all of them included, at once; none may need another one's effect."""

@@ -11,8 +11,8 @@ def address(text: str) -> bytes:
     """20 bytes; in mixed case the EIP-55 checksum must fit."""
     try:
         return bytes(address20(text))
-    except WrongValue as wrong:
-        raise argparse.ArgumentTypeError(f"expected {wrong}, got {text!r:.80}") from None
+    except WrongValue as error:
+        raise wrong(str(error), text) from None
 
 
 def address_or_none(text: str) -> bytes:
@@ -50,10 +50,15 @@ def number(text: str) -> int:
     return _integer(text, 0, 2**63 - 1)
 
 
+def wrong(expected: str, text: str) -> argparse.ArgumentTypeError:
+    """The error for an argument that is not what was expected."""
+    return argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.80}")
+
+
 def switch(text: str) -> bool:
     """on or off."""
     if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"expected on or off, got {text!r:.80}")
+        raise wrong("on or off", text)
     return text == "on"
 
 
@@ -63,13 +68,11 @@ def _bytes(text: str, size: int) -> bytes:
     except ValueError:
         value = b""
     if len(value) != size:
-        raise argparse.ArgumentTypeError(f"expected {size} bytes in hex, got {text!r:.80}")
+        raise wrong(f"{size} bytes in hex", text)
     return value
 
 
 def _integer(text: str, low: int, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number from {low} to {high}, got {text!r:.80}"
-        )
+        raise wrong(f"a whole number from {low} to {high}", text)
     return int(text)

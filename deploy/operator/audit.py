@@ -17,10 +17,10 @@ from chain.headers import Header
 from chain.history import event_logs
 from chain.rpc import RpcEndpoint
 from contracts import artifact
-from deploy.calls import RULES
+from deploy.calls import CERTIFICATES, RULES
 from deploy.contract import read_beside, verify_code
 from deploy.operator.companions import look
-from deploy.operator.effects import NO_END_S, time_text
+from deploy.operator.wording import NO_END_S, time_text
 
 ROOTS_MAX = 1024
 APPS_MAX = 1024
@@ -74,6 +74,20 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
+class Certified:
+    """The contract of certificates: what follows from them, and the newest leadership shown."""
+
+    deposal_suspends: bool
+    conflict_suspends: bool
+    deposal_s: int
+    conflict_s: int
+    seats_min: int
+    epoch: int
+    term: int
+    leader: int  # seat; 0: none was shown
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """A registry at one block. Addresses and hashes are bytes."""
 
@@ -96,6 +110,7 @@ class Audit:
     minter: tuple[bytes, int]
     boot: BootRules | None
     policy: PolicyText | None
+    certified: Certified | None
 
 
 async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
@@ -116,7 +131,7 @@ async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
 
     reader = registry.reader
     beside = await _beside_of(deployment, registry, header)
-    rules = next((one.placed.address for one in beside if one.placed.name == RULES), None)
+    at = {one.placed.name: one.placed.address for one in beside}
     return Audit(
         deployment=deployment,
         membership=membership,
@@ -135,8 +150,9 @@ async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
         apps=tuple(await _apps(registry, header)),
         beside=beside,
         minter=await _minter(registry, header),
-        boot=await _boot(registry, rules, header),
+        boot=await _boot(registry, at.get(RULES), header),
         policy=registry.policy,
+        certified=await _certified(registry, at.get(CERTIFICATES), header),
     )
 
 
@@ -183,6 +199,21 @@ async def _boot(registry: EvmRegistry, rules: bytes | None, header: Header) -> B
         up_to_date=found["requireUpToDate"],
         seat=found["requireSeat"],
         app_contract=_address(found["appAuth"]),
+    )
+
+
+async def _certified(
+    registry: EvmRegistry, address: bytes | None, header: Header
+) -> Certified | None:
+    if address is None:
+        return None
+    (policy,) = await look(registry, CERTIFICATES, address, "policy", header)
+    deposal, conflict, deposal_s, conflict_s, seats_min = policy
+    epoch, term, _index, leader, _block = await look(
+        registry, CERTIFICATES, address, "leader", header
+    )
+    return Certified(
+        deposal == 1, conflict == 1, deposal_s, conflict_s, seats_min, epoch, term, leader
     )
 
 

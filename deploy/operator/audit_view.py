@@ -7,8 +7,9 @@ from typing import Any
 
 from chain import Membership, MemberStatus
 from contracts import artifact
+from deploy.calls import FOR_GOOD_S
 from deploy.operator.audit import Audit
-from deploy.operator.effects import plain, time_text
+from deploy.operator.wording import plain, time_text
 
 
 def seat_row(now: Membership, seat: int) -> dict[str, Any]:
@@ -83,6 +84,17 @@ def as_json(seen: Audit) -> dict[str, Any]:
         },
         "policy": None if seen.policy is None else {
             "version": seen.policy.version, "hash": plain(seen.policy.digest),
+        },
+        "certificates": None if seen.certified is None else {
+            "deposal_suspends": seen.certified.deposal_suspends,
+            "deposal_s": seen.certified.deposal_s,
+            "conflict_suspends": seen.certified.conflict_suspends,
+            "conflict_s": seen.certified.conflict_s,
+            "seats_min": seen.certified.seats_min,
+            "leader": None if seen.certified.leader == 0 else {
+                "epoch": seen.certified.epoch, "term": seen.certified.term,
+                "seat": seen.certified.leader,
+            },
         },
         "version": now.version,
         "digest": plain(now.digest),
@@ -180,7 +192,23 @@ def _beside(seen: Audit) -> list[str]:
     text = "none" if policy is None else (
         f"version {policy.version}, hash 0x{policy.digest.hex()}"
     )  # fmt: skip
-    return [*lines, _line("policy", text)]
+    lines.append(_line("policy", text))
+    shown = seen.certified
+    if shown is not None:
+        lines.append(
+            _line("", f"a deposed leader is {_follows(shown.deposal_suspends, shown.deposal_s)}, a"
+                  f" liar {_follows(shown.conflict_suspends, shown.conflict_s)}, if"
+                  f" {shown.seats_min} seats are left")
+        )  # fmt: skip
+        led = f"seat {shown.leader} in term {shown.term} of epoch {shown.epoch}"
+        lines.append(_line("leader", led if shown.leader else "none was shown to the chain"))
+    return lines
+
+
+def _follows(suspends: bool, for_s: int) -> str:
+    if not suspends:
+        return "marked"
+    return "suspended " + ("for good" if for_s == FOR_GOOD_S else f"for {for_s} s")
 
 
 def _seat_table(now: Membership, seen: Audit) -> Sequence[str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import trio
 
 from chain import CallReverted, ChainError, InsufficientFunds, TransactionFailed
-from deploy.operator import deploying, governance, recovery, rules, seats, trust
+from deploy.operator import certificates, deploying, governance, recovery, rules, seats, trust
 from deploy.operator.verbs import EXIT_ERROR, EXIT_FAILED, EXIT_WOULD_FAIL, Answer, Verbs
 from node.logs import configure_command_logging
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         " given. Exit status: 0 done, or would work; 1 unknown; 3 would fail; 4 sent and failed.",
     )
     verbs = Verbs(parser.add_subparsers(required=True, metavar="VERB"))
-    for room in (deploying, seats, trust, rules, governance, recovery):
+    for room in (deploying, seats, trust, rules, certificates, governance, recovery):
         room.add(verbs)
     return parser
 

@@ -20,10 +20,10 @@ from deploy.contract import (
 from deploy.operator import arguments as read
 from deploy.operator.audit import audit
 from deploy.operator.audit_view import as_json, as_lines
-from deploy.operator.effects import plain
 from deploy.operator.keys import OnlyLooking, open_key
 from deploy.operator.session import journal_path, open_looking, policy, quorum
 from deploy.operator.verbs import EXIT_WOULD_FAIL, Answer, Options, Verbs
+from deploy.operator.wording import plain
 
 
 def add(verbs: Verbs) -> None:

@@ -15,7 +15,8 @@ from chain import (
 from chain.fees import GWEI, ether
 from deploy.calls import Call
 from deploy.contract import RegistryOwner
-from deploy.operator.effects import Effect, effect_of, plain
+from deploy.operator.effects import effect_of
+from deploy.operator.wording import Effect, plain
 
 
 @dataclass(frozen=True, slots=True)
