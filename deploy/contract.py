@@ -40,6 +40,12 @@ def registry_abi() -> ContractAbi:
     return ContractAbi(artifact("Registry").abi)
 
 
+def owners_abi() -> ContractAbi:
+    """The interfaces of all contracts together: it makes the refusal of any of them readable."""
+    every = [artifact(name).abi for name in (REGISTRY, *BESIDE)]
+    return ContractAbi([entry for abi in every for entry in abi])
+
+
 def open_registry(
     deployment: Deployment,
     rpc_urls: list[str],
@@ -86,7 +92,7 @@ def open_owner_sender(
         single_rpc_insecure=single_rpc_insecure,
     )
     return TransactionSender(
-        reader, key, journal_path=journal_path, abi=registry_abi(), policy=policy
+        reader, key, journal_path=journal_path, abi=owners_abi(), policy=policy
     )
 
 

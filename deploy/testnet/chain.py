@@ -23,7 +23,7 @@ from chain.membership import MemberStatus
 from chain.rpc import RpcEndpoint
 from deploy import calls
 from deploy.calls import RULES, Call
-from deploy.contract import Founding, RegistryOwner, deploy_registry, registry_abi
+from deploy.contract import Founding, RegistryOwner, deploy_registry, owners_abi, registry_abi
 
 from . import processes
 from .layout import ProcessRecord, Testnet, TestnetError, find_anvil, write_private
@@ -295,7 +295,7 @@ def _reader(testnet: Testnet) -> FinalizedReader:
 
 def _sender(reader: FinalizedReader, key: LocalKey) -> TransactionSender:
     return TransactionSender(
-        reader, key, journal_path=None, abi=registry_abi(), policy=FeePolicy(poll_interval_s=POLL_S)
+        reader, key, journal_path=None, abi=owners_abi(), policy=FeePolicy(poll_interval_s=POLL_S)
     )
 
 

@@ -20,7 +20,10 @@ from chain import (
     purpose_text,
     read_deployment,
 )
+from chain.eip712 import domain_separator
 from chain.keys import keccak256
+from consensus.digests import vote_digest
+from consensus.types import VoteKind
 from deploy import operator
 from tests.integration.anvil_chain import (
     APP_ID,
@@ -248,6 +251,47 @@ def example_policy(*compose_hashes: str) -> dict[str, Any]:
             "collateral_age_s_max": 86400, "quote_age_s_max": 7200, "renewal_s": 3600,
         },
     }  # fmt: skip
+
+
+async def test_what_follows_from_certificates_is_set_and_a_liar_is_shown_by_command(
+    chain: Chain, command: Command, tmp_path: Path
+) -> None:
+    deployment = await deploy(command, tmp_path)
+    await command("allow-app", APP_ID.hex())
+    for key in (KEY, HOLDER, LocalKey(keccak256(b"third"))):
+        await command("grant", key.address.hex(), 1)
+    await command("bind", 1, instance("node1").hex())
+    registrar = NodeRegistrar(chain.registry(deployment), chain.sender(OWNER))
+    node = identity(deployment, 1, "node1")
+    await registrar.register(node, 1, endpoint(1), 1)
+    await command("launch")
+    plan = await command(
+        "certificates", "policy", "--deposal", "mark", "--deposal-s", 60,
+        "--conflict", "suspend", "--conflict-s", "for-good", "--min-seats", 1,
+    )  # fmt: skip
+    assert plan["contract"] == "Certificates" and "suspended for good" in plan["effect"][1]
+    shown = (await command("show", key=None))["certificates"]
+    assert (shown["conflict_suspends"], shown["deposal_s"], shown["leader"]) == (True, 60, None)
+    await command("certificates", "open-founding")
+
+    cluster = domain_separator(deployment.chain_id, deployment.contract)
+
+    def vote(block: bytes) -> dict[str, Any]:
+        digest = vote_digest(cluster, VoteKind.NOTARIZE, 0, 1, 0, block, 0)
+        signature = node.secret.sign_recoverable(digest)
+        return {
+            "kind": "notarize", "view": "1.0", "block": block.hex(), "reason": 0,
+            "signature": (signature[:64] + bytes([27 + signature[64]])).hex(),
+        }  # fmt: skip
+
+    file = tmp_path / "evidence.json"
+    votes = [vote(b"\x01" * 32), vote(b"\x01" * 32)]
+    file.write_text(json.dumps({"evidence": [{"seat": 1, "epoch": 0, "votes": votes}]}))
+    await command("certificates", "conflict", 1, file, status=3, says="NoConflict()")
+    votes[1] = vote(b"\x02" * 32)
+    file.write_text(json.dumps({"evidence": [{"seat": 1, "epoch": 0, "votes": votes}]}))
+    await command("certificates", "conflict", 1, file)
+    await command("certificates", "conflict", 1, file, status=3, says="AlreadyMarked()")
 
 
 async def test_a_recovery_is_voted_and_vetoed_by_command(
