@@ -41,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
+        # An RPC URL may hold an API key, and arguments are in the process list.
+        fromfile_prefix_chars="@",
         description="The registry of a cluster. Whatever costs is only planned unless --yes is"
-        " given. Exit status: 0 done, or would work; 1 unknown; 3 would fail; 4 sent and failed.",
+        " given. Exit status: 0 done, or would work; 1 unknown; 3 would fail; 4 sent and failed."
+        " @FILE stands for the words in a file, one a line.",
     )
     verbs = Verbs(parser.add_subparsers(required=True, metavar="VERB"))
     for room in (deploying, seats, trust, rules, certificates, governance, recovery):

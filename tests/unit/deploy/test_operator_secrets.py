@@ -15,6 +15,7 @@ from eth_account import Account
 
 from chain.deployment import FORMAT
 from chain.keys import keccak256
+from deploy.operator.cli import _parser
 
 SECRET = keccak256(b"a secret of the process list")
 PASSWORD = "a password that nobody types"
@@ -53,6 +54,14 @@ def deployment(path: Path) -> Path:
         ' "insecure": [], "others": []}'
     )
     return path
+
+
+def test_an_rpc_url_with_an_api_key_may_stand_in_a_file(tmp_path: Path) -> None:
+    words = tmp_path / "chain.args"
+    words.write_text("--rpc\nhttps://one.example/v2/an-api-key\n--rpc\nhttps://two.example\n")
+    options = _parser().parse_args(["root", "revoke", f"@{words}", "--key-file", "k", "3"])
+    assert options.rpc == ["https://one.example/v2/an-api-key", "https://two.example"]
+    assert (options.epoch, options.yes) == (3, False)
 
 
 @pytest.mark.parametrize("source", ["keystore", "key-file", "environment"])
