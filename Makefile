@@ -27,7 +27,7 @@ lint: setup ## ruff
 	$(BIN)/ruff check .
 
 types: setup ## mypy, strict, on the rooms whose mistakes cost most
-	$(BIN)/mypy -p consensus -p attest -p chain
+	$(BIN)/mypy -p consensus -p attest -p chain -p deploy.operator
 
 imports: setup ## the arrows between the rooms
 	$(BIN)/lint-imports
