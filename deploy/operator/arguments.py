@@ -45,6 +45,11 @@ def seconds(text: str) -> int:
     return _integer(text, 0, 100 * 366 * 24 * 3600)
 
 
+def positive(text: str) -> int:
+    """How many."""
+    return _integer(text, 1, 1_000_000)
+
+
 def number(text: str) -> int:
     """A height or epoch."""
     return _integer(text, 0, 2**63 - 1)

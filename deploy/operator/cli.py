@@ -13,7 +13,14 @@ from collections.abc import Sequence
 
 import trio
 
-from chain import CallReverted, ChainError, InsufficientFunds, TransactionFailed
+from chain import (
+    CallReverted,
+    ChainError,
+    InsufficientFunds,
+    TransactionFailed,
+    TransactionReplaced,
+)
+from chain.errors import FeeTooHigh
 from deploy.operator import certificates, deploying, governance, recovery, rules, seats, trust
 from deploy.operator.verbs import EXIT_ERROR, EXIT_FAILED, EXIT_WOULD_FAIL, Answer, Verbs
 from node.logs import configure_command_logging
@@ -28,10 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         answer: Answer = trio.run(options.verb, options)
     except (ChainError, OSError, ValueError) as error:
-        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
-        if isinstance(error, TransactionFailed):
+        text = " ".join(str(error).split())
+        print(f"{PROGRAM}: {text}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": text}))
+        if isinstance(error, TransactionFailed | TransactionReplaced):
             return EXIT_FAILED
-        if isinstance(error, CallReverted | InsufficientFunds):
+        if isinstance(error, CallReverted | InsufficientFunds | FeeTooHigh):
             return EXIT_WOULD_FAIL
         return EXIT_ERROR
     print(json.dumps(answer.fields) if options.json else "\n".join(answer.lines))

@@ -8,6 +8,7 @@ from typing import Any
 from chain import CallReverted, ChainConfigError, InsufficientFunds, TransactionError
 from chain.deployment import write_deployment
 from chain.fees import ether
+from chain.journal import OPEN_STATES
 from chain.transactions import contract_address
 from deploy.contract import (
     LEASE_S,
@@ -68,7 +69,10 @@ async def _deploy(options: Options) -> Answer:
     )  # fmt: skip
     try:
         fields, lines = _terms(founding, key.address)
-        if not sender.status():  # or a deployment that was broken off goes on
+        broken_off = any(entry["state"] in OPEN_STATES for entry in sender.status())
+        if broken_off:
+            lines.append("before   a deployment that was broken off goes on")
+        else:
             try:
                 estimate = await sender.estimate(b"", code)
             except (CallReverted, InsufficientFunds, TransactionError) as error:

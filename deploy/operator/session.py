@@ -12,6 +12,7 @@ from chain import Deployment, EvmRegistry, FeePolicy, Membership, read_deploymen
 from chain.fees import GWEI
 from chain.keys import PayingSigner
 from deploy.contract import RegistryOwner, open_owner_sender, open_registry, verify_code
+from deploy.operator import arguments as read
 from deploy.operator.companions import companions
 from deploy.operator.keys import OnlyLooking, open_key
 
@@ -43,7 +44,7 @@ def add_chain_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--rpc", action="append", required=True, metavar="URL",
                        help="an endpoint; give several that nobody runs together")  # fmt: skip
-    group.add_argument("--quorum", type=int, metavar="K",
+    group.add_argument("--quorum", type=read.positive, metavar="K",
                        help="endpoints that must agree; default: more than half")  # fmt: skip
     group.add_argument("--single-rpc-insecure", action="store_true",
                        help="development: believe one endpoint")  # fmt: skip
@@ -54,7 +55,7 @@ def add_sending_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sending")
     group.add_argument("--yes", action="store_true", help="send it; without, only plan")
     group.add_argument("--final", action="store_true", help="wait until it is final")
-    group.add_argument("--max-fee-gwei", type=int, default=200, metavar="GWEI",
+    group.add_argument("--max-fee-gwei", type=read.positive, default=200, metavar="GWEI",
                        help="pay no more per gas; default: 200")  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import structlog
 from chain import (
     CallReverted,
     ChainConfigError,
+    ChainError,
     TransactionFailed,
     TransactionReplaced,
     TxOutcome,
@@ -171,7 +172,10 @@ async def _send(
     }
     lines.append(f"sent     0x{outcome.tx_hash.hex()}, in block {outcome.block_number}")
     if after is not None:
-        more = await after(session, options, outcome)
+        try:
+            more = await after(session, options, outcome)
+        except (ChainError, OSError) as error:  # what was sent stays sent
+            more = {"note": f"it was done, but then: {error}"}
         fields |= more
         lines += [f"{name.replace('_', ' '):<8} {value}" for name, value in more.items()]
     if options.final:
