@@ -230,4 +230,4 @@ def _seat_table(now: Membership, seen: Audit) -> Sequence[str]:
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:<11}{text}"
+    return f"{name:<13}{text}"
