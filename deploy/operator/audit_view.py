@@ -195,11 +195,10 @@ def _beside(seen: Audit) -> list[str]:
     lines.append(_line("policy", text))
     shown = seen.certified
     if shown is not None:
-        lines.append(
-            _line("", f"a deposed leader is {_follows(shown.deposal_suspends, shown.deposal_s)}, a"
-                  f" liar {_follows(shown.conflict_suspends, shown.conflict_s)}, if"
-                  f" {shown.seats_min} seats are left")
-        )  # fmt: skip
+        deposed = _follows(shown.deposal_suspends, shown.deposal_s)
+        liar = _follows(shown.conflict_suspends, shown.conflict_s)
+        text = f"a deposed leader is {deposed}, a liar {liar}, if {shown.seats_min} seats are left"
+        lines.append(_line("penalties", text))
         led = f"seat {shown.leader} in term {shown.term} of epoch {shown.epoch}"
         lines.append(_line("leader", led if shown.leader else "none was shown to the chain"))
     return lines
