@@ -137,9 +137,12 @@ async def test_a_flood_of_offences_makes_few_lines_and_says_how_many_it_kept(
         about = [line for line in lines if line["event"] == "bad_message"]
         assert member.driver.bad_messages == 200
         assert 0 < len(about) < 50
-        assert sum(member.driver._suppressed.values()) + len(about) + sum(
-            line["suppressed"] for line in about
-        ) == 200
+        assert (
+            sum(member.driver._suppressed.values())
+            + len(about)
+            + sum(line["suppressed"] for line in about)
+            == 200
+        )
 
 
 async def test_a_superseded_copy_stops_for_good(tmp_path: Path) -> None:
