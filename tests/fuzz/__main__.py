@@ -11,6 +11,7 @@ from pathlib import Path
 from . import corpora
 
 PACKAGES = ("consensus", "node", "chain", "attest")
+INPUT_S_MAX = 120  # by the wall clock: on a busy machine a process may have to wait for its turn
 FAILURES = Path(".fuzz")  # inputs that broke a promise
 
 
@@ -48,17 +49,16 @@ def _campaign(name: str, seconds: int) -> int:
             (grown / f"seed-{number}").write_bytes(data)
         status = _run(
             "--worker", name, str(grown), f"-max_total_time={seconds}", "-max_len=16384",
-            f"-artifact_prefix={FAILURES}/{name}-", "-timeout=10", "-rss_limit_mb=2048",
-            "-print_final_stats=1",
+            f"-artifact_prefix={FAILURES}/{name}-", f"-timeout={INPUT_S_MAX}",
+            "-rss_limit_mb=2048", "-print_final_stats=1",
         )  # fmt: skip
-        if status:
-            return status
-        status = _run("--worker", name, "-merge=1", str(least), str(grown))
-        if status:
+        # What was found before a failure is kept all the same.
+        status = _run("--worker", name, "-merge=1", str(least), str(grown)) or status
+        if status and not any(least.iterdir()):
             return status
         kept = corpora.save(name, (file.read_bytes() for file in least.iterdir()))
         print(f"{name}: {kept} inputs kept")
-    return 0
+    return status
 
 
 def main() -> int:

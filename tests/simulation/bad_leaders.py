@@ -14,6 +14,7 @@ from consensus.wire import Commands, Message, ProbeReply, ProposalMessage
 
 from . import adversaries
 from .adversaries import Liar
+from .impostors import IMPOSTORS
 
 if TYPE_CHECKING:
     from .world import World
@@ -138,4 +139,4 @@ BAD_LEADERS: dict[str, type[Liar]] = {
     "withholds_finality": WithholdsFinality,
     "ignores_the_chain": IgnoresTheChain,
 }
-LIARS: dict[str, type[Liar]] = adversaries.GALLERY | BAD_LEADERS
+LIARS: dict[str, type[Liar]] = adversaries.GALLERY | BAD_LEADERS | IMPOSTORS

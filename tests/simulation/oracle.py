@@ -364,6 +364,8 @@ class Oracle:
             or self.blocks[-1].header.view != View(header.view.term, header.view.index - 1)
         ):
             self.fail(f"the block of {header.view} skips views inside a term")
+        if header.view.index == 0:
+            self._begins_term(applied.block)
         self._in_epoch(applied.block)
         outcomes = []
         self._replay.begin(header.time_ms)
@@ -380,6 +382,21 @@ class Oracle:
         self.blocks.append(applied.block)
         self._state.append(applied.state_hash)
         self._outcomes.append(tuple(outcomes))
+
+    def _begins_term(self, block: Block) -> None:
+        """Nothing lies between this block and the one below it but terms that a quorum ended."""
+        h = block.header
+        last = self.blocks[-1].header if self.blocks else None
+        below = View(0, 0) if last is None or last.epoch != h.epoch else last.view
+        skipped = {term: 0 for term in range(max(1, below.term), h.view.term)}
+        if below.term in skipped:
+            skipped[below.term] = below.index + 1
+        for c in block.nullifications:
+            if c.kind is not NULLIFY or c.view.index > skipped.pop(c.view.term, -1):
+                self.fail(f"{c.kind.name} {c.view} ends no term between {below} and {h.view}")
+            self.certificate(c, h.proposer)
+        if len(skipped) > max(0, h.view.term - max(1, below.term) - 32):
+            self.fail(f"{below} to {h.view}: nothing shows that terms {list(skipped)} ended")
 
     def _in_epoch(self, block: Block) -> None:
         """Blocks are of the newest epoch; the last one of it says who votes next."""

@@ -22,19 +22,24 @@ from consensus.interface import (
 from consensus.proposals import Verdict
 from consensus.snapshots import Offer
 from consensus.types import (
-    Block,
     Certificate,
     Evidence,
     Manifest,
-    NextEpoch,
     Proposal,
     Reason,
     Vote,
     VoteKind,
 )
 from consensus.validators import ValidatorSet
-from consensus.wire import Commands, Message, SyncRequest, make_block
+from consensus.wire import Commands, Message, SyncRequest
 
+from .planted_epochs import (
+    CommandsAfterTheBoundary,
+    EpochOpenedAtNotarization,
+    LastBoundaryOpens,
+    RecordUnchecked,
+    ThirdMayChangeAtOnce,
+)
 from .scenario import Settings
 
 
@@ -157,6 +162,25 @@ class CoversNothing(Engine):
         def lenient(proposal: Proposal, *rest: object) -> Verdict | str:
             verdict = judge(proposal, *rest)  # type: ignore[arg-type]
             return Verdict.VALID if isinstance(verdict, str) else verdict
+
+        voting.judge = lenient  # type: ignore[assignment]
+        try:
+            super()._vote_for_proposal()
+        finally:
+            voting.judge = judge
+
+
+class AnythingCovers(Engine):
+    """Takes a notarization for the nullification of a view that is skipped (R1)."""
+
+    def _vote_for_proposal(self) -> None:
+        judge = voting.judge
+
+        def lenient(proposal: Proposal, *rest: object) -> Verdict | str:
+            shown = proposal.block.nullifications
+            relabelled = tuple(replace(c, kind=VoteKind.NULLIFY) for c in shown)
+            block = replace(proposal.block, nullifications=relabelled)
+            return judge(replace(proposal, block=block), *rest)  # type: ignore[arg-type]
 
         voting.judge = lenient  # type: ignore[assignment]
         try:
@@ -396,60 +420,6 @@ class NotarizesWhatItNullified(Engine):
             self._nullified = max(kept, self._nullified) if self._nullified else kept  # type: ignore[type-var]
 
 
-class EpochOpenedAtNotarization(Engine):
-    """Opens the next epoch when the boundary block is notarized, not when it is final (R11)."""
-
-    def _take_certificate(
-        self, c: Certificate, *, checked: bool = False, sender: int | None = None
-    ) -> bool:
-        block = self.ledger.blocks.get(c.block)
-        taken = super()._take_certificate(c, checked=checked, sender=sender)
-        ends = block is not None and block.next_epoch is not None
-        if ends and c.kind is VoteKind.NOTARIZE and c.epoch == self.validators.epoch:
-            self._commit(c, sender)
-        return taken
-
-
-class LastBoundaryOpens(Engine):
-    """Lets the finalized block open the epoch, not the first of the chain with the record (R11)."""
-
-    def _apply(self, branch: list[Block], *rest: object) -> None:
-        ends = [b for b in branch if b.next_epoch is not None]
-        super()._apply([b for b in branch if b not in ends[:-1]], *rest)  # type: ignore[arg-type]
-
-
-class RecordUnchecked(Engine):
-    """Accepts any next epoch that a leader proposes (R15)."""
-
-    def _accepts(self, record: NextEpoch, term: int) -> bool:
-        return True
-
-
-class CommandsAfterTheBoundary(Engine):
-    """Goes on with commands on a boundary block, and votes for who does (R11)."""
-
-    def _build(self) -> Proposal | None:
-        proposal = super()._build()
-        if proposal is None or not self._is_ending():
-            return proposal
-        header = proposal.block.header
-        block = make_block(
-            self.cluster_id,
-            **{f: getattr(header, f) for f in _KEPT},
-            commands=self.mempool.batch(frozenset()),
-            nullifications=proposal.block.nullifications,
-            evidence=(),
-            next_epoch=None,
-        )
-        return replace(proposal, block=block)
-
-    def _fits(self, block: Block) -> Verdict | str:
-        return Verdict.VALID
-
-
-_KEPT = ["epoch", "view", "proposer", "height", "parent", "time_ms", "state_height", "state_hash"]
-
-
 class NullificationEndsNothing(Engine):
     """Stays in its term whoever complained (R5 removed)."""
 
@@ -486,21 +456,6 @@ class NeverAsksForBlocks(Engine):
         output = super().step(event, now_ms)  # type: ignore[arg-type]
         output.send = [s for s in output.send if not isinstance(s.message, SyncRequest)]
         return output
-
-
-class ThirdMayChangeAtOnce(Engine):
-    """Steps to the registry's set in one epoch, however much changes (R18)."""
-
-    def _note_due(self) -> None:
-        super()._note_due()
-        newest = self._chain_views.newest
-        if self._due is not None and newest is not None:
-            self._due = replace(self._due, validators=newest.validators)
-
-    def _accepts(self, record: NextEpoch, term: int) -> bool:
-        view = self._chain_views.at(record.chain_block)
-        whole = view is not None and record.validators == view.validators
-        return whole or super()._accepts(record, term)
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,6 +502,7 @@ BUGS: tuple[Planted, ...] = (
     Planted(JumpsWithoutCertificate, ("R8",), Settings(byzantine=1, adversaries=("mutator",)), 20),
     Planted(CoversNothing, ("R1",), Settings(byzantine=1, adversaries=("forker",)), 40),
     Planted(JoinsAtAThird, ("R4",), Settings(nodes=3, weights=(1, 1, 1)), 20),
+    Planted(AnythingCovers, ("R1",), Settings(byzantine=1, adversaries=("relabeller",)), 50),
     Planted(NeverRepeats, ("R7",), Settings(), 40),
     Planted(
         NeverImpatient, ("R4", "R9"), Settings(byzantine=1, adversaries=("silent", "mute")), 40

@@ -13,6 +13,7 @@ from consensus.interface import Event, Output, PeerConnected, PeerLost
 from tests.simulation import campaign, scenario
 from tests.simulation.adversaries import GALLERY
 from tests.simulation.campaign import Report
+from tests.simulation.impostors import IMPOSTORS
 from tests.simulation.planted import BUGS, Planted
 from tests.simulation.scenario import FAULTS, Settings
 from tests.simulation.world import World
@@ -42,7 +43,7 @@ def test_each_fault_alone_breaks_nothing(fault: str) -> None:
     _hold(campaign.run(range(200, 204), Settings(faults=("delay", fault))))
 
 
-@pytest.mark.parametrize("liar", sorted(GALLERY))
+@pytest.mark.parametrize("liar", sorted(GALLERY | IMPOSTORS))
 def test_a_liar_below_a_third_neither_splits_nor_stops_the_cluster(liar: str) -> None:
     _hold(campaign.run(range(300, 308), Settings(byzantine=1, adversaries=(liar,))))
 
