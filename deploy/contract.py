@@ -32,6 +32,7 @@ MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
 # Contracts beside the registry, by the name of their artifact, and its view that names them.
 BESIDE = {"Annex": "annex", "Rules": "rules", "Certificates": "certificates"}
+SHOWN_CHARS_MAX = 64
 RECOVERY_DELAY_S = 24 * 3600  # time to object to a recovery of a cluster without a quorum
 
 
@@ -238,7 +239,7 @@ class RegistryOwner:
     def order(self, call: Call) -> Order:
         """A call as the sender takes it."""
         data = self._function(call).encode(*call.values)
-        values = ", ".join(v.hex() if isinstance(v, bytes) else str(v) for v in call.values)
+        values = ", ".join(_shown(value) for value in call.values)
         self._sent += 1
         intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
         return Order(intent, self._address_of[call.contract], data, call.value_wei)
@@ -331,3 +332,10 @@ class RegistryOwner:
     async def veto_recovery(self) -> None:
         """See ``calls.veto_recovery``."""
         await self.send(calls.veto_recovery())
+
+
+def _shown(value: Any) -> str:
+    """A value in an intent: a document is named by its hash."""
+    if isinstance(value, str) and len(value) > SHOWN_CHARS_MAX:
+        return f"{len(value)} characters, {keccak256(value.encode()).hex()}"
+    return value.hex() if isinstance(value, bytes) else str(value)

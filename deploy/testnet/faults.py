@@ -1,7 +1,7 @@
 """Faults of the simulated machines, given while the testnet runs.
 
 What a machine is shows when it proves it: at its next connection, or when its peers ask it to prove
-itself again. What it proved before a fault came still stands until then.
+itself again, which they do each minute under a testnet's policy. Until then stands what it proved.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from chain import read_deployment
 from node.config import (
     AgentConfig,
     ApiConfig,
+    AttestationConfig,
     ChainConfig,
     Config,
     InsecureConfig,
@@ -52,10 +53,13 @@ def write_config(testnet: Testnet, node: NodeRecord) -> None:
             poll_interval_ms=CHAIN_POLL_MS,
         ),
         agent=AgentConfig(socket=testnet.socket(node.seat)),
+        attestation=AttestationConfig(
+            pccs_urls=(testnet.pccs_url,), tdx_root_file=testnet.tdx_root_file
+        ),
         api=ApiConfig(listen=f"127.0.0.1:{testnet.api_port(node.seat)}"),
         log=LogConfig(format="json", level="info"),
         timing=TimingConfig(),
-        insecure=InsecureConfig(simulator=True, single_rpc=True, no_attestation=True),
+        insecure=InsecureConfig(simulator=True, single_rpc=True, external_tdx_root=True),
     )
     write_private(testnet.node_config(node.seat), config.to_toml().encode())
 

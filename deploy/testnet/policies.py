@@ -14,6 +14,7 @@ from deploy.simulator.tdx_collateral import TCB_LEVELS
 from . import changes
 from .layout import Testnet, TestnetError
 
+RENEWAL_S = 60  # faults of running machines should show while somebody looks
 ORIGINAL = "original"  # the app compose of a machine without faults
 
 
@@ -48,6 +49,7 @@ def text(
         raise TestnetError(str(error)) from None
     return policy_text(
         variants,
+        renewal_s=RENEWAL_S,
         tcb_statuses=dict.fromkeys(accepted),
         advisories={name for status in accepted for name in levels[status].advisories},
     )

@@ -18,7 +18,18 @@ from chain.keys import address_of, keccak256, recover
 from chain.rpc import RpcEndpoint
 from deploy import calls
 from deploy.calls import Call
-from deploy.testnet import agents, changes, cli, launch, layout, processes, requests, survey
+from deploy.testnet import (
+    agents,
+    changes,
+    cli,
+    faults,
+    launch,
+    layout,
+    policies,
+    processes,
+    requests,
+    survey,
+)
 from deploy.testnet.layout import TestnetError
 from deploy.testnet.survey import SeatView, Survey
 from node.client import ApiClient
@@ -165,6 +176,38 @@ class Testnet:
     async def start(self, seat: int, deadline_s: float = DEADLINE_S) -> None:
         """Start a dead daemon on its old data; returns when its API answers."""
         await cli.start(self.directory, seat, deadline_s)
+
+    # --- simulated machines -------------------------------------------------------------------
+
+    async def fault(self, seat: int, kind: str, value: str | None = None) -> None:
+        """Give the seat's machine a fault; ``none`` makes it sound again."""
+        await faults.give(self.directory, seat, kind, value)
+
+    async def policy(self, *composes: str) -> None:
+        """Put the policy in force that takes these app composes (default: the original)."""
+        text = policies.text(self.state, composes=composes or (policies.ORIGINAL,))
+        await policies.put_in_force(self.directory, text, DEADLINE_S)
+
+    async def wait_refused(self, seat: int, reason: str, by: tuple[int, ...]) -> Survey:
+        """Wait until all of these refuse the seat's proofs for this reason, and have no link."""
+
+        def refused(seen: Survey) -> bool:
+            rows = {row.seat: row for row in seen.nodes}
+            return all(
+                (seat, f"attestation_{reason}") in rows[other].refuses
+                and (rows[other].peers or 0) <= len(self.seats) - 2
+                for other in by
+            )
+
+        return await self.wait_for(refused, f"seat {seat} refused by {by} for {reason}")
+
+    async def wait_all_linked(self) -> Survey:
+        """Wait until every node runs, votes, and has links to all others."""
+        links = len(self.seats) - 1
+        return await self.wait_for(
+            lambda seen: all(row.state == "active" and row.peers == links for row in seen.nodes),
+            "everybody linked with everybody",
+        )
 
     # --- who belongs --------------------------------------------------------------------------
 
