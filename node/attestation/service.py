@@ -40,6 +40,7 @@ OWN_RETRY_S = 10.0
 AFTER_POLICY_S = 30.0  # within which all links are renewed after a change, not all at once
 JITTER = 0.1
 COLLATERAL_CHECK_S = 300.0
+TOLD_S = 60.0  # a member that says the same again is logged again after a pause this long
 
 
 class Links(Protocol):
@@ -160,7 +161,8 @@ class Attestation:
             while True:
                 newest = self.policies.current
                 policy, judgement = await self._judge_record(record, evidence, expected, newest)
-                if newest is self.policies.current:  # else it changed meanwhile: again
+                # What decided may have changed meanwhile: another policy, or nobody held any more.
+                if newest is self.policies.current and policy in (newest, record.held):
                     break
             self._fence(statement)
             if judgement.refusal is not None:
@@ -176,10 +178,12 @@ class Attestation:
     def told(self, seat: int, code: int, attachment: bytes) -> None:
         """See ``Attestor``."""
         record = self._records.get(seat)
-        self._log.warning("refused_by_peer", peer=seat, reason=word(code))
         if record is None:
             record = self._records[seat] = Record(seat, "")
+        before = record.refused_us
         record.refuse_us(reason(code))
+        if before is None or before.reason != reason(code) or time.time() - before.at_s > TOLD_S:
+            self._log.warning("refused_by_peer", peer=seat, reason=word(code))
         if code == NodeCode.STALE_INCARNATION and attachment and self._core is not None:
             self._core.superseded(seat, attachment)
         self._on_change()

@@ -56,7 +56,9 @@ class NetworkLimits:
     evidence_bytes_max: int = 160 * KIB  # with all around it, less than the first Yamux window
     proof_timeout_s: float = 15.0  # a quote takes up to seconds on a loaded host
     proofs_at_once_max: int = 2  # connections of one member that are not proven yet
-    proofs_per_s: float = 0.2  # how often one member may ask for ours; each costs a quote
+    # How often one member may ask for our evidence, which costs a quote, and begin to show its own,
+    # which costs a verdict.
+    proofs_per_s: float = 0.2
     proof_burst: float = 16.0
     denied_linger_s: float = 1.0  # how long a refused peer has to read why
     denied_backoff_s: float = 1.0  # a peer that refuses us is left alone for so long, then doubled

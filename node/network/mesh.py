@@ -445,6 +445,8 @@ class Mesh:
             raise Refused("not_a_member", peer_id=established.peer_id)
         if peer.proving >= self.limits.proofs_at_once_max:
             raise Refused("busy", peer_id=peer.peer_id, detail="proofs under way")
+        if not established.dialled and not peer.begun.try_take():
+            raise Refused("too_many_proofs", peer_id=peer.peer_id)
         pair = Pair(
             cluster_id=self._cluster_id,
             seat=self.seat,

@@ -44,6 +44,7 @@ class Peer:
         self.left_alone_until = 0.0  # it refused us: we do not dial it before
         self.denied_backoff_s = 0.0
         self._asked: TokenBucket | None = None
+        self._begun: TokenBucket | None = None
         self.since: float | None = None
         self.last_data: float | None = None
         self.down_reason = ""
@@ -102,6 +103,13 @@ class Peer:
         if self._asked is None:
             self._asked = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
         return self._asked
+
+    @property
+    def begun(self) -> TokenBucket:
+        """How often it may begin to prove itself, which costs us a verdict. Within trio only."""
+        if self._begun is None:
+            self._begun = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
+        return self._begun
 
     def status(self, now: float) -> LinkStatus:
         """The row for ``Mesh.links``."""

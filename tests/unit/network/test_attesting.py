@@ -234,6 +234,20 @@ async def test_one_member_can_have_only_so_many_quotes_made(network: Network) ->
     assert len(b.proven) == 3
 
 
+async def test_a_member_that_comes_too_often_costs_no_verdicts(network: Network) -> None:
+    one, notary = await lonely(network, proofs_per_s=0.0001, proof_burst=2.0)
+    notary.failure = Unproven(1, "no quotes here")
+    for _ in range(2):
+        async with played(one) as peer:
+            await peer.send(Cannot(1, 1))
+            await wait_closed(peer.established.channel)
+    async with played(one) as peer:
+        await wait_closed(peer.established.channel)
+    await wait_until(lambda: one.mesh.refused["too_many_proofs"] == 1)
+    notary.failure = None
+    await still_serves(network, one)
+
+
 # -- a member played by hand -----------------------------------------------------------------------
 
 

@@ -37,7 +37,14 @@ from tests.unit.network.conftest import (
 KMS_ROOT = b"\x11" * 32
 APP_ID = b"\xaa" * 20
 PKI = TdxPki.of_kms_root(KMS_ROOT)
-LIMITS: NetworkLimits = replace(FAST, proof_timeout_s=10.0, penalty_s=0.05, penalty_max_s=0.2)
+LIMITS: NetworkLimits = replace(
+    FAST,
+    proof_timeout_s=10.0,
+    penalty_s=0.05,
+    penalty_max_s=0.2,
+    proofs_per_s=50.0,
+    proof_burst=200.0,
+)
 
 
 def seed_of(seat: int) -> bytes:
