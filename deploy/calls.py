@@ -13,6 +13,8 @@ from typing import Any
 REGISTRY = "Registry"
 RULES = "Rules"
 CERTIFICATES = "Certificates"
+MINT = "PublicMint"
+APP = "AppAuth"
 FOR_GOOD_S = 2**40 - 1  # as long a suspension as the contract has: until the owner lifts it
 # The lists of the rules, by the operator's word, and the contract's.
 RULE_KINDS = {"compose-hash": "ComposeHash", "device": "Device", "os-image": "OsImage"}
@@ -225,3 +227,21 @@ def open_founding() -> Call:
 def prove_conflict(seat: int, first: tuple[Any, ...], second: tuple[Any, ...]) -> Call:
     """Shows two votes of a seat that no correct member signs both, in the contract's form."""
     return Call("proveConflict", (seat, first, second), CERTIFICATES)
+
+
+# --- public mint, app contract ----------------------------------------------------------------
+
+
+def set_sale(price_wei: int, cap: int, weight: int, is_open: bool) -> Call:
+    """As the registry's owner: terms of the public mint."""
+    return Call("setClusterConfig", (price_wei, cap, weight, is_open), MINT)
+
+
+def withdraw(to: bytes) -> Call:
+    """As the registry's owner: takes the public mint's money out."""
+    return Call("withdraw", (to,), MINT)
+
+
+def disable_upgrades() -> Call:
+    """As the app contract's owner: its code stays for ever."""
+    return Call("disableUpgrades", (), APP)

@@ -26,7 +26,7 @@ from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
 from contracts import artifact
 from deploy import calls
-from deploy.calls import REGISTRY, Call
+from deploy.calls import APP, MINT, REGISTRY, Call
 
 MAX_SEATS = 1000
 LEASE_S = 7 * 24 * 3600
@@ -43,7 +43,7 @@ def registry_abi() -> ContractAbi:
 
 def owners_abi() -> ContractAbi:
     """The interfaces of all contracts together: it makes the refusal of any of them readable."""
-    every = [artifact(name).abi for name in (REGISTRY, *BESIDE)]
+    every = [artifact(name).abi for name in (REGISTRY, *BESIDE, MINT, APP)]
     return ContractAbi([entry for abi in every for entry in abi])
 
 
@@ -195,6 +195,40 @@ async def read_beside(reader: FinalizedReader, contract: bytes, at: Header) -> t
         if any(address):
             placed.append(Placed(name, address, keccak256(await reader.code_at(address, at))))
     return tuple(placed)
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """A contract to be deployed beside the registry: the name of its artifact, its arguments."""
+
+    name: str
+    values: tuple[Any, ...] = ()
+
+    def code(self) -> bytes:
+        """The data of the transaction that deploys it."""
+        compiled = artifact(self.name)
+        types = ContractAbi(compiled.abi).constructor_types
+        return compiled.bytecode + encode(types, list(self.values))
+
+
+async def create_beside(
+    sender: TransactionSender, creation: Creation, *, until: TxState = TxState.FINAL
+) -> tuple[bytes, TxOutcome]:
+    """Deploys a contract beside the registry; its 20-byte address.
+
+    Raises:
+        ChainError: see ``TransactionSender.send``.
+    """
+    code = creation.code()
+    intent = f"deploy {creation.name} {keccak256(code).hex()}"
+    outcome = await sender.send(intent, b"", code, until=until)
+    contract = contract_address(sender.address, outcome.nonce)
+    header = await sender.reader.header_at(outcome.block_number)
+    if header is None:
+        raise BadChainData(f"the block of the deployment, {outcome.block_number}, is gone")
+    if not artifact(creation.name).matches_code(await sender.reader.code_at(contract, header)):
+        raise BadChainData(f"what was deployed at 0x{contract.hex()} is not {creation.name}")
+    return contract, outcome
 
 
 async def verify_code(registry: EvmRegistry) -> None:

@@ -21,7 +21,16 @@ from chain import (
     TransactionReplaced,
 )
 from chain.errors import FeeTooHigh
-from deploy.operator import certificates, deploying, governance, recovery, rules, seats, trust
+from deploy.operator import (
+    beside,
+    certificates,
+    deploying,
+    governance,
+    recovery,
+    rules,
+    seats,
+    trust,
+)
 from deploy.operator.verbs import EXIT_ERROR, EXIT_FAILED, EXIT_WOULD_FAIL, Answer, Verbs
 from node.logs import configure_command_logging
 
@@ -58,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         " @FILE stands for the words in a file, one a line.",
     )
     verbs = Verbs(parser.add_subparsers(required=True, metavar="VERB"))
-    for room in (deploying, seats, trust, rules, certificates, governance, recovery):
+    for room in (deploying, seats, trust, rules, certificates, beside, governance, recovery):
         room.add(verbs)
     return parser
 

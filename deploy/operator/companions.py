@@ -9,6 +9,7 @@ from chain.abi import ContractAbi
 from chain.agreement import Reverted
 from chain.headers import Header
 from contracts import artifact
+from deploy.calls import APP, MINT, RULES
 from deploy.contract import read_beside
 
 WORDS_BYTES_MAX = 64 * 100  # the longest list of the rules, 64 entries, with room to spare
@@ -16,8 +17,15 @@ WORDS_BYTES_MAX = 64 * 100  # the longest list of the rules, 64 entries, with ro
 
 async def companions(registry: EvmRegistry) -> dict[str, bytes]:
     """Addresses of those that take transactions of their own, by the name of their artifact."""
-    placed = await read_beside(registry.reader, registry.contract, await registry.finalized())
-    return {one.name: one.address for one in placed if one.name != "Annex"}
+    header = await registry.finalized()
+    placed = await read_beside(registry.reader, registry.contract, header)
+    found = {one.name: one.address for one in placed if one.name != "Annex"}
+    minter, _ = await registry.call("minter", at=header)
+    further = {MINT: bytes.fromhex(minter[2:])}
+    if RULES in found:
+        (app,) = await look(registry, RULES, found[RULES], "appAuth", header)
+        further[APP] = bytes.fromhex(app[2:])
+    return found | {name: address for name, address in further.items() if any(address)}
 
 
 async def look(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chain import Membership, MemberStatus
+from chain.fees import ether
 from deploy.calls import FOR_GOOD_S
 from deploy.operator.effects_on_seats import blockers, missing, quorum, removal, voting
 from deploy.operator.wording import Effect, time_text
@@ -170,3 +171,30 @@ def conflict(now: Membership, seat: int, first: Any, second: Any) -> Effect:
 
 def founding(now: Membership) -> Effect:
     return Effect(("the epoch of the launch, or of the last recovery, can be certified",))
+
+
+# --- public mint, app contract ----------------------------------------------------------------
+
+
+def sale(now: Membership, price_wei: int, cap: int, weight: int, is_open: bool) -> Effect:
+    if not is_open:
+        return Effect(("nobody can buy a seat",))
+    total, sold = voting(now), cap * weight
+    warnings: tuple[str, ...] = ()
+    if 3 * sold >= total + sold:
+        warnings = (
+            f"whoever buys all {cap} seats holds {sold} of {total + sold}: a third or more, enough"
+            " to stop the cluster",
+        )
+    return Effect(
+        (f"anybody can buy a seat of weight {weight} for {ether(price_wei)} ETH, {cap} in all",),
+        warnings,
+    )
+
+
+def withdraw(now: Membership, to: bytes) -> Effect:
+    return Effect((f"all that the public mint holds goes to 0x{to.hex()}",))
+
+
+def disable_upgrades(now: Membership) -> Effect:
+    return Effect(("the app contract's code stays for ever; there is no way back",))

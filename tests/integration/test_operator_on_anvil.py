@@ -14,6 +14,8 @@ from eth_account import Account
 
 from attest import PUBLIC_TEST_ROOTS
 from chain import (
+    CallReverted,
+    ContractAbi,
     Deployment,
     LocalKey,
     NodeRegistrar,
@@ -24,6 +26,7 @@ from chain.eip712 import domain_separator
 from chain.keys import keccak256
 from consensus.digests import vote_digest
 from consensus.types import VoteKind
+from contracts import artifact
 from deploy import operator
 from tests.integration.anvil_chain import (
     APP_ID,
@@ -292,6 +295,53 @@ async def test_what_follows_from_certificates_is_set_and_a_liar_is_shown_by_comm
     file.write_text(json.dumps({"evidence": [{"seat": 1, "epoch": 0, "votes": votes}]}))
     await command("certificates", "conflict", 1, file)
     await command("certificates", "conflict", 1, file, status=3, says="AlreadyMarked()")
+
+
+async def test_seats_are_sold_and_the_money_is_withdrawn_by_command(
+    chain: Chain, command: Command, tmp_path: Path
+) -> None:
+    deployment = await deploy(command, tmp_path)
+    terms = ("--price-gwei", 10**9, "--cap", 2, "--weight", 1)
+    await command("mint", "open", *terms, status=1, says="names no contract PublicMint")
+    plan = await command("mint", "deploy", yes=False)
+    assert plan["would"] == "work" and not plan["sent"]
+    mint = (await command("mint", "deploy"))["contract"]
+    assert mint == plan["contract"]
+    await command("mint", "minter", mint, 1)
+    plan = await command("mint", "open", *terms)
+    assert "1.000000000 ETH, 2 in all" in plan["effect"][0] and plan["warnings"]
+    shown = await command("show", key=None)
+    assert shown["minter"] == {"address": mint, "weight_max": 1}
+
+    buyer = chain.sender(await chain.funded_key("a buyer"))
+    data = ContractAbi(artifact("PublicMint").abi).function("mintNodeAccess").encode()
+    await buyer.send("buy", bytes.fromhex(mint[2:]), data, value=10**18)
+    assert [s["weight"] for s in (await command("show", key=None))["seats"]] == [1]
+    await command("mint", "withdraw", HOLDER.address.hex(), key=holder(tmp_path),
+                  status=3, says="NotOwner()")  # fmt: skip
+    to = LocalKey(keccak256(b"a till"))
+    await command("mint", "withdraw", to.address.hex())
+    assert await chain.sender(to).balance() == 10**18
+    await command("mint", "close")
+    with pytest.raises(CallReverted, match=r"Closed\(\)|unknown"):
+        await chain.sender(await chain.funded_key("late")).send(
+            "buy", bytes.fromhex(mint[2:]), data, value=10**18
+        )
+    assert deployment.other("PublicMint") is None
+
+
+async def test_an_app_contract_is_deployed_named_and_locked_by_command(
+    chain: Chain, command: Command, tmp_path: Path
+) -> None:
+    await deploy(command, tmp_path)
+    app = (await command("app", "deploy"))["contract"]
+    await command("allow-app", app)
+    await command("app", "lock", status=1, says="names no contract AppAuth")
+    await command("boot", "app-contract", app)
+    await command("app", "lock")
+    shown = await command("show", key=None)
+    assert shown["boot"]["app_contract"] == app
+    assert shown["apps"] == [{"app": app, "allowed": True}]
 
 
 async def test_a_recovery_is_voted_and_vetoed_by_command(
