@@ -15,6 +15,7 @@ RULES = "Rules"
 CERTIFICATES = "Certificates"
 MINT = "PublicMint"
 APP = "AppAuth"
+PROXY = "AppProxy"  # what stands at the address of an AppAuth
 FOR_GOOD_S = 2**40 - 1  # as long a suspension as the contract has: until the owner lifts it
 # The lists of the rules, by the operator's word, and the contract's.
 RULE_KINDS = {"compose-hash": "ComposeHash", "device": "Device", "os-image": "OsImage"}

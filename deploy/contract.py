@@ -5,6 +5,7 @@ Used by the testnet launcher and by operators' commands.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from chain.headers import Header
 from chain.keys import PayingSigner, keccak256
 from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
-from contracts import artifact
+from contracts import ArtifactError, artifact
 from deploy import calls
 from deploy.calls import APP, MINT, REGISTRY, Call
 
@@ -43,8 +44,11 @@ def registry_abi() -> ContractAbi:
 
 def owners_abi() -> ContractAbi:
     """The interfaces of all contracts together: it makes the refusal of any of them readable."""
-    every = [artifact(name).abi for name in (REGISTRY, *BESIDE, MINT, APP)]
-    return ContractAbi([entry for abi in every for entry in abi])
+    entries = [entry for name in (REGISTRY, *BESIDE) for entry in artifact(name).abi]
+    for name in (MINT, APP):
+        with contextlib.suppress(ArtifactError):  # not every installation has these
+            entries += artifact(name).abi
+    return ContractAbi(entries)
 
 
 def open_registry(

@@ -6,7 +6,8 @@ a change arrive with ``dstack-cluster status``. Read ``cli``, ``verbs`` (how a v
 command), ``plan`` and ``effects`` (the dry run), ``session``, ``keys`` with ``keystore`` and
 ``signer``, ``companions`` (contracts beside the registry), then the verbs: ``deploying`` with
 ``audit`` and ``audit_view``, ``seats``, ``trust``, ``rules``, ``certificates``, ``beside``,
-``governance``, ``recovery``. What they send is in ``deploy.calls``, and ``deploy.contract`` sends it.
+``governance``, ``recovery``. What they send is in ``deploy.calls``, and ``deploy.contract`` sends
+it.
 """
 
 from deploy.operator.cli import main

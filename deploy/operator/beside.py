@@ -11,14 +11,12 @@ from chain.fees import GWEI, ether
 from chain.transactions import contract_address
 from contracts import artifact
 from deploy import calls
-from deploy.calls import APP, MINT
+from deploy.calls import APP, MINT, PROXY
 from deploy.contract import Creation, create_beside
 from deploy.operator import arguments as read
 from deploy.operator.session import Session, open_session
 from deploy.operator.verbs import EXIT_WOULD_FAIL, Answer, Options, Verbs
 from deploy.operator.wording import plain
-
-PROXY = "AppProxy"
 
 
 def add(verbs: Verbs) -> None:

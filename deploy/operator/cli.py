@@ -21,6 +21,7 @@ from chain import (
     TransactionReplaced,
 )
 from chain.errors import FeeTooHigh
+from contracts import ArtifactError
 from deploy.operator import (
     beside,
     certificates,
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_command_logging("info" if getattr(options, "yes", False) else "warning")
     try:
         answer: Answer = trio.run(options.verb, options)
-    except (ChainError, OSError, ValueError) as error:
+    except (ChainError, ArtifactError, OSError, ValueError) as error:
         text = " ".join(str(error).split())
         print(f"{PROGRAM}: {text}", file=sys.stderr)
         if options.json:

@@ -8,8 +8,8 @@ from chain import EvmRegistry
 from chain.abi import ContractAbi
 from chain.agreement import Reverted
 from chain.headers import Header
-from contracts import artifact
-from deploy.calls import APP, MINT, RULES
+from contracts import ArtifactError, artifact
+from deploy.calls import APP, MINT, PROXY, RULES
 from deploy.contract import read_beside
 
 WORDS_BYTES_MAX = 64 * 100  # the longest list of the rules, 64 entries, with room to spare
@@ -20,12 +20,26 @@ async def companions(registry: EvmRegistry) -> dict[str, bytes]:
     header = await registry.finalized()
     placed = await read_beside(registry.reader, registry.contract, header)
     found = {one.name: one.address for one in placed if one.name != "Annex"}
+    # Any contract may be named for these: only those that are ours are spoken to.
     minter, _ = await registry.call("minter", at=header)
-    further = {MINT: bytes.fromhex(minter[2:])}
+    if await _runs(registry, bytes.fromhex(minter[2:]), MINT, header):
+        found[MINT] = bytes.fromhex(minter[2:])
     if RULES in found:
         (app,) = await look(registry, RULES, found[RULES], "appAuth", header)
-        further[APP] = bytes.fromhex(app[2:])
-    return found | {name: address for name, address in further.items() if any(address)}
+        if await _runs(registry, bytes.fromhex(app[2:]), PROXY, header):
+            found[APP] = bytes.fromhex(app[2:])
+    return found
+
+
+async def _runs(registry: EvmRegistry, address: bytes, name: str, header: Header) -> bool:
+    """Whether the code there is that of an artifact, if this installation has it."""
+    if not any(address):
+        return False
+    try:
+        compiled = artifact(name)
+    except ArtifactError:
+        return False
+    return compiled.matches_code(await registry.reader.code_at(address, header))
 
 
 async def look(
