@@ -231,7 +231,8 @@ class FinalizedReader:
         def proven(votes: Sequence[_Vote[Any]]) -> bool:
             return any(isinstance(vote.answer, tuple) for vote in votes)
 
-        votes: list[_Vote[Any]] = await self._poll(ask, self.endpoints, proven)
+        # One is enough, so nobody is blamed for being slower than the quickest.
+        votes: list[_Vote[Any]] = await self._poll(ask, self.endpoints, proven, blame_late=False)
         for vote in votes:
             if isinstance(vote.answer, tuple):
                 found: ProvenAccount | None = vote.answer[0]
@@ -367,25 +368,24 @@ class FinalizedReader:
             except NoAgreement as error:
                 failed = failed or error
                 continue
-            self._note_laggards(agreed.number)
+            self._note_laggards(agreed.number, tips)
             return agreed
         assert failed is not None
         raise failed
 
-    def _note_laggards(self, agreed: int) -> None:
+    def _note_laggards(self, agreed: int, tips: dict[str, Header]) -> None:
         """Complains about those that are behind for longer than news take to spread."""
         now_s = time.monotonic()
-        for health in self._health.values():
-            behind = 0 <= health.finalized_height < agreed
-            if not behind:
+        for name, tip in tips.items():
+            health = self._health[name]
+            if tip.number >= agreed:
                 health.behind_since_s = None
                 continue
             if health.behind_since_s is None:
                 health.behind_since_s = now_s
             if now_s - health.behind_since_s >= self._lag_s:
                 health.complain(
-                    Trouble.LAGGING,
-                    f"its finalized block is {health.finalized_height}, the agreed {agreed}",
+                    Trouble.LAGGING, f"its finalized block is {tip.number}, the agreed {agreed}"
                 )
 
     async def _check_continuity(self, header: Header) -> None:
@@ -410,6 +410,8 @@ class FinalizedReader:
         ask: Callable[[RpcEndpoint], Awaitable[Answer]],
         endpoints: Sequence[RpcEndpoint],
         enough: Callable[[Sequence[_Vote[Answer]]], bool],
+        *,
+        blame_late: bool = True,
     ) -> list[_Vote[Answer]]:
         votes: list[_Vote[Answer]] = []
         asked = {endpoint.name for endpoint in endpoints}
@@ -441,7 +443,7 @@ class FinalizedReader:
                     changed = trio.Event()
             nursery.cancel_scope.cancel()
         for name in asked - {vote.endpoint.name for vote in votes}:
-            if name in well:
+            if name in well and blame_late:
                 self._health[name].complain(
                     Trouble.LATE, f"slower by {self._grace_s:g} s than as many others as are needed"
                 )

@@ -33,8 +33,9 @@ NO_BLOCK = {"code": -32001, "message": "block not found"}
 class Proxy:
     """One endpoint; ``fault`` may be changed at any time, ``asked`` counts calls by method.
 
-    Besides ``FAULTS`` there are "" (honest), "no proofs", "no policy events", and for colluders
-    "false rows": they tell the truth about blocks and lie, alike, about what the contract answers.
+    Besides ``FAULTS`` there are "" (honest), "no proofs", "slow proofs", "no policy events", and
+    for colluders "false rows": they tell the truth about blocks and lie, alike, about what the
+    contract answers.
     """
 
     def __init__(self, upstream: str, client: httpx.AsyncClient) -> None:
@@ -76,6 +77,8 @@ class Proxy:
         answer = {"jsonrpc": "2.0", "id": request["id"]}
         if self.fault == "no proofs" and method == "eth_getProof":
             return answer | {"error": {"code": -32601, "message": "the method is not available"}}
+        if self.fault == "slow proofs" and method == "eth_getProof":
+            await trio.sleep(0.3)
         if self.fault == "laggard":
             params = await self._behind(method, params)
             if params is None:

@@ -132,7 +132,8 @@ async def test_whatever_is_wrong_with_n_minus_k_endpoints_the_membership_is_righ
         named = troubles(registry)
         for fault, kinds in zip(faults, named, strict=False):
             assert NAMED[fault] in kinds, (fault, kinds)
-        assert not any(named[len(faults) :]), (faults, named)
+        # A machine that is busy may make an honest one late, and nothing else.
+        assert all(kinds <= {"late"} for kinds in named[len(faults) :]), (faults, named)
         assert registry.status()["trust"] == dict.fromkeys(("state", "members", "policy"), "proven")
 
 
@@ -194,12 +195,26 @@ async def test_without_proofs_k_answers_must_do_and_status_says_so(
     assert trust["state"].startswith("agreed on by 3 of 4: ")
     assert "the method is not available" in trust["state"]
     assert "the method is not available" in registry.status()["endpoints"][0]["proofs"]
-    assert not any(troubles(registry)), "not offering proofs is no fault"
+    assert all(kinds <= {"late"} for kinds in troubles(registry)), "no proofs are no fault"
     strict = open_registry(found, front[:4], 3, require_proofs=True)
     with pytest.raises(NotProven):
         await seen_by(strict)
     front[0].fault = ""
     assert await seen_by(strict) == right
+
+
+async def test_nobody_is_blamed_for_proving_more_slowly_than_the_quickest(
+    found: Cluster, front: list[Proxy]
+) -> None:
+    registry = open_registry(found, front[:3], 2)
+    await seen_by(registry)
+    before = [row["troubles"].get("late", 0) for row in registry.status()["endpoints"]]
+    front[0].fault = "slow proofs"
+    header = await registry.finalized()
+    for _ in range(3):
+        await registry.reader.prove(registry.contract, [0], header)
+    after = [row["troubles"].get("late", 0) for row in registry.status()["endpoints"]]
+    assert front[0].asked["eth_getProof"] >= 4 and after[0] == before[0]
 
 
 async def test_a_block_in_which_nothing_happened_costs_one_proof_of_each_contract(

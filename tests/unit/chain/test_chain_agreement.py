@@ -151,6 +151,17 @@ async def test_an_endpoint_that_hears_of_blocks_a_little_later_is_not_named(
     assert complaint(reader, servers[0]) == "" and header.number == 10
 
 
+async def test_a_dead_endpoint_is_not_called_a_laggard(serve, reader_of) -> None:
+    servers = await serve(*(honest() for _ in range(4)))
+    reader = reader_of(servers, 3)
+    await reader.finalized()
+    for server in servers:
+        server.chain.finalized = 12
+    servers[0].say(http(b"", "500 Oops"))
+    await reader.finalized()
+    assert complaint(reader, servers[0]) == "broken: HTTP status 500"
+
+
 async def test_a_hanger_that_recovers_is_well_again(serve, reader_of) -> None:
     servers = await serve(*(honest() for _ in range(3)))
     servers[0].hang()
