@@ -281,7 +281,8 @@ class Mesh:
         try:
             await link.attesting.ask()
         except Denied as denied:
-            self.cut(seat, denied.reason, penalty=denied.penalty, detail=denied.detail)
+            if peer.link is link:  # else another one, with its own proof, has taken its place
+                self.cut(seat, denied.reason, penalty=denied.penalty, detail=denied.detail)
             return False
         except LinkBroken:
             return False  # whoever broke it has seen to it

@@ -56,6 +56,8 @@ class Proving:
             established.early_payloads += established.frames.feed(bytes(self._wire.buffer))
         except trio.TooSlowError:
             raise Refused("proof_timeout", peer_id=peer_id) from None
+        except LinkBroken as error:  # in what was left in its hands
+            raise Refused(error.reason, peer_id=peer_id, penalty=error.penalty) from error
         except BaseExceptionGroup as group:
             refusal = _refusal(group, peer_id)
             if refusal is None:
