@@ -106,6 +106,11 @@ class State:
         return self.order[(term - 1) % len(self.order)]
 
     @property
+    def is_halted(self) -> bool:
+        """True when ``halted`` says why; for loops: a type checker takes a field for unchanged."""
+        return self.halted is not None
+
+    @property
     def can_vote(self) -> bool:
         """True when we have the right to vote: booted, and not abstaining after a rollback."""
         return self.halted is None and self.boot.done and not self.is_abstaining

@@ -68,8 +68,8 @@ class Voting(Turning):
 
     def _settle(self) -> None:
         """Draws all conclusions from what is known, until nothing changes any more."""
-        while self.halted is None:
-            while self._work and self.halted is None:
+        while not self.is_halted:
+            while self._work and not self.is_halted:
                 kind, view = self._work.popleft()
                 certificate = self.book.certificate(kind, view)
                 if certificate is not None:
