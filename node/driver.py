@@ -67,7 +67,7 @@ LINES_BURST, LINES_REFILL_MS = 8, 1000  # of the log about one member
 EVENTS_PER_BATCH = 512
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
-SYNC_INLINE_S = 0.002  # a disk that is never faster is waited for in a thread
+SYNC_INLINE_S = 0.005  # a disk that is never faster is waited for in a thread
 SYNCS_KEPT = 16
 
 _PRIORITIES: dict[type, Priority] = {
