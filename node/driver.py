@@ -163,11 +163,11 @@ class Driver:
                 waiters.remove(waiter)
                 if not waiters:
                     del self._waiting[command.id]
+        if waiter.result is not None:  # the core refuses what others had committed just before
+            return waiter.result
         if waiter.rejected:
             raise Busy(waiter.rejected)
-        if waiter.result is None:
-            raise OutcomeUnknown(f"no commit was seen within {timeout_s:g} s")
-        return waiter.result
+        raise OutcomeUnknown(f"no commit was seen within {timeout_s:g} s")
 
     def tell(self, event: Event) -> None:
         """Gives the core an event that comes from neither the network nor a client."""

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from consensus import wire
-from consensus.commands import Command, Put
+from consensus.commands import Command, Put, encode_command
 from consensus.interface import (
     EpochRecord,
     Event,
@@ -21,12 +21,16 @@ from consensus.interface import (
     Output,
     PeerConnected,
     Record,
+    Rejected,
     Started,
+    Submitted,
     Timer,
     TimerFired,
     VoteRecord,
 )
 from consensus.machine import Machine, Result
+from consensus.types import View
+from consensus.wire import make_block
 from node import votelog
 from node.driver import Driver, SafetyStop
 from node.facade import OutcomeUnknown
@@ -85,6 +89,41 @@ async def test_a_repeated_request_is_answered_and_applied_once(tmp_path: Path) -
             for seat in FOUR:
                 nursery.start_soon(race, seat)
         assert set(results) == {Result(2, True)}
+
+
+async def test_an_outcome_counts_more_than_a_refusal_in_the_same_turn() -> None:
+    """Another member had the command committed, and the core finds its own copy superfluous."""
+    command = put(1)
+    block = make_block(
+        bytes(32),
+        epoch=0,
+        view=View(1, 0),
+        proposer=1,
+        height=1,
+        parent=bytes(32),
+        time_ms=1,
+        state_height=0,
+        state_hash=bytes(32),
+        commands=(encode_command(command),),
+        nullifications=(),
+    )
+
+    def step(event: Event, _: int) -> Output:
+        if not isinstance(event, Submitted):
+            return Output()
+        applied = Machine().apply(block)
+        return Output(applied=[applied], rejected=[Rejected(command.id, "superfluous")])
+
+    engine = SimpleNamespace(step=step, machine=Machine())
+    store = SimpleNamespace(
+        sync_votes=lambda: None, sync=lambda: None, history=SimpleNamespace(rows=tuple)
+    )
+    mesh = SimpleNamespace(events=_NoEvents())
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        assert (await driver.execute(command, 10)).revision == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_without_a_quorum_the_outcome_is_unknown_and_comes_true_later(
