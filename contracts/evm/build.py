@@ -24,13 +24,19 @@ COMPILE_TIMEOUT_S = 600
 CODE_BYTES_MAX = 24_576  # EIP-170
 CREATION_BYTES_MAX = 49_152  # EIP-3860
 
-# Every contract that is ever deployed, by its source.
-CONTRACTS = {
-    "Registry": "src/Registry.sol",
-    "Annex": "src/Annex.sol",
-    "Rules": "src/Rules.sol",
-    "Certificates": "src/Certificates.sol",
-}
+# Every contract that is ever deployed, by its source. What is compiled together is one group: the
+# compiler's optimizer looks at all of its sources, so a change in one may move code in another. The
+# registry makes the three beside it and holds their code, so they belong together.
+TOGETHER = (
+    {
+        "Registry": "src/Registry.sol",
+        "Annex": "src/Annex.sol",
+        "Rules": "src/Rules.sol",
+        "Certificates": "src/Certificates.sol",
+    },
+    {"AppAuth": "src/AppAuth.sol", "AppProxy": "src/AppProxy.sol"},
+    {"PublicMint": "src/PublicMint.sol"},
+)
 # Whose functions also answer at the contract's address, so that its ABI includes theirs.
 ANNEXES = {"Registry": "Annex"}
 
@@ -105,8 +111,8 @@ def source_closure(root: str) -> dict[str, str]:
     return dict(sorted(sources.items()))
 
 
-def compile_sources(sources: dict[str, str]) -> dict[str, Any]:
-    """The compiler's standard JSON output.
+def compile_sources(sources: dict[str, str], contracts: dict[str, str]) -> dict[str, Any]:
+    """The compiler's standard JSON output for ``contracts`` (source by name).
 
     Raises BuildError with the compiler's words when it reports an error.
     """
@@ -125,7 +131,7 @@ def compile_sources(sources: dict[str, str]) -> dict[str, Any]:
                         "storageLayout",
                     ]
                 }
-                for name, source in CONTRACTS.items()
+                for name, source in contracts.items()
             }
         },
     }
@@ -165,14 +171,18 @@ def compiler_version() -> str:
 
 def build() -> dict[str, str]:
     """The texts of the artifacts by name, the same for the same sources wherever it runs."""
-    closures = {name: source_closure(source) for name, source in CONTRACTS.items()}
-    every = {name: text for closure in closures.values() for name, text in closure.items()}
-    output = compile_sources(dict(sorted(every.items())))["contracts"]
-    compiled = {name: output[source][name] for name, source in CONTRACTS.items()}
+    closures: dict[str, dict[str, str]] = {}
+    compiled: dict[str, Any] = {}
+    for contracts in TOGETHER:
+        own = {name: source_closure(source) for name, source in contracts.items()}
+        every = {name: text for closure in own.values() for name, text in closure.items()}
+        output = compile_sources(dict(sorted(every.items())), contracts)["contracts"]
+        compiled |= {name: output[source][name] for name, source in contracts.items()}
+        closures |= own
     for name, annex in ANNEXES.items():
         _check_shared_storage(compiled[name], compiled[annex], annex)
     version = compiler_version()
-    return {name: _artifact(name, compiled, closures[name], version) for name in CONTRACTS}
+    return {name: _artifact(name, compiled, closures[name], version) for name in compiled}
 
 
 def _artifact(name: str, compiled: dict[str, Any], sources: dict[str, str], version: str) -> str:

@@ -355,7 +355,7 @@ async def test_chains_that_belong_elsewhere_are_refused_with_the_reason(chain: C
     assert refused.value.name == "BadSignature"
 
 
-async def test_public_test_roots_are_refused_for_deployment(chain: Chain) -> None:
+async def test_E25_public_test_roots_are_refused_for_deployment(chain: Chain) -> None:
     sender = chain.sender(OWNER)
     for root in PUBLIC_TEST_ROOTS:
         with pytest.raises(ChainConfigError, match="public"):
