@@ -207,8 +207,10 @@ def _crl_dates(der: bytes, name: str) -> tuple[int, int]:
     try:
         crl = x509.load_der_x509_crl(der)
         issued, until = crl.last_update_utc, crl.next_update_utc
-    except (ValueError, TypeError):
-        raise CollateralError(f"{name}: not a revocation list in DER") from None
+    except Exception as error:
+        # The decoder's own errors have no common base; InvalidVersion is not even a ValueError.
+        kind = type(error).__name__
+        raise CollateralError(f"{name}: not a revocation list in DER ({kind})") from None
     if until is None:
         raise CollateralError(f"{name}: has no next update")
     return int(issued.timestamp()), int(until.timestamp())

@@ -194,7 +194,7 @@ def _root(name: str | None) -> bytes | None:
         pem = raw.lstrip().startswith(b"-----BEGIN")
         load = x509.load_pem_x509_certificate if pem else x509.load_der_x509_certificate
         return load(raw).public_bytes(Encoding.DER)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise Failed(f"{name}: not a certificate in DER or PEM") from None
 
 

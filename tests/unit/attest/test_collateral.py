@@ -87,6 +87,15 @@ def test_malformed_collateral_is_refused(raw: bytes) -> None:
         parse_collateral(raw)
 
 
+def test_a_revocation_list_of_a_version_that_does_not_exist_is_refused() -> None:
+    # Found by fuzzing: the decoder's error for this is no ValueError.
+    version = bytes.fromhex("020101")
+    der = COLLATERAL.root_ca_crl
+    spoiled = der.replace(version, bytes.fromhex("020121"), 1)
+    with pytest.raises(CollateralError, match="InvalidVersion"):
+        parse_collateral(changed(root_ca_crl=spoiled.hex()))
+
+
 def test_the_signed_text_is_cut_out_byte_for_byte() -> None:
     odd = '{"b": 1,\n "a" :[ 1.50 ]}'
     signature = "01" * 64
