@@ -81,6 +81,20 @@ async def test_a_member_with_a_fault_is_refused_for_it_and_the_others_go_on(
         assert any(expected in alarm for alarm in bad.attestation.alarms())
 
 
+async def test_a_quote_that_another_machine_makes_for_it_is_refused(world: World) -> None:
+    # Genuine, fresh, and over the right session: but the machine of another seat lent it.
+    one, two = await world.full(2, ALL)
+
+    def helped(node: Node) -> None:
+        node.agent.attester = two.agent.attester
+
+    bad = await world.start(4, policy_=ALL, change=helped)
+    await wait_until(lambda: one.refused(4) and two.refused(4))
+    assert {one.refused(4), two.refused(4)} == {"instance_id"}
+    await wait_until(lambda: bad.refused_by(1) == "instance_id")
+    assert one.linked(2) and not one.linked(4)
+
+
 async def test_a_copy_with_an_old_boot_is_refused_and_learns_of_the_newer_one(
     world: World,
 ) -> None:
