@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testnet test test-unit lint types imports contracts model bench fuzz twins clean
+.PHONY: help setup testnet test test-unit lint types imports contracts test-contracts model bench fuzz twins clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,9 +32,12 @@ types: setup ## mypy, strict, on the rooms whose mistakes cost most
 imports: setup ## the arrows between the rooms
 	$(BIN)/lint-imports
 
-contracts: setup ## the committed artifact is what the sources give, and the contracts' own tests
+contracts: setup ## the committed artifacts are what the sources give, the contracts' own tests, gas
 	$(BIN)/python -m contracts.evm.build --check
-	cd contracts/evm && FORGE_SNAPSHOT_CHECK=true node_modules/@foundry-rs/forge-linux-amd64/bin/forge test
+	$(BIN)/python -m contracts.evm.gas
+
+test-contracts: contracts ## the same, and whether these tests find the flaws that they are for
+	$(BIN)/python -m contracts.evm.flaws
 
 model: setup model/node_modules/.package-lock.json ## the formal model: stories, searches, replay against the core, proof (SAMPLES=5000 searches longer)
 	@model/check.sh

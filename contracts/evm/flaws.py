@@ -215,7 +215,8 @@ FLAWS = (
         "O9_",
         R,
         "        _commit(r.seat, before, rekeyed);\n",
-        "        if (flaw(109)) for (uint256 i = 1; i <= _seatCount; ++i) _votes(_nodes[i]);\n"
+        "        if (flaw(109)) for (uint256 i = 1; i <= _seatCount; ++i)\n"
+        "            if (_nodes[i].weight == type(uint32).max) revert BadWeight();\n"
         "        _commit(r.seat, before, rekeyed);\n",
     ),
     Flaw(
