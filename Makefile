@@ -26,8 +26,8 @@ test-unit: setup ## the tests that start no process
 lint: setup ## ruff
 	$(BIN)/ruff check .
 
-types: setup ## mypy, strict, on the rooms whose mistakes cost most
-	$(BIN)/mypy -p consensus -p attest -p chain -p deploy.operator
+types: setup ## mypy, strict
+	$(BIN)/mypy -p consensus -p attest -p chain -p node -p deploy.operator
 
 imports: setup ## the arrows between the rooms
 	$(BIN)/lint-imports

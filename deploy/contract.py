@@ -5,7 +5,6 @@ Used by the testnet launcher and by operators' commands.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from chain.headers import Header
 from chain.keys import PayingSigner, keccak256
 from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
-from contracts import ArtifactError, artifact
+from contracts import artifact
 from deploy import calls
 from deploy.calls import APP, MINT, REGISTRY, Call
 
@@ -44,11 +43,8 @@ def registry_abi() -> ContractAbi:
 
 def owners_abi() -> ContractAbi:
     """The interfaces of all contracts together: it makes the refusal of any of them readable."""
-    entries = [entry for name in (REGISTRY, *BESIDE) for entry in artifact(name).abi]
-    for name in (MINT, APP):
-        with contextlib.suppress(ArtifactError):  # not every installation has these
-            entries += artifact(name).abi
-    return ContractAbi(entries)
+    names = (REGISTRY, *BESIDE, MINT, APP)
+    return ContractAbi([entry for name in names for entry in artifact(name).abi])
 
 
 def open_registry(

@@ -16,8 +16,9 @@ import trio
 from consensus.types import Manifest
 from consensus.wire import SnapshotChunk, SnapshotOffer
 from node import snapshots, state_tables
+from node.served import StorageError
 from node.snapshots import Draft, SnapshotError, SnapshotFile
-from node.storage import Pinned, StorageError, Store
+from node.storage import Pinned, Store
 
 PROOF_POLL_S = 0.2
 BLOCK_BYTES_MAX = 256 * 1024 * 1024  # so many bytes of blocks ask for a snapshot earlier

@@ -50,9 +50,10 @@ from node.driver import Driver, SafetyStop
 from node.membership import MembershipFeed
 from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
+from node.served import StorageError
 from node.service import URLS_PREFIX, NodeService
 from node.signing import NodeSigner, RecoveringVerifier
-from node.storage import DATABASE_FILE, StorageError, Store
+from node.storage import DATABASE_FILE, Store
 from node.witness import Witness
 
 EXIT_CLEAN = 0

@@ -183,7 +183,11 @@ class Driver:
 
     # --- the loop ---
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined, unused-ignore]
+    ) -> None:
         """Drives the engine until cancelled. Raises SafetyStop, StorageError."""
         self._mesh.events.on_arrival = self._arrived
         try:
@@ -440,7 +444,7 @@ def _parted(records: list[Record]) -> tuple[list[Record], list[Record]]:
     epoch and a snapshot stand on what was before, so there all of it comes first, in order."""
     if any(isinstance(record, EpochRecord | InstallRecord) for record in records):
         return records, []
-    final = [record for record in records if isinstance(record, FinalizedRecord)]
+    final: list[Record] = [record for record in records if isinstance(record, FinalizedRecord)]
     if not final:
         return records, []
     return [record for record in records if not isinstance(record, FinalizedRecord)], final

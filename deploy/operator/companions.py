@@ -8,7 +8,7 @@ from chain import EvmRegistry
 from chain.abi import ContractAbi
 from chain.agreement import Reverted
 from chain.headers import Header
-from contracts import ArtifactError, artifact
+from contracts import artifact
 from deploy.calls import APP, MINT, PROXY, RULES
 from deploy.contract import read_beside
 
@@ -32,14 +32,10 @@ async def companions(registry: EvmRegistry) -> dict[str, bytes]:
 
 
 async def _runs(registry: EvmRegistry, address: bytes, name: str, header: Header) -> bool:
-    """Whether the code there is that of an artifact, if this installation has it."""
+    """Whether the code there is that of an artifact."""
     if not any(address):
         return False
-    try:
-        compiled = artifact(name)
-    except ArtifactError:
-        return False
-    return compiled.matches_code(await registry.reader.code_at(address, header))
+    return artifact(name).matches_code(await registry.reader.code_at(address, header))
 
 
 async def look(

@@ -188,13 +188,12 @@ class _Connections:
                 await stream.send_all(_FULL)
             return
         scope = trio.CancelScope()
-        connection: Express | _Connection = Express(
-            self._facade, self._app, stream, scope, self._stopping
-        )
+        express = Express(self._facade, self._app, stream, scope, self._stopping)
+        connection: Express | _Connection = express
         self._open.add(connection)
         try:
             with scope:
-                begun = await connection.serve()
+                begun = await express.serve()
                 if begun is None:
                     return
                 self._open.discard(connection)

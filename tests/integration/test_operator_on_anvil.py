@@ -26,7 +26,7 @@ from chain.eip712 import domain_separator
 from chain.keys import keccak256
 from consensus.digests import vote_digest
 from consensus.types import VoteKind
-from contracts import ArtifactError, artifact
+from contracts import artifact
 from deploy import operator
 from tests.integration.anvil_chain import (
     APP_ID,
@@ -47,18 +47,6 @@ KEY = LocalKey(SECRET)
 HOLDER = LocalKey(keccak256(b"a seat's owner"))
 NEW_KMS = coincurve.PrivateKey(keccak256(b"the next kms root"))
 Command = Callable[..., Awaitable[Any]]
-
-
-def has(name: str) -> bool:
-    try:
-        return bool(artifact(name))
-    except ArtifactError:
-        return False
-
-
-optional = pytest.mark.skipif(
-    not (has("PublicMint") and has("AppProxy")), reason="contracts that are not built here"
-)
 
 
 @pytest.fixture
@@ -309,7 +297,6 @@ async def test_what_follows_from_certificates_is_set_and_a_liar_is_shown_by_comm
     await command("certificates", "conflict", 1, file, status=3, says="AlreadyMarked()")
 
 
-@optional
 async def test_seats_are_sold_and_the_money_is_withdrawn_by_command(
     chain: Chain, command: Command, tmp_path: Path
 ) -> None:
@@ -343,7 +330,6 @@ async def test_seats_are_sold_and_the_money_is_withdrawn_by_command(
     assert deployment.other("PublicMint") is None
 
 
-@optional
 async def test_an_app_contract_is_deployed_named_and_locked_by_command(
     chain: Chain, command: Command, tmp_path: Path
 ) -> None:
