@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import consensus
@@ -26,6 +27,13 @@ def test_no_file_is_too_long_to_be_read() -> None:
         if (lines := len(file.read_text().splitlines())) > LINES_MAX
     }
     assert not long
+
+
+def test_no_two_test_files_of_folders_without_a_package_share_a_name() -> None:
+    """pytest imports them by their names alone."""
+    loose = [f for f in _tracked("tests/*.py") if not (f.parent / "__init__.py").exists()]
+    names = Counter(f.name for f in loose if f.name != "conftest.py")
+    assert not [name for name, number in names.items() if number > 1]
 
 
 def test_the_reading_order_of_the_protocol_names_every_module_once() -> None:
