@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
+from dstack_containers import scale
 from evidence_world import ENTRIES, EVENT_LOG, QUOTE, REPORT_DATA, with_byte
-from test_evidence import scale
 
 from attest import AgentProtocolError, AgentRefused, AgentTimeout, GuestAgent, parse_event_log
 

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from dstack_containers import scale, serde
 from evidence_world import ENTRIES, EVENT_LOG, EVIDENCE, QUOTE
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evidence import scale, serde
 
 from attest import Evidence, EvidenceError, decode_attestation, parse_event_log
 from attest.binding import tagged_report_data
