@@ -122,8 +122,9 @@ class Ledger:
             block = self.blocks.get(at)
             if block is None:
                 return at
-            if block.header.height <= self.tip.height:
-                raise ValueError("a branch passes below the finalized tip")
+            above = block.header.height - self.tip.height
+            if above < 1 or (above == 1 and block.header.parent != self.tip.hash):
+                raise ValueError("a branch passes beside the finalized tip")
             chain.append(block)
             at = block.header.parent
         chain.reverse()

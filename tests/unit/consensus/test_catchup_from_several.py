@@ -216,3 +216,16 @@ def test_copies_of_an_answer_lead_to_no_more_requests() -> None:
     engine.step(Received(seat, answer), 6)
     for _ in range(5):
         assert not _asked(engine.step(Received(seat, answer), 7))
+
+
+def test_certified_blocks_that_do_not_stand_on_ours_stop_a_member() -> None:
+    """Only more than a third of liars can make them; to be left behind in silence is no answer."""
+    engine, _ = cluster.booted(1)
+    engine.step(Received(2, Certificates((_final(1),))), 5)
+    engine.step(Received(2, SyncReply((CHAIN[0],), (), _final(1))), 6)
+    assert engine.ledger.tip.height == 1
+    other = block(View(2, 1), block(View(2, 0)))  # height 2, on another block of height 1
+    final = cluster.certificate(VoteKind.FINALIZE, other.header.view, other.hash)
+    engine.step(Received(3, Certificates((final,))), 7)
+    output = engine.step(Received(3, SyncReply((other,), (), final)), 8)
+    assert output.halt is not None and "more than a third" in output.halt.reason
