@@ -239,12 +239,15 @@ async def test_an_unusable_answer_is_named(
         await CollateralSource(pccs.url).fetch(FAMILY)
 
 
-async def test_a_silent_or_absent_source_ends_by_the_deadline(
+async def test_a_silent_source_ends_by_the_deadline(
     pccs: Pccs, autojump_clock: trio.testing.MockClock
 ) -> None:
     pccs.silent = True
     with pytest.raises(CollateralUnavailable, match="within 30 s"):
         await CollateralSource(pccs.url).fetch(FAMILY)
+
+
+async def test_an_absent_source_is_named_at_once() -> None:
     with pytest.raises(CollateralUnavailable, match="ConnectError"):
         await CollateralSource("http://127.0.0.1:1").fetch(FAMILY)
 
