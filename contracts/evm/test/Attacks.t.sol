@@ -16,7 +16,6 @@ contract AttacksTest is Fixture {
     uint256 internal constant NODE = 0x111;
     uint256 internal constant EVIL = 0xE71;
     bytes20 internal constant INSTANCE = bytes20(hex"1111111111111111111111111111111111111111");
-    bytes20 internal constant INSTANCE2 = bytes20(hex"2222222222222222222222222222222222222222");
 
     uint256 internal seat;
     uint256 internal seat2;

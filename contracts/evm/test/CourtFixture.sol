@@ -13,6 +13,8 @@ abstract contract CourtFixture is Fixture {
     uint8 internal constant NO_PROPOSAL = 1;
     uint8 internal constant STEP_DOWN = 10;
     uint8 internal constant JOINED = 11;
+    bytes32 internal constant B1 = keccak256("one block");
+    bytes32 internal constant B2 = keccak256("another block");
 
     ICertificates internal court;
 
@@ -41,6 +43,19 @@ abstract contract CourtFixture is Fixture {
         vm.prank(OWNER);
         reg.launch();
         vm.roll(block.number + 1);
+    }
+
+    function suspending() internal {
+        vm.prank(OWNER);
+        court.setPolicy(
+            ICertificates.Policy(
+                ICertificates.Effect.SUSPEND,
+                ICertificates.Effect.SUSPEND,
+                1 days,
+                type(uint40).max,
+                3
+            )
+        );
     }
 
     function wallet(uint256 seat) internal pure returns (address) {

@@ -37,6 +37,10 @@ abstract contract Fixture is Cheats {
     address internal constant STRANGER = address(0x5712);
     uint256 internal constant ALICE_SECRET = 0xA01;
     uint256 internal constant BOB_SECRET = 0xB0B;
+    uint256 internal constant NODE1 = 0x111;
+    uint256 internal constant NODE2 = 0x222;
+    bytes20 internal constant INSTANCE1 = bytes20(hex"1111111111111111111111111111111111111111");
+    bytes20 internal constant INSTANCE2 = bytes20(hex"2222222222222222222222222222222222222222");
 
     string internal constant ENDPOINT = "/ip4/192.0.2.17/tcp/4001";
 
