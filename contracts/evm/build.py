@@ -116,25 +116,39 @@ def compile_sources(sources: dict[str, str], contracts: dict[str, str]) -> dict[
 
     Raises BuildError with the compiler's words when it reports an error.
     """
-    request = {
+    selection = {
+        source: {
+            name: [
+                "abi",
+                "evm.bytecode.object",
+                "evm.deployedBytecode.object",
+                "evm.deployedBytecode.immutableReferences",
+                "storageLayout",
+            ]
+        }
+        for name, source in contracts.items()
+    }
+    return _run(_request(sources, selection))
+
+
+def syntax_trees(sources: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The compiler's standard JSON input and output with trees and ABIs, and no code.
+
+    Raises BuildError with the compiler's words when it reports an error.
+    """
+    request = _request(sources, {"*": {"": ["ast"], "*": ["abi"]}})
+    return request, _run(request)
+
+
+def _request(sources: dict[str, str], selection: dict[str, Any]) -> dict[str, Any]:
+    return {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
-        "settings": settings()
-        | {
-            "outputSelection": {
-                source: {
-                    name: [
-                        "abi",
-                        "evm.bytecode.object",
-                        "evm.deployedBytecode.object",
-                        "evm.deployedBytecode.immutableReferences",
-                        "storageLayout",
-                    ]
-                }
-                for name, source in contracts.items()
-            }
-        },
+        "settings": settings() | {"outputSelection": selection},
     }
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
     try:
         run = subprocess.run(
             ["node", str(HERE / "tools" / "solc"), "--standard-json"],
