@@ -131,7 +131,12 @@ contract Certificates is ICertificates {
         if (epoch <= founded || s.weight == 0) revert UnknownEpoch(epoch);
         s.recoveries = recoveries;
         // no chain block: the members that launch or recovery named go on
-        if (chainBlock != 0) (s.version, s.weight) = _change(chainBlock, version, next);
+        if (chainBlock != 0) {
+            // Not before the founding: until then seats came one by one, and the first of them were
+            // a quorum of themselves.
+            if (next != 0 && next <= s.version) revert BadChange(version);
+            (s.version, s.weight) = _change(chainBlock, version, next);
+        }
 
         Voted memory v = _descent(domain, epoch, Boundary.blockHash(domain, boundary), headers);
         _requireQuorum(_tally(s, v, parts, 0), s);

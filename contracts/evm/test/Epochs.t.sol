@@ -184,4 +184,47 @@ contract EpochsTest is CourtFixture {
         vm.expectRevert(abi.encodeWithSelector(ICertificates.UnknownEpoch.selector, 0));
         court.depose(0, 9, 9, parts, encode(first), 0, 0);
     }
+
+    function test_X01_who_came_first_binds_no_epoch_to_the_time_when_it_was_alone() public {
+        crowd(1, false);
+        uint64 first = reg.version();
+        (uint64 alone,,) = reg.changeOf(first);
+        vm.roll(alone + 1);
+        for (uint256 i = 2; i <= 4; ++i) {
+            grant(wallet(i), 1);
+            enlist(i, wallet(i), secret(i), instance(i), 1);
+        }
+        uint64 second = first + 2;
+        (uint64 chainBlock,,) = reg.changeOf(reg.version());
+        vm.prank(OWNER);
+        reg.launch();
+        vm.roll(chainBlock + 1);
+        // seat 1, a quorum of itself then, makes up a boundary and a block on it
+        (bytes memory boundary, bytes memory body, Head memory h) = madeUp(alone);
+        bytes memory parts = finalization(h, 1, 1);
+        vm.expectRevert(abi.encodeWithSelector(ICertificates.BadChange.selector, first));
+        court.openEpoch(boundary, body, encode(h), parts, first, second);
+        // the state of the founding is fair, as long as it lasts and afterwards
+        (boundary, body, h) = madeUp(chainBlock);
+        uint64 version = reg.version();
+        vm.prank(OWNER);
+        reg.setWeight(4, 2);
+        parts = finalization(h, 1, 1);
+        vm.expectRevert(abi.encodeWithSelector(ICertificates.NoQuorum.selector, 1, 4));
+        court.openEpoch(boundary, body, encode(h), parts, version, version + 1);
+        court.openEpoch(boundary, body, encode(h), finalization(h, 1, 3), version, version + 1);
+    }
+
+    function madeUp(uint64 chainBlock)
+        private
+        view
+        returns (bytes memory boundary, bytes memory body, Head memory h)
+    {
+        body = bodyOf(hex"90", 1, chainBlock, 1);
+        Head memory end = head(0, 1, 0, 1);
+        end.bodyHash = bodyHashOf(body);
+        h = head(1, 1, 0, 1);
+        h.parent = hashOf(end);
+        return (encode(end), body, h);
+    }
 }
