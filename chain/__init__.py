@@ -5,14 +5,14 @@ Read membership (the values), rpc (one endpoint), health and agreement (k of n a
 headers, proofs and storage (what a block's hash vouches for), watermark, replay and history (events
 proven by the digest), words and rows (what the contract holds), policy (what members are checked
 against), evm (the registry), follow (views of who votes), memory, then fees, sender with journal
-and transactions, registration, and certificates (what the cluster shows); abi, eip712, rlp, keys
-and decoding are their alphabet. ``deployment`` is the file that names a registry. All errors are
-``ChainError``.
+and transactions, registration, shown and certificates (what the cluster shows); abi, eip712, rlp,
+keys and decoding are their alphabet. ``deployment`` is the file that names a registry. All errors
+are ``ChainError``.
 """
 
 from chain.abi import ContractAbi
 from chain.agreement import FinalizedReader, open_reader
-from chain.certificates import Certificates, SignedVote, certificates_abi
+from chain.certificates import Certificates, certificates_abi, change_of
 from chain.deployment import Deployment, Placed, read_deployment, write_deployment
 from chain.errors import (
     CallReverted,
@@ -51,6 +51,16 @@ from chain.membership import (
 from chain.memory import RegistryMemory
 from chain.registration import NodeRegistrar, purpose_text
 from chain.sender import Order, TransactionSender, TxOutcome, TxState
+from chain.shown import (
+    Shown,
+    ShownDeposal,
+    ShownEpoch,
+    ShownLeader,
+    SignedVote,
+    read_evidence,
+    read_shown,
+    shown_json,
+)
 
 __all__ = [
     "CallReverted",
@@ -85,6 +95,10 @@ __all__ = [
     "RollbackRefused",
     "RootUnknown",
     "SetView",
+    "Shown",
+    "ShownDeposal",
+    "ShownEpoch",
+    "ShownLeader",
     "Sighting",
     "SignedVote",
     "SignerError",
@@ -97,8 +111,12 @@ __all__ = [
     "Voter",
     "WrongChain",
     "certificates_abi",
+    "change_of",
     "open_reader",
     "purpose_text",
     "read_deployment",
+    "read_evidence",
+    "read_shown",
+    "shown_json",
     "write_deployment",
 ]

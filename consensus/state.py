@@ -18,12 +18,13 @@ from .mempool import Mempool
 from .order import leader_order
 from .signatures import Signer, Verifier
 from .snapshots import Fetch, Offer
-from .types import GENESIS, Certificate, Proposal, Reason, View, Vote, VoteKind
+from .types import GENESIS, Certificate, Header, Proposal, Reason, View, Vote, VoteKind
 from .validators import ValidatorSet
 from .wire import Certificates, Message
 
 # Under our own key, told to nobody: without it nobody can foresee our challenges.
 PROBE_TAG = b"dstack-cluster/probe-secret/v1"
+SIGNED_TERMS_KEPT = 8
 ABSTAIN_TERMS = 2  # how far our own votes may be above the highest term told (R10)
 
 
@@ -84,6 +85,8 @@ class State:
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
         self._abstain_until = abstain_until  # epoch and term
         self._proposals: dict[View, Proposal] = {}
+        # By epoch and term: the newest block that we took from its leader, as the leader signed it.
+        self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
         self._helped: dict[int, View] = {}
@@ -130,6 +133,12 @@ class State:
     def _gate_is_closed(self, term: int) -> bool:
         """R4: True when we sent a nullify vote in this term."""
         return self._nullified is not None and self._nullified.term == term
+
+    def _note_signed(self, header: Header, signature: bytes) -> None:
+        """What shows to somebody without the order who leads a term."""
+        self.signed[header.epoch, header.view.term] = (header, signature)
+        if len(self.signed) > SIGNED_TERMS_KEPT:
+            del self.signed[min(self.signed)]
 
     # --- effects ---
 

@@ -466,6 +466,7 @@ class Voting(Turning):
             return
         self._saw_proposal(block)
         self.ledger.blocks[block.hash] = block
+        self._note_signed(block.header, proposal.signature)
         self._out.persist.append(BlockRecord(block))
         self._broadcast_vote(self._sign(VoteKind.NOTARIZE, self.view, block.hash, 0))
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from chain import ShownDeposal, ShownEpoch, ShownLeader, SignedVote
+
 REGISTRY = "Registry"
 RULES = "Rules"
 CERTIFICATES = "Certificates"
@@ -225,9 +227,24 @@ def open_founding() -> Call:
     return Call("openFounding", (), CERTIFICATES)
 
 
-def prove_conflict(seat: int, first: tuple[Any, ...], second: tuple[Any, ...]) -> Call:
-    """Shows two votes of a seat that no correct member signs both, in the contract's form."""
-    return Call("proveConflict", (seat, first, second), CERTIFICATES)
+def prove_conflict(seat: int, first: SignedVote, second: SignedVote) -> Call:
+    """Shows two votes of a seat that no correct member signs both."""
+    return Call("proveConflict", (seat, first.fields(), second.fields()), CERTIFICATES)
+
+
+def open_epoch(shown: ShownEpoch, version: int, following: int) -> Call:
+    """Binds an epoch to a change of the registry; the change after it is 0 for none."""
+    return Call("openEpoch", shown.values(version, following), CERTIFICATES)
+
+
+def record_leader(shown: ShownLeader) -> Call:
+    """Records who leads."""
+    return Call("recordLeader", shown.values(), CERTIFICATES)
+
+
+def depose(shown: ShownDeposal) -> Call:
+    """Shows that the cluster deposed a leader."""
+    return Call("depose", shown.values(), CERTIFICATES)
 
 
 # --- public mint, app contract ----------------------------------------------------------------

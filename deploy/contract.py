@@ -278,6 +278,10 @@ class RegistryOwner:
         intent = f"{call.function}({values[:160]}) {self._run}-{self._sent}"
         return Order(intent, self._address_of[call.contract], data, call.value_wei)
 
+    def address_of(self, contract: str) -> bytes | None:
+        """Where a contract is, by the name of its artifact; None: the registry names none."""
+        return self._address_of.get(contract)
+
     def argument_names(self, call: Call) -> tuple[str, ...]:
         """The contract's names for the arguments of a call."""
         return self._function(call).argument_names

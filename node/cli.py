@@ -88,6 +88,7 @@ def _parser(plugins: Sequence[str]) -> argparse.ArgumentParser:
         ("members", "seats of the validator set"),
         ("peers", "other members and whether they are connected"),
         ("evidence", "proofs that members broke the rules"),
+        ("certificates", "who leads and was deposed, for the chain; see contract certificates"),
     ):
         reader = commands.add_parser(name, help=text)
         add_api(reader)

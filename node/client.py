@@ -150,6 +150,10 @@ class ApiClient(KeyValueClient):
         """``NodeFacade.evidence()``."""
         return _rows(await self._json("/v1/evidence"), "evidence")
 
+    async def certificates(self) -> list[dict[str, Any]]:
+        """``NodeFacade.certificates()``."""
+        return _rows(await self._json("/v1/certificates"), "certificates")
+
     async def step_down(self) -> dict[str, Any]:
         """``NodeFacade.step_down()``."""
         return await self._act("/v1/leader/step-down")

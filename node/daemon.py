@@ -237,16 +237,6 @@ async def _serve(service: NodeService) -> None:
         )
         nursery.start_soon(keeper.run)
         nursery.start_soon(sender.tend)
-        service.witness = witness = Witness(
-            Certificates(registry, sender),
-            seat,
-            lambda: service.driver.engine if service.driver is not None else None,
-            service.row_of,
-            evidence=chain.submit_evidence,
-            leaders=chain.record_leaders,
-            deposals=chain.depose_leaders,
-        )
-        nursery.start_soon(witness.run)
         service.phase = "registering the seat"
         if not (config.node.state_dir / DATABASE_FILE).exists():
             await keeper.wait_registered()
@@ -309,6 +299,17 @@ async def _run_core(
             on_epoch=service.feed.opened,
         )
         service.driver = driver
+        assert service.registry is not None and service.sender is not None
+        service.witness = witness = Witness(
+            Certificates(service.registry, service.sender),
+            config.node.seat,
+            engine,
+            store,
+            service.row_of,
+            evidence=config.chain.submit_evidence,
+            leaders=config.chain.record_leaders,
+            deposals=config.chain.depose_leaders,
+        )
         service.feed.attach(driver.tell, engine.validators, engine.previous)
         _log.info(
             "core_started",
@@ -327,6 +328,7 @@ async def _run_core(
             if service.attestation is not None:
                 service.attestation.attach(mesh, BootFence(driver, cluster_id))
                 nursery.start_soon(service.attestation.run)
+            nursery.start_soon(witness.run)
             await nursery.start(mesh.run)
             await _wait_linked(mesh, engine)
             try:

@@ -296,6 +296,13 @@ class NodeFacade(Protocol):
         """
         ...
 
+    async def certificates(self) -> list[dict[str, Any]]:
+        """What anybody may show the chain about this cluster: rows of ``chain.shown_json``.
+
+        Raises Unavailable before the core runs.
+        """
+        ...
+
     def ready(self) -> list[str]:
         """Reasons why this node cannot serve linearizable requests now; empty means ready."""
         ...

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from attest import NodeIdentity
-from chain import EvmRegistry, Member, TransactionSender
+from chain import EvmRegistry, Member, TransactionSender, shown_json
 from consensus.commands import Action, Barrier, Command
 from consensus.digests import keccak256
 from consensus.interface import Status
@@ -36,6 +36,7 @@ from node.keyvalue import KeyValues
 from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
+from node.served import StorageError
 from node.witness import Witness
 
 VERSION = version("dstack-cluster")
@@ -326,6 +327,15 @@ class NodeService:
             }
             for pair in engine.evidence
         ]
+
+    async def certificates(self) -> list[dict[str, Any]]:
+        """See ``NodeFacade.certificates``."""
+        self._running()
+        assert self.witness is not None
+        try:
+            return [shown_json(shown) for shown in await self.witness.certificates()]
+        except StorageError as error:
+            raise Unavailable(str(error)) from None
 
     # --- the operator and the leader ---
 

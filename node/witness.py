@@ -2,44 +2,61 @@
 
 Theory of operation. Only what stands in final blocks is shown: evidence that convicted a member,
 and, each behind a setting of its own because they cost gas at every change of leader, who leads and
-who was deposed. All members know the same and any may send it, so they take turns: the leader at
-once, each further one a turn later, if by then the chain does not know. The contract refuses what
-it knows already, and a refusal costs nothing, so nothing is paid twice but by two that send in the
-same moment. Nothing here ever holds consensus up: what fails is tried again, and shows in
-``status``.
+who was deposed; an epoch is shown before them, once. All members know the same and any may send it,
+so they take turns: the leader at once, each further one a turn later, if by then the chain does not
+know. The contract refuses what it knows already, and a refusal costs nothing, so nothing is paid
+twice but by two that send in the same moment. Nothing here ever holds consensus up: what fails is
+tried again, and shows in ``status``.
+
+Whatever the settings, ``certificates`` gives the same to an operator, who may pay for it instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
 
-from chain import CallReverted, Certificates, ChainError, Member, SignedVote, TxState
-from consensus.compact import compact_parts
-from consensus.digests import header_bytes
+from chain import (
+    CallReverted,
+    Certificates,
+    ChainError,
+    Member,
+    Shown,
+    ShownDeposal,
+    ShownEpoch,
+    TxState,
+)
 from consensus.engine import Engine
-from consensus.types import Block, Certificate, Evidence, Vote, VoteKind
+from consensus.types import Block, Certificate, Evidence
+from node.served import Served, StorageError
+from node.showing import shown_deposal, shown_epoch, shown_leader, signed_vote
 
 TURN_S = 60.0  # longer than a transaction takes to be seen by everybody
 POLL_S = 1.0
 RETRY_S = 60.0
 KEPT_MAX = 64
-HEADERS_MAX = 64  # of a new epoch, until one of them is directly final
+DEPOSALS_MAX = 16
 # The contract's errors for what it has on record, and for what it may take later, when another
 # member has shown what comes before.
 KNOWN = ("AlreadyMarked", "StaleLeader", "EpochKnown")
 EARLY = ("UnknownEpoch", "LeaderUnknown")
 REFUSALS_MAX = 10
+MISSES_MAX = 10  # so often it is looked for at once, and others wait; it may be pruned
 
 _log = structlog.get_logger("node.witness")
 
 
+class NotYet(Exception):
+    """What is to be shown is not there yet; the next look may find it."""
+
+
 @dataclass(slots=True)
 class Showing:
-    """One thing to be shown; ``send`` raises ChainError, ``known`` asks the chain."""
+    """One thing to be shown; ``send`` raises ChainError or NotYet, ``known`` asks the chain."""
 
     what: str
     send: Callable[[], Awaitable[object]]
@@ -47,6 +64,7 @@ class Showing:
     since_s: float
     tried_s: float | None = None
     refusals: int = 0
+    misses: int = 0
     state: str = "waiting"  # then shown, known or refused
     reason: str = ""
 
@@ -57,7 +75,8 @@ class Witness:
     Args:
         certificates: the contract.
         seat: our own.
-        engine: the running core, None before it runs.
+        engine: the running core.
+        store: what is final, on disk.
         row_of: what the registry has of a seat, None for nothing.
         evidence, leaders, deposals: what is shown.
     """
@@ -66,7 +85,8 @@ class Witness:
         self,
         certificates: Certificates,
         seat: int,
-        engine: Callable[[], Engine | None],
+        engine: Engine,
+        store: Served,
         row_of: Callable[[int], Member | None],
         *,
         evidence: bool,
@@ -78,6 +98,7 @@ class Witness:
         self._certificates = certificates
         self._seat = seat
         self._engine = engine
+        self._store = store
         self._row_of = row_of
         self._evidence = evidence
         self._leaders = leaders
@@ -85,9 +106,8 @@ class Witness:
         self._turn_s = turn_s
         self._retry_s = retry_s
         self._showings: dict[tuple[str, object], Showing] = {}
+        self._deposed: dict[tuple[int, int], ShownDeposal] = {}
         self._term = (-1, -1)
-        self._boundary: Block | None = None  # ended an epoch, and the next is not shown yet
-        self._headers: list[bytes] = []  # of the blocks on it
 
     # --- in ---
 
@@ -96,16 +116,15 @@ class Witness:
         if self._evidence:
             for pair in block.evidence:
                 self._add_conflict(pair)
-        if self._leaders or self._deposals:
-            self._follow_epochs(block)
-        if self._deposals:
-            for certificate in block.nullifications:
-                self._add_deposal(certificate)
         term = (block.header.epoch, block.header.view.term)
+        if term[0] > self._term[0]:
+            self._add_epoch(term[0])
+        for certificate in block.nullifications:
+            self._add_deposal(certificate)
         if self._leaders and term > self._term:
             self._showings.pop(("leader", self._term), None)
-            self._term = term
             self._add(("leader", term), f"leader of term {term[0]}.{term[1]}", self._record_leader)
+        self._term = max(self._term, term)
 
     def _add_conflict(self, pair: Evidence) -> None:
         seat = pair.first.seat
@@ -125,56 +144,37 @@ class Witness:
         what = f"conflicting votes of seat {seat} in epoch {pair.first.epoch}"
         self._add(("conflict", key), what, send, known)
 
-    def _follow_epochs(self, block: Block) -> None:
-        """Notes a new epoch, which the contract must know before its certificates count there."""
-        if block.next_epoch is not None:
-            self._boundary, self._headers = block, []
-            return
-        boundary = self._boundary
-        if boundary is None or boundary.next_epoch is None:
-            return
-        self._headers.append(header_bytes(block.header))
-        engine = self._engine()
-        proof = engine.leadership() if engine is not None else None
-        if proof is not None and proof.header == block.header and proof.certificate is not None:
-            self._add_epoch(
-                boundary, b"".join(self._headers), compact_parts(proof.certificate.parts)
-            )
-            self._boundary = None
-        elif len(self._headers) == HEADERS_MAX:
-            self._boundary = None  # another member saw less at once
+    def _add_epoch(self, epoch: int) -> None:
+        """One that the contract must know before leaders and deposals count there."""
+        if epoch > 0 and (self._leaders or self._deposals):
+            send = partial(self._open_epoch, epoch)
+            known = partial(self._certificates.knows_epoch, epoch)
+            self._add(("epoch", epoch), f"epoch {epoch}", send, known)
 
-    def _add_epoch(self, boundary: Block, headers: bytes, parts: bytes) -> None:
-        following = boundary.next_epoch
-        assert following is not None
-
-        async def send() -> None:
-            await self._certificates.open_epoch(
-                header_bytes(boundary.header), boundary.body, headers, parts,
-                following.chain_block, until=TxState.INCLUDED,
-            )  # fmt: skip
-
-        self._add(("epoch", following.epoch), f"epoch {following.epoch}", send)
+    async def _open_epoch(self, epoch: int) -> None:
+        shown = await self._read_epoch(epoch)
+        if shown is None:
+            raise NotYet("no block of it is final by itself and on disk")
+        await self._certificates.open_epoch(shown, until=TxState.INCLUDED)
 
     def _add_deposal(self, certificate: Certificate) -> None:
-        view = (certificate.epoch, certificate.view.term, certificate.view.index)
+        shown = shown_deposal(self._engine, certificate)
+        term = (shown.epoch, shown.term)
+        self._deposed[term] = shown
+        if len(self._deposed) > DEPOSALS_MAX:
+            del self._deposed[min(self._deposed)]
 
         async def send() -> None:
-            parts = compact_parts(certificate.parts)
-            await self._certificates.depose(view, parts, until=TxState.INCLUDED)
+            await self._certificates.depose(shown, until=TxState.INCLUDED)
 
-        self._add(("deposal", view[:2]), f"deposed leader of term {view[0]}.{view[1]}", send)
+        if self._deposals:
+            self._add(("deposal", term), f"deposed leader of term {term[0]}.{term[1]}", send)
 
     async def _record_leader(self) -> None:
-        engine = self._engine()
-        proof = engine.leadership() if engine is not None else None
-        if proof is None or proof.header is None or proof.certificate is None:
-            raise ChainError("no block of the term is final yet")
-        await self._certificates.record_leader(
-            header_bytes(proof.header),
-            compact_parts(proof.certificate.parts),
-            until=TxState.INCLUDED,
-        )
+        shown = shown_leader(self._engine)
+        if shown is None:
+            raise NotYet("no block of the term is final yet")
+        await self._certificates.record_leader(shown, until=TxState.INCLUDED)
 
     def _add(
         self,
@@ -194,19 +194,17 @@ class Witness:
 
     async def run(self) -> None:
         """Shows what there is when it is our turn, until cancelled."""
-        engine = self._engine()
-        while engine is None:
-            await trio.sleep(POLL_S)
-            engine = self._engine()
         if self._evidence:  # of before this start
-            convicted = engine.machine.standing.convicted
-            for pair in engine.evidence:
+            convicted = self._engine.machine.standing.convicted
+            for pair in self._engine.evidence:
                 if pair.first.seat in convicted:
                     self._add_conflict(pair)
+        self._add_epoch(self._engine.validators.epoch)
         while True:
             for showing in self._waiting():
-                if self._is_due(showing, engine):
-                    await self._show(showing)
+                # What others need comes first, and is waited for.
+                if self._is_due(showing) and not await self._show(showing):
+                    break
             await trio.sleep(POLL_S)
 
     def _waiting(self) -> list[Showing]:
@@ -214,8 +212,8 @@ class Witness:
         found = [(k, s) for k, s in self._showings.items() if s.state == "waiting"]
         return [s for _, s in sorted(found, key=lambda item: item[0][0] != "epoch")]
 
-    def _is_due(self, showing: Showing, engine: Engine) -> bool:
-        turn = self._turn(engine)
+    def _is_due(self, showing: Showing) -> bool:
+        turn = self._turn()
         if turn is None or not self._certificates.named:
             return False
         due_s = showing.since_s + turn * self._turn_s
@@ -223,38 +221,64 @@ class Witness:
             due_s = max(due_s, showing.tried_s + self._retry_s)
         return trio.current_time() >= due_s
 
-    def _turn(self, engine: Engine) -> int | None:
+    def _turn(self) -> int | None:
         """How many members come before us, the leader first; None for one without a vote."""
+        engine = self._engine
         seats, leader = engine.validators.seats, engine.leader(engine.view.term)
         if self._seat not in seats:
             return None
         after = [seat for seat in seats if seat > leader]
         return [leader, *after, *(s for s in seats if s < leader)].index(self._seat)
 
-    async def _show(self, showing: Showing) -> None:
-        showing.tried_s = trio.current_time()
+    async def _show(self, showing: Showing) -> bool:
+        """Tries it once; False when it is not there yet."""
+        tried_s = trio.current_time()
         try:
             if showing.known is not None and await showing.known():
                 showing.state, showing.reason = "known", ""
-                return
+                return True
             await showing.send()
+        except NotYet as error:
+            showing.reason = str(error)
+            showing.misses += 1
+            if showing.misses > MISSES_MAX:
+                showing.tried_s = tried_s
+                return True
+            return False
         except CallReverted as error:
-            showing.reason = error.text
+            showing.tried_s, showing.reason = tried_s, error.text
             showing.refusals += 1
             if error.name in EARLY and showing.refusals < REFUSALS_MAX:
-                return
+                return True
             showing.state = "known" if error.name in KNOWN else "refused"
-        except ValueError as error:
+        except (ValueError, StorageError) as error:
             # A defect of ours or a signature of another form: it will not get better.
             showing.state, showing.reason = "refused", str(error)
         except ChainError as error:
             if str(error) != showing.reason:
                 _log.warning("not_shown_yet", what=showing.what, reason=str(error))
-            showing.reason = str(error)
-            return
+            showing.tried_s, showing.reason = tried_s, str(error)
+            return True
         else:
             showing.state, showing.reason = "shown", ""
         _log.warning("to_the_chain", what=showing.what, state=showing.state, reason=showing.reason)
+        return True
+
+    # --- for the operator ---
+
+    async def certificates(self) -> list[Shown]:
+        """The epoch of now, its leader of now, and leaders deposed lately; what there is of it.
+
+        Raises StorageError.
+        """
+        epoch, leader = self._engine.validators.epoch, shown_leader(self._engine)
+        opened = await self._read_epoch(epoch)
+        found: list[Shown] = [] if opened is None else [opened]
+        found += [] if leader is None else [leader]
+        return [*found, *(shown for _, shown in sorted(self._deposed.items()))]
+
+    async def _read_epoch(self, epoch: int) -> ShownEpoch | None:
+        return await trio.to_thread.run_sync(shown_epoch, self._store, epoch)
 
     def status(self) -> list[dict[str, str]]:
         """JSON-ready, oldest first."""
@@ -268,16 +292,3 @@ class Witness:
             }
             for showing in self._showings.values()
         ]
-
-
-def signed_vote(vote: Vote) -> SignedVote:
-    """A vote of consensus as the contract takes it."""
-    return SignedVote(
-        kind=int(vote.kind),
-        epoch=vote.epoch,
-        term=vote.view.term,
-        index=vote.view.index,
-        block_hash=bytes(32) if vote.kind is VoteKind.NULLIFY else vote.block,
-        reason=vote.reason,
-        signature=vote.signature,
-    )

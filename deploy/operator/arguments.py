@@ -55,6 +55,14 @@ def number(text: str) -> int:
     return _integer(text, 0, 2**63 - 1)
 
 
+def term(text: str) -> tuple[int, int]:
+    """A leader's term, as status shows it: EPOCH.TERM."""
+    epoch, dot, number_ = text.partition(".")
+    if not dot:
+        raise wrong("EPOCH.TERM", text)
+    return number(epoch), number(number_)
+
+
 def wrong(expected: str, text: str) -> argparse.ArgumentTypeError:
     """The error for an argument that is not what was expected."""
     return argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.80}")

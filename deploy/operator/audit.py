@@ -152,7 +152,7 @@ async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
         minter=await _minter(registry, header),
         boot=await _boot(registry, at.get(RULES), header),
         policy=registry.policy,
-        certified=await _certified(registry, at.get(CERTIFICATES), header),
+        certified=await read_certified(registry, at.get(CERTIFICATES), header),
     )
 
 
@@ -202,9 +202,10 @@ async def _boot(registry: EvmRegistry, rules: bytes | None, header: Header) -> B
     )
 
 
-async def _certified(
+async def read_certified(
     registry: EvmRegistry, address: bytes | None, header: Header
 ) -> Certified | None:
+    """What the contract of certificates (20-byte address) says; None without one."""
     if address is None:
         return None
     (policy,) = await look(registry, CERTIFICATES, address, "policy", header)

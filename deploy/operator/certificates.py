@@ -1,27 +1,43 @@
-"""Verbs about the contract of certificates: what follows from them, and showing it a liar.
+"""Verbs about the contract of certificates: what follows from them, and showing it things.
 
-``certificates conflict`` takes what ``dstack-cluster evidence --json`` prints on any member: pairs
-of votes that no correct member signs both. The contract checks them by itself.
+What is shown comes from a member: from its API (``--node``), or from a file with what
+``dstack-cluster certificates --json`` or ``evidence --json`` printed there. The contract checks the
+members' signatures, so neither the node nor the file needs to be trusted.
 """
 
 from __future__ import annotations
 
-import re
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attest.bounded_json import parse_json
-from chain import ChainConfigError
+from chain import (
+    ChainConfigError,
+    ChainError,
+    Membership,
+    ShownDeposal,
+    ShownEpoch,
+    ShownLeader,
+    change_of,
+    read_evidence,
+    read_shown,
+)
 from deploy import calls
-from deploy.calls import Call
+from deploy.calls import CERTIFICATES, Call
 from deploy.operator import arguments as read
+from deploy.operator.audit import Certified, read_certified
+from deploy.operator.effects_on_contracts import penalty
 from deploy.operator.session import Session
 from deploy.operator.verbs import Options, Verbs
+from deploy.operator.wording import Effect
+from node.client import ApiClient, read_token_file
+from node.facade import NodeError
 
-FILE_BYTES_MAX = 1 << 20
-_KINDS = {"notarize": 1, "nullify": 2, "finalize": 3}
-_VIEW = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})")
+FILE_BYTES_MAX = 4 << 20
+ROWS_MAX = 256
+S = TypeVar("S", ShownEpoch, ShownLeader, ShownDeposal)
 
 
 def add(verbs: Verbs) -> None:
@@ -41,13 +57,35 @@ def add(verbs: Verbs) -> None:
     policy.add_argument("--min-seats", type=read.seat, required=True, metavar="N",
                         help="nobody is suspended if fewer active seats would be left")  # fmt: skip
     group.call(
-        "conflict", None, "anybody: show two votes of a seat that contradict each other",
-        ("SEAT", read.seat), ("FILE", Path), prepare=_conflict,
-    )  # fmt: skip
-    group.call(
         "open-founding", lambda o: calls.open_founding(),
         "anybody: bind the epoch that the chain opened last, by launch or recovery",
     )  # fmt: skip
+    _from_member(group.call(
+        "open-epoch", None, "anybody: bind the cluster's epoch of now to its members",
+        prepare=_open_epoch,
+    ))  # fmt: skip
+    _from_member(group.call(
+        "record-leader", None, "anybody: put on record who leads", prepare=_record_leader,
+    ))  # fmt: skip
+    depose = group.call(
+        "depose", None, "anybody: show that the cluster deposed a leader",
+        prepare=_depose, explain=_explain_deposal,
+    )  # fmt: skip
+    _from_member(depose)
+    depose.add_argument("--term", type=read.term, metavar="EPOCH.TERM",
+                        help="which; default: the newest that the member has")  # fmt: skip
+    _from_member(group.call(
+        "conflict", None, "anybody: show two votes of a seat that contradict each other",
+        ("SEAT", read.seat), prepare=_conflict, explain=_explain_conflict,
+    ))  # fmt: skip
+
+
+def _from_member(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", type=Path, nargs="?", metavar="FILE",
+                      help="what a member printed")  # fmt: skip
+    verb.add_argument("--node", metavar="URL", help="ask this member's API instead")
+    verb.add_argument("--node-token-file", type=Path, metavar="FILE",
+                      help="bearer token of that API")  # fmt: skip
 
 
 def _suspends(text: str) -> bool:
@@ -60,59 +98,118 @@ def _duration(text: str) -> int:
     return calls.FOR_GOOD_S if text == "for-good" else read.seconds(text)
 
 
+# --- what is shown ----------------------------------------------------------------------------
+
+
+async def _open_epoch(session: Session, options: Options) -> Call:
+    shown = await _newest(options, ShownEpoch, "how the epoch of now began")
+    await session.membership()
+    return calls.open_epoch(shown, *await change_of(session.registry, shown.chain_block))
+
+
+async def _record_leader(session: Session, options: Options) -> Call:
+    return calls.record_leader(await _newest(options, ShownLeader, "who leads"))
+
+
+async def _depose(session: Session, options: Options) -> Call:
+    found = await _shown(options, ShownDeposal)
+    if options.term is not None:
+        found = [shown for shown in found if (shown.epoch, shown.term) == options.term]
+    if not found:
+        raise ChainConfigError(f"{_source(options)} does not show such a leader deposed")
+    return calls.depose(max(found, key=lambda shown: (shown.epoch, shown.term)))
+
+
 async def _conflict(session: Session, options: Options) -> Call:
+    rows = await _rows(options, "evidence")
     try:
-        with options.file.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-        if len(raw) > FILE_BYTES_MAX:
-            raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
-        pair = conflict_in(parse_json(raw), options.seat)
-    except (OSError, ValueError) as error:
-        raise ChainConfigError(f"{options.file}: {error}") from None
-    return calls.prove_conflict(options.seat, *pair)
+        return calls.prove_conflict(options.seat, *read_evidence(rows, options.seat))
+    except ValueError as error:
+        raise ChainConfigError(f"{_source(options)}: {error}") from None
 
 
-def conflict_in(document: Any, seat: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The first pair of that seat's votes in an answer of ``evidence``, as the contract takes them.
-
-    Raises:
-        ValueError: there is none, or it is malformed.
-    """
-    rows = document.get("evidence") if isinstance(document, dict) else document
-    if not isinstance(rows, list):
-        raise ValueError("expected the list that `dstack-cluster evidence --json` gives")
-    for row in rows:
-        if isinstance(row, dict) and row.get("seat") == seat:
-            votes, epoch = row.get("votes"), row.get("epoch")
-            if type(epoch) is not int or not isinstance(votes, list) or len(votes) != 2:
-                raise ValueError(f"the evidence against seat {seat} is no pair of votes")
-            return _vote(votes[0], epoch), _vote(votes[1], epoch)
-    raise ValueError(f"there is no evidence against seat {seat}")
+async def _newest(options: Options, kind: type[S], what: str) -> S:
+    found = await _shown(options, kind)
+    if not found:
+        raise ChainConfigError(f"{_source(options)} does not show {what}")
+    return found[-1]
 
 
-def _vote(row: Any, epoch: int) -> tuple[Any, ...]:
-    """kind, epoch, term, index, block hash, reason, r, vs (EIP-2098)."""
-    if not isinstance(row, Mapping) or row.get("kind") not in _KINDS:
-        raise ValueError("a vote is a notarize, nullify or finalize")
-    view = _VIEW.fullmatch(str(row.get("view")))
-    reason = row.get("reason")
-    if view is None or type(reason) is not int or not 0 <= reason < 256:
-        raise ValueError("a vote has a view TERM.INDEX and a reason")
-    signature = _hex(row.get("signature"), 65)
-    v = signature[64] % 27
-    if v > 1 or signature[32] & 0x80:
-        raise ValueError("a vote's signature is r, s, v with low s")
-    block = _hex(row.get("block") or "", 32, 0).rjust(32, b"\0")
-    vs = bytes([signature[32] | v << 7]) + signature[33:64]
-    return (
-        _KINDS[row["kind"]], epoch, int(view[1]), int(view[2]), block, reason, signature[:32], vs,
+async def _shown(options: Options, kind: type[S]) -> list[S]:
+    rows = await _rows(options, "certificates")
+    try:
+        every = [read_shown(row) for row in rows]
+    except ValueError as error:
+        raise ChainConfigError(f"{_source(options)}: {error}") from None
+    return [shown for shown in every if isinstance(shown, kind)]
+
+
+async def _rows(options: Options, question: str) -> list[Any]:
+    """The rows of a member's answer to ``certificates`` or ``evidence``."""
+    if (options.file is None) == (options.node is None):
+        raise ChainConfigError(
+            f"FILE or --node: expected one of them, what `dstack-cluster {question} --json` prints"
+            " on a member, or a member's API"
+        )
+    try:
+        found: Any
+        if options.node is not None:
+            found = await _ask(options, question)
+        else:
+            with options.file.open("rb") as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+            if len(raw) > FILE_BYTES_MAX:
+                raise ValueError(f"longer than {FILE_BYTES_MAX} bytes")
+            found = parse_json(raw)
+            found = found.get(question) if isinstance(found, Mapping) else found
+        if not isinstance(found, list) or len(found) > ROWS_MAX:
+            raise ValueError(f"expected what `dstack-cluster {question} --json` prints")
+    except (OSError, ValueError, NodeError) as error:
+        raise ChainConfigError(f"{_source(options)}: {error}") from None
+    return found
+
+
+async def _ask(options: Options, question: str) -> list[dict[str, Any]]:
+    token = None if options.node_token_file is None else read_token_file(options.node_token_file)
+    async with ApiClient(options.node, token=token) as client:
+        return await (client.evidence() if question == "evidence" else client.certificates())
+
+
+def _source(options: Options) -> str:
+    return str(options.node if options.file is None else options.file)
+
+
+# --- what follows -----------------------------------------------------------------------------
+
+
+async def _explain_deposal(session: Session, call: Call, now: Membership) -> Effect:
+    epoch, term, _index, _parts, header = call.values[:5]
+    certified = await _certified(session)
+    seat = int.from_bytes(header[24:32], "big")
+    if not header:
+        if (certified.epoch, certified.term) != (epoch, term):
+            return Effect(
+                (f"neither what is shown nor the chain says who led term {epoch}.{term}",)
+            )
+        seat = certified.leader
+    what = f"was deposed as leader of term {epoch}.{term}"
+    return penalty(
+        now, what, seat, certified.deposal_suspends, certified.deposal_s, certified.seats_min
+    )
+
+
+async def _explain_conflict(session: Session, call: Call, now: Membership) -> Effect:
+    certified = await _certified(session)
+    what = "signed two votes that contradict each other"
+    return penalty(
+        now, what, call.values[0], certified.conflict_suspends, certified.conflict_s,
+        certified.seats_min,
     )  # fmt: skip
 
 
-def _hex(value: Any, *sizes: int) -> bytes:
-    if not isinstance(value, str) or not re.fullmatch(r"(?:[0-9a-f]{2})*", value):
-        raise ValueError("expected lower-case hex")
-    raw = bytes.fromhex(value)
-    if len(raw) not in sizes:
-        raise ValueError(f"expected hex of {sizes[0]} bytes, came {len(raw)}")
-    return raw
+async def _certified(session: Session) -> Certified:
+    address = session.owner.address_of(CERTIFICATES)
+    found = await read_certified(session.registry, address, await session.registry.finalized())
+    if found is None:
+        raise ChainError("the registry names no contract of certificates")
+    return found

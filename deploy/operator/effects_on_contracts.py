@@ -6,12 +6,18 @@ Each function is one row of the table in ``effects``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from chain import Membership, MemberStatus
+from chain import Membership, MemberStatus, ShownLeader
 from chain.fees import ether
 from deploy.calls import FOR_GOOD_S
-from deploy.operator.effects_on_seats import blockers, missing, quorum, removal, voting
+from deploy.operator.effects_on_seats import (
+    blockers,
+    missing,
+    quorum,
+    removal,
+    voting,
+    weights,
+)
 from deploy.operator.wording import Effect, time_text
 
 # --- the contract itself ----------------------------------------------------------------------
@@ -156,17 +162,41 @@ def certificates_policy(now: Membership, policy: tuple[int, ...]) -> Effect:
     )
 
 
-def conflict(now: Membership, seat: int, first: Any, second: Any) -> Effect:
+def penalty(
+    now: Membership, what: str, seat: int, suspends: bool, for_s: int, seats_min: int
+) -> Effect:
+    """What the policy has follow for a seat of which ``what`` was shown."""
     row = now.member(seat)
     if row is None:
         return missing(now, seat)
-    active = [row] if row.status is MemberStatus.ACTIVE else []
-    found = removal(now, active)
-    return Effect(
-        (f"seat {seat} is convicted; by the certificates' policy it is suspended, then:",
-         *found.lines),
-        found.warnings,
-    )  # fmt: skip
+    total, active = voting(now), now.active()
+    left = total - (row.weight if row in active else 0)
+    line = f"seat {seat}, weight {row.weight}, {what}"
+    if not suspends:
+        return Effect((f"{line}: it is marked, and keeps its node", weights(total, total)))
+    if 3 * left <= 2 * total or len(active) <= seats_min:
+        line += f": too little would be left to suspend it (weight {left}, {len(active) - 1} seats)"
+        return Effect((line, weights(total, total)))
+    until = "until the owner lifts it" if for_s == FOR_GOOD_S else f"for {for_s} s"
+    found = removal(now, [row] if row in active else [])
+    return Effect((f"{line}: it is suspended {until}", *found.lines), found.warnings)
+
+
+def epoch(
+    now: Membership, boundary: bytes, body: bytes, headers: bytes, parts: bytes, version: int,
+    following: int,
+) -> Effect:  # fmt: skip
+    number = int.from_bytes(headers[:8], "big")
+    members = f"the registry's members of version {version}" if version else "the members of before"
+    return Effect((f"epoch {number} is bound to {members}: what they sign in it counts",
+                   weights(voting(now), voting(now))))  # fmt: skip
+
+
+def leader(now: Membership, header: bytes, parts: bytes) -> Effect:
+    shown = ShownLeader(header, parts)
+    epoch, term = shown.token
+    return Effect((f"seat {shown.seat} is on record as leader of term {epoch}.{term}",
+                   weights(voting(now), voting(now))))  # fmt: skip
 
 
 def founding(now: Membership) -> Effect:

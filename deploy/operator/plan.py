@@ -9,13 +9,11 @@ from chain import (
     CallReverted,
     Estimate,
     InsufficientFunds,
-    Membership,
     TransactionError,
 )
 from chain.fees import GWEI, ether
 from deploy.calls import Call
 from deploy.contract import RegistryOwner
-from deploy.operator.effects import effect_of
 from deploy.operator.wording import Effect, plain
 
 
@@ -91,10 +89,11 @@ class Plan:
         return lines
 
 
-async def plan_call(owner: RegistryOwner, call: Call, now: Membership, *, must_pay: bool) -> Plan:
-    """Tries the call in the newest block, as the sender, and says what it would do.
+async def plan_call(owner: RegistryOwner, call: Call, effect: Effect, *, must_pay: bool) -> Plan:
+    """Tries the call in the newest block, as the sender.
 
     Args:
+        effect: what it does to the cluster, if the contract takes it.
         must_pay: whether an address that cannot afford it counts as a refusal.
 
     Raises:
@@ -117,7 +116,7 @@ async def plan_call(owner: RegistryOwner, call: Call, now: Membership, *, must_p
         sender=sender.address,
         nonce=await sender.next_nonce(),
         estimate=estimate,
-        effect=effect_of(call, now),
+        effect=effect,
         refusal=refusal,
     )
 

@@ -13,12 +13,14 @@ from chain import (
     CallReverted,
     ChainConfigError,
     ChainError,
+    Membership,
     TransactionFailed,
     TransactionReplaced,
     TxOutcome,
     TxState,
 )
 from deploy.calls import Call
+from deploy.operator.effects import effect_of
 from deploy.operator.keys import add_key_arguments
 from deploy.operator.plan import plan_call
 from deploy.operator.session import (
@@ -27,6 +29,7 @@ from deploy.operator.session import (
     add_sending_arguments,
     open_session,
 )
+from deploy.operator.wording import Effect
 
 EXIT_DONE = 0  # sent and included; in a dry run: it would work
 EXIT_ERROR = 1  # it could not be told: no key, no agreement of endpoints, a bad file
@@ -35,6 +38,7 @@ EXIT_FAILED = 4  # it was sent, and failed on the chain or was replaced
 
 Options = argparse.Namespace
 Build = Callable[[Session, Options], Awaitable[Call]]
+Explain = Callable[[Session, Call, Membership], Awaitable[Effect]]
 After = Callable[[Session, Options, TxOutcome], Awaitable[dict[str, Any]]]
 
 _log = structlog.get_logger("contract")
@@ -87,6 +91,7 @@ class Verbs:
         text: str,
         *arguments: tuple[str, Callable[[str], Any]],
         prepare: Build | None = None,
+        explain: Explain | None = None,
         after: After | None = None,
     ) -> argparse.ArgumentParser:
         """A verb that is one transaction.
@@ -95,6 +100,7 @@ class Verbs:
             build: makes the call of the options; or
             prepare: makes it with a look at the chain first.
             arguments: name and reader of each; a trailing ``...`` takes one or more.
+            explain: tells its effect, where that takes another look at the chain.
             after: more to do and to say when it is included.
         """
 
@@ -105,7 +111,7 @@ class Verbs:
             return build(options)
 
         async def run(options: Options) -> Answer:
-            return await _transact(options, ready, after)
+            return await _transact(options, ready, explain, after)
 
         parser = self.act(name, run, text)
         for argument, kind in arguments:
@@ -117,7 +123,9 @@ class Verbs:
         return parser
 
 
-async def _transact(options: Options, prepare: Build, after: After | None) -> Answer:
+async def _transact(
+    options: Options, prepare: Build, explain: Explain | None, after: After | None
+) -> Answer:
     async with open_session(options) as session:
         if options.yes and not session.can_sign:
             raise ChainConfigError("--from only plans: there is no key to sign with")
@@ -128,9 +136,9 @@ async def _transact(options: Options, prepare: Build, after: After | None) -> An
             _log.info("contract.finishing_earlier", transactions=unfinished)
             await sender.settle()
         call = await prepare(session, options)
-        plan = await plan_call(
-            session.owner, call, await session.membership(), must_pay=session.can_sign
-        )
+        now = await session.membership()
+        effect = effect_of(call, now) if explain is None else await explain(session, call, now)
+        plan = await plan_call(session.owner, call, effect, must_pay=session.can_sign)
         fields, lines = {"sent": False} | plan.as_json(), plan.lines()
         if unfinished and not options.yes:
             fields["unfinished"] = unfinished

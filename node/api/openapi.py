@@ -116,6 +116,7 @@ DOCUMENT: dict[str, Any] = {
         "/v1/leader/step-down": _act("the leader hands over; 409 when this node does not lead"),
         "/v1/leader/complain": _act("one complaint about the leader; 409 when this node leads"),
         "/v1/evidence": _read("pairs of votes that convict their signers"),
+        "/v1/certificates": _read("epoch, leader and deposed leaders, as the chain takes them"),
         "/v1/health": _read("200 while the process works"),
         "/v1/ready": _read(
             "200 while linearizable requests are served, else 503 with the reasons",

@@ -32,6 +32,9 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
     async def evidence(request: Request) -> Response:
         return answer({"evidence": facade.evidence()})
 
+    async def certificates(request: Request) -> Response:
+        return answer({"certificates": await facade.certificates()})
+
     async def peers(request: Request) -> Response:
         if _asked(request, "watch"):
             if "text/event-stream" not in request.headers.get("accept", ""):
@@ -64,6 +67,7 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         "/v1/peers": peers,
         "/v1/leader": leader,
         "/v1/evidence": evidence,
+        "/v1/certificates": certificates,
         "/v1/health": health,
         "/v1/ready": ready,
         "/metrics": metrics,

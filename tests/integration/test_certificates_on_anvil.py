@@ -13,6 +13,9 @@ from chain import (
     CallReverted,
     Certificates,
     NotDeployed,
+    ShownDeposal,
+    ShownEpoch,
+    ShownLeader,
     TransactionSender,
     TxState,
     certificates_abi,
@@ -34,7 +37,8 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator
-from node.witness import Witness, signed_vote
+from node.showing import signed_vote
+from node.witness import Witness
 from tests.integration.anvil_chain import (
     CHAIN_ID,
     OWNER,
@@ -74,6 +78,9 @@ class Court:
     ) -> bytes:
         votes = [self.vote(s, kind, view, block, reason, epoch) for s in sorted(self.members)]
         return compact_parts(tuple(Part(v.seat, v.reason, v.signature) for v in votes))
+
+
+NOTHING_ON_DISK: Any = None
 
 
 async def open_court(chain: Chain) -> Court:
@@ -140,31 +147,30 @@ async def test_a_leader_is_recorded_by_a_final_block_and_marked_when_it_was_depo
     final = court.parts(VoteKind.FINALIZE, header.view, block)
     record, depose = court.certificates.record_leader, court.certificates.depose
     with pytest.raises(CallReverted, match="NoQuorum"):
-        await record(header_bytes(header), final[:69])
+        await record(ShownLeader(header_bytes(header), final[:69]))
     wrong = court.parts(VoteKind.FINALIZE, View(1, 4), block)
     with pytest.raises(CallReverted, match="BadSignature"):
-        await record(header_bytes(header), wrong)
+        await record(ShownLeader(header_bytes(header), wrong))
     with pytest.raises(ValueError, match="152 bytes"):
-        await record(header_bytes(header)[1:], final)
+        ShownLeader(header_bytes(header)[1:], final)
 
     nullified = View(1, 4)
     against = court.parts(VoteKind.NULLIFY, nullified, bytes(32), Reason.NO_PROPOSAL)
     with pytest.raises(CallReverted, match="LeaderUnknown"):
-        await depose((0, 1, 4), against)
-    await record(header_bytes(header), final)
+        await depose(ShownDeposal(0, 1, 4, against))
+    await record(ShownLeader(header_bytes(header), final))
     with pytest.raises(CallReverted, match="StaleLeader"):
-        await record(header_bytes(header), final)
-    await depose((0, 1, 4), against)
+        await record(ShownLeader(header_bytes(header), final))
+    await depose(ShownDeposal(0, 1, 4, against))
     with pytest.raises(CallReverted, match="AlreadyMarked"):
-        await depose((0, 1, 4), against)
+        await depose(ShownDeposal(0, 1, 4, against))
 
     # Of a term that is not on record, the leader's own proposal shows who led it.
     later = replace(header, view=View(3, 0), proposer=1)
     own = court.vote(1, VoteKind.NOTARIZE, later.view, block_hash(court.cluster_id, later))
     parts = court.parts(VoteKind.NULLIFY, View(3, 1), bytes(32), Reason.STALL)
     await depose(
-        (0, 3, 1), parts, header=header_bytes(later), signature=own.signature,
-        until=TxState.INCLUDED,
+        ShownDeposal(0, 3, 1, parts, header_bytes(later), own.signature), until=TxState.INCLUDED,
     )  # fmt: skip
 
 
@@ -190,14 +196,18 @@ async def test_an_epoch_that_is_bound_to_its_members_may_have_its_leader_recorde
     block = block_hash(court.cluster_id, first)
     final = court.parts(VoteKind.FINALIZE, first.view, block, epoch=1)
     with pytest.raises(CallReverted, match="UnknownEpoch"):
-        await court.certificates.record_leader(header_bytes(first), final)
+        await court.certificates.record_leader(ShownLeader(header_bytes(first), final))
     show = court.certificates.open_epoch
     with pytest.raises(BadChainData, match="no change of who votes"):
-        await show(header_bytes(boundary), body, header_bytes(first), final, 1)
-    shown = (header_bytes(boundary), body, header_bytes(first), final, change.block_number)
-    await show(*shown)
+        await show(ShownEpoch(header_bytes(boundary), body, header_bytes(first), final, 1))
+    shown = ShownEpoch(
+        header_bytes(boundary), body, header_bytes(first), final, change.block_number
+    )
+    assert not await court.certificates.knows_epoch(1)
+    await show(shown)
+    assert await court.certificates.knows_epoch(1)
     with pytest.raises(CallReverted, match="EpochKnown"):
-        await show(*shown)
+        await show(shown)
 
 
 async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain: Chain) -> None:
@@ -206,7 +216,7 @@ async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain:
         *(court.vote(2, VoteKind.FINALIZE, View(2, 0), block) for block in (b"a" * 32, b"b" * 32))
     )
     engine: Any = SimpleNamespace(
-        validators=SimpleNamespace(seats=(1, 2)),
+        validators=SimpleNamespace(seats=(1, 2), epoch=0),
         view=View(2, 1),
         leader=lambda term: 1,
         evidence=(),
@@ -215,7 +225,7 @@ async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain:
     assert newest is not None
     sender = chain.sender(await chain.funded_key("a member"))
     witness = Witness(
-        Certificates(court.found.registry, sender), 1, lambda: engine, newest.member,
+        Certificates(court.found.registry, sender), 1, engine, NOTHING_ON_DISK, newest.member,
         evidence=True, leaders=False, deposals=False,
     )  # fmt: skip
     final: Any = SimpleNamespace(

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from chain import LocalKey
+from chain import LocalKey, read_evidence
 from chain.keys import address_of, keccak256, recover
 from consensus.digests import vote_digest
 from consensus.types import VoteKind
-from deploy.operator.certificates import conflict_in
 
 CLUSTER = keccak256(b"a cluster")
 KEY = LocalKey(keccak256(b"a liar"))
@@ -26,7 +25,7 @@ def vote(kind: VoteKind, term: int, index: int, block: bytes = b"", reason: int 
 
 
 def evidence(*votes: Any, seat: int = 2) -> Any:
-    return {"evidence": [{"seat": seat, "epoch": 3, "convicted": False, "votes": list(votes)}]}
+    return [{"seat": seat, "epoch": 3, "convicted": False, "votes": list(votes)}]
 
 
 @pytest.mark.parametrize("term", range(6))  # both parities of the signature's point
@@ -35,7 +34,8 @@ def test_a_pair_of_votes_is_what_the_seat_signed(term: int) -> None:
         vote(VoteKind.NULLIFY, term, 1, reason=2),
         vote(VoteKind.FINALIZE, term, 4, b"\x11" * 32),
     )
-    found = conflict_in(json.loads(json.dumps(evidence(*pair))), 2)
+    rows = json.loads(json.dumps(evidence(*pair)))
+    found = [vote.fields() for vote in read_evidence(rows, 2)]
     assert [(v[0], *v[1:4], v[5]) for v in found] == [(2, 3, term, 1, 2), (3, 3, term, 4, 0)]
     assert [v[4] for v in found] == [bytes(32), b"\x11" * 32]
     for (kind, epoch, at_term, index, block, reason, r, vs), row in zip(found, pair, strict=True):
@@ -66,9 +66,9 @@ GOOD = vote(VoteKind.NOTARIZE, 1, 0, b"\x11" * 32)
         evidence(GOOD, GOOD | {"block": "11"}),
         evidence(GOOD, GOOD | {"signature": "00" * 64}),
         evidence(GOOD, GOOD | {"signature": "ff" * 65}),
-        {"evidence": [{"seat": 2, "epoch": "3", "votes": [GOOD, GOOD]}]},
+        [{"seat": 2, "epoch": "3", "votes": [GOOD, GOOD]}],
     ],
 )
 def test_what_is_no_pair_of_that_seat_is_refused(document: Any) -> None:
     with pytest.raises(ValueError):
-        conflict_in(document, 2)
+        read_evidence(document, 2)

@@ -130,6 +130,9 @@ class MemoryNode:
     def evidence(self) -> list[dict[str, Any]]:
         return [{"seat": 2, "epoch": 0, "convicted": False, "votes": []}]
 
+    async def certificates(self) -> list[dict[str, Any]]:
+        return [{"kind": "leader", "header": "00" * 152, "parts": "01" * 69}]
+
     def ready(self) -> list[str]:
         return self.reasons
 

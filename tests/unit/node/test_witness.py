@@ -8,10 +8,19 @@ from typing import Any
 
 import trio
 
-from chain import CallReverted, ChainError, InsufficientFunds
+from chain import (
+    CallReverted,
+    ChainError,
+    InsufficientFunds,
+    ShownDeposal,
+    ShownEpoch,
+    ShownLeader,
+)
 from consensus.compact import compact_parts
 from consensus.digests import header_bytes
 from consensus.types import (
+    Block,
+    Boundary,
     Certificate,
     Evidence,
     Header,
@@ -20,7 +29,8 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from node.witness import RETRY_S, TURN_S, Witness, signed_vote
+from node.showing import signed_vote
+from node.witness import RETRY_S, TURN_S, Witness
 
 SIGNATURE = b"\x01" * 64 + b"\x1b"
 ALREADY = CallReverted("AlreadyMarked", "AlreadyMarked()", b"")
@@ -60,14 +70,17 @@ class Chain:
         self._take("conflict", seat, first, second)
         self.convicted_keys.add(key_of(seat))
 
-    async def open_epoch(self, *shown: Any, until: Any) -> None:
-        self._take("epoch", *shown)
+    async def knows_epoch(self, epoch: int) -> bool:
+        return any(what[1] == "epoch" and what[2].epoch == epoch for what in self.shown)
 
-    async def record_leader(self, header: bytes, parts: bytes, until: Any) -> None:
-        self._take("leader", header, parts)
+    async def open_epoch(self, shown: ShownEpoch, until: Any) -> None:
+        self._take("epoch", shown)
 
-    async def depose(self, view: Any, parts: bytes, until: Any) -> None:
-        self._take("deposal", view, parts)
+    async def record_leader(self, shown: ShownLeader, until: Any) -> None:
+        self._take("leader", shown)
+
+    async def depose(self, shown: ShownDeposal, until: Any) -> None:
+        self._take("deposal", shown)
 
     def _take(self, *what: Any) -> None:
         if self.failures:
@@ -80,21 +93,32 @@ def key_of(seat: int) -> bytes:
 
 
 def member(
-    chain: Chain, seat: int, *, leader: int = 3, kept: tuple[Evidence, ...] = (), **what: bool
+    chain: Chain,
+    seat: int,
+    *,
+    leader: int = 3,
+    kept: tuple[Evidence, ...] = (),
+    epoch: int = 0,
+    proof: Any = None,
+    signed: Any = None,
+    store: Any = None,
+    **what: bool,
 ) -> Witness:
     engine = SimpleNamespace(
-        validators=SimpleNamespace(seats=(1, 2, 3, 4)),
+        validators=SimpleNamespace(seats=(1, 2, 3, 4), epoch=epoch),
         view=View(1, 0),
         leader=lambda term: leader,
         evidence=kept,
         machine=SimpleNamespace(standing=SimpleNamespace(convicted=(2,))),
-        leadership=lambda: None,
+        leadership=lambda: proof,
+        signed=signed or {},
     )
     what = {"evidence": True, "leaders": False, "deposals": False} | what
     return Witness(
         chain,  # type: ignore[arg-type]
         seat,
-        lambda: engine,  # type: ignore[arg-type,return-value]
+        engine,  # type: ignore[arg-type]
+        store,
         lambda s: SimpleNamespace(node_key=key_of(s)),  # type: ignore[arg-type,return-value]
         **what,
     )
@@ -208,44 +232,101 @@ async def test_leaders_and_deposals_are_shown_only_where_that_is_asked_for(
     silent.saw(block(pair(2), nullifications=(DEPOSED,), term=2))
     await run_all(silent)
     assert chain.shown == [] and silent.status() == []
+    (kept,) = await silent.certificates()  # for whoever wants to pay for it
+    assert kept == ShownDeposal(0, 1, 9, compact_parts(DEPOSED.parts))
 
     telling = member(chain, 3, deposals=True, leaders=True)
     for term in (1, 2, 2):
         telling.saw(block(nullifications=(DEPOSED,) if term == 2 else (), term=term))
     await run_all(telling)
-    assert [shown[1:] for shown in chain.shown] == [
-        ("deposal", (0, 1, 9), compact_parts(DEPOSED.parts))
-    ]
+    assert [shown[1:] for shown in chain.shown] == [("deposal", kept)]
     rows = {row["what"]: row for row in telling.status()}
     assert set(rows) == {"deposed leader of term 0.1", "leader of term 0.2"}
     assert rows["leader of term 0.2"]["reason"] == "no block of the term is final yet"
 
 
-async def test_an_epoch_is_shown_before_its_leader_as_soon_as_a_block_of_it_is_final(
+async def test_a_deposed_leader_is_named_by_what_it_signed(autojump_clock: Any) -> None:
+    """Its leadership need not be on record, and nobody but its own signature can put it there."""
+    chain = Chain()
+    proposed = block(term=1).header
+    witness = member(chain, 3, deposals=True, signed={(0, 1): (proposed, SIGNATURE)})
+    witness.saw(block(nullifications=(DEPOSED,), term=2))
+    await run_all(witness)
+    ((_, _, shown),) = chain.shown
+    assert (shown.header, shown.signature) == (header_bytes(proposed), SIGNATURE)
+    assert shown.seat == 3
+
+
+class Disk:
+    """Epoch 1: a boundary block, and two blocks on it, of which the second is directly final."""
+
+    def __init__(self) -> None:
+        before = block(term=1).header
+        self.final = Certificate(
+            VoteKind.FINALIZE, 1, View(1, 1), bytes(32), (Part(2, 0, SIGNATURE),)
+        )
+        record: Any = SimpleNamespace(epoch=1, chain_block=55)
+        self.boundary = Block(before, b"h" * 32, b"body", (), (), (), record)
+        self.headers = [replace(before, epoch=1, view=View(1, index)) for index in (0, 1)]
+        self.is_synced = False
+        self.proof = SimpleNamespace(header=self.headers[1], certificate=self.final)
+
+    def openings_from(self, epoch: int) -> Any:
+        if epoch != 0:
+            return None
+        return SimpleNamespace(openings=(Boundary(self.boundary, self.final, ()),))
+
+    def blocks_from(self, height: int, count: int) -> Any:
+        assert (height, count) == (self.boundary.header.height + 1, 1)
+        if not self.is_synced:
+            return None
+        blocks = tuple(SimpleNamespace(header=header) for header in self.headers)
+        return SimpleNamespace(blocks=blocks, links=(), finalization=self.final)
+
+    def shown(self) -> ShownEpoch:
+        both = b"".join(map(header_bytes, self.headers))
+        before = header_bytes(self.boundary.header)
+        return ShownEpoch(before, b"body", both, compact_parts(self.final.parts), 55)
+
+
+async def test_an_epoch_is_shown_before_its_leader_as_soon_as_it_can_be_proven(
     autojump_clock: Any,
 ) -> None:
-    chain = Chain()
-    witness = member(chain, 3, evidence=False, leaders=True)
-    final = Certificate(VoteKind.FINALIZE, 1, View(1, 1), bytes(32), (Part(2, 0, SIGNATURE),))
-    before = block(term=1)
-    record = SimpleNamespace(epoch=1, chain_block=55)
-    boundary = SimpleNamespace(
-        evidence=(), nullifications=(), header=before.header, next_epoch=record, body=b"body"
-    )
-    headers = [replace(before.header, epoch=1, view=View(1, index)) for index in (0, 1)]
-    proof = SimpleNamespace(header=headers[1], certificate=final)
-    witness._engine().leadership = lambda: proof  # type: ignore[union-attr,method-assign]
-    witness.saw(boundary)  # type: ignore[arg-type]
-    for header in headers:
+    chain, disk = Chain(), Disk()
+    witness = member(chain, 3, evidence=False, leaders=True, epoch=1, store=disk, proof=disk.proof)
+    for header in disk.headers:
         witness.saw(
-            SimpleNamespace(evidence=(), nullifications=(), header=header, next_epoch=None)  # type: ignore[arg-type]
+            SimpleNamespace(evidence=(), nullifications=(), header=header)  # type: ignore[arg-type]
         )
-    await run_all(witness)
-    kinds = [shown[1] for shown in chain.shown]
-    assert kinds == ["epoch", "leader"]
-    (shown,) = [s for s in chain.shown if s[1] == "epoch"]
-    both = b"".join(map(header_bytes, headers))
-    assert shown[2:] == (header_bytes(before.header), b"body", both, compact_parts(final.parts), 55)
+    await run_all(witness, seconds=3)
+    assert chain.shown == [] and witness.status()[0]["reason"].startswith("no block of it")
+    disk.is_synced = True
+    await run_all(witness, seconds=3)
+    assert [shown[1:] for shown in chain.shown] == [
+        ("epoch", disk.shown()),
+        ("leader", ShownLeader(header_bytes(disk.headers[1]), compact_parts(disk.final.parts))),
+    ]
+    assert [type(shown) for shown in await witness.certificates()] == [ShownEpoch, ShownLeader]
+
+
+async def test_an_epoch_that_is_pruned_holds_up_nothing_and_one_of_before_a_restart_is_shown(
+    autojump_clock: Any,
+) -> None:
+    chain, disk = Chain(), Disk()
+    pruned = member(chain, 3, evidence=False, leaders=True, epoch=1, store=disk, proof=disk.proof)
+    pruned.saw(
+        SimpleNamespace(evidence=(), nullifications=(), header=disk.headers[1])  # type: ignore[arg-type]
+    )
+    await run_all(pruned)
+    assert [shown[1] for shown in chain.shown] == ["leader"]
+
+    disk.is_synced = True
+    restarted = member(chain, 3, deposals=True, epoch=1, store=disk)
+    await run_all(restarted)
+    assert [shown[1] for shown in chain.shown] == ["leader", "epoch"]
+    other = member(chain, 4, deposals=True, epoch=1, store=disk)
+    await run_all(other)
+    assert len(chain.shown) == 2 and states(other) == ["known"]
 
 
 def test_a_nullify_vote_names_no_block() -> None:
