@@ -52,6 +52,7 @@ from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
 from node.served import StorageError
 from node.service import URLS_PREFIX, NodeService
+from node.showing import shown_epoch
 from node.signing import NodeSigner, RecoveringVerifier
 from node.storage import DATABASE_FILE, Store
 from node.witness import Witness
@@ -304,7 +305,7 @@ async def _run_core(
             Certificates(service.registry, service.sender),
             config.node.seat,
             engine,
-            store,
+            partial(trio.to_thread.run_sync, shown_epoch, store),
             service.row_of,
             evidence=config.chain.submit_evidence,
             leaders=config.chain.record_leaders,

@@ -32,8 +32,8 @@ from chain import (
 )
 from consensus.engine import Engine
 from consensus.types import Block, Certificate, Evidence
-from node.served import Served, StorageError
-from node.showing import shown_deposal, shown_epoch, shown_leader, signed_vote
+from node.served import StorageError
+from node.showing import shown_deposal, shown_leader, signed_vote
 
 TURN_S = 60.0  # longer than a transaction takes to be seen by everybody
 POLL_S = 1.0
@@ -76,7 +76,7 @@ class Witness:
         certificates: the contract.
         seat: our own.
         engine: the running core.
-        store: what is final, on disk.
+        read_epoch: how an epoch began, from what is final and on disk; raises StorageError.
         row_of: what the registry has of a seat, None for nothing.
         evidence, leaders, deposals: what is shown.
     """
@@ -86,7 +86,7 @@ class Witness:
         certificates: Certificates,
         seat: int,
         engine: Engine,
-        store: Served,
+        read_epoch: Callable[[int], Awaitable[ShownEpoch | None]],
         row_of: Callable[[int], Member | None],
         *,
         evidence: bool,
@@ -98,7 +98,7 @@ class Witness:
         self._certificates = certificates
         self._seat = seat
         self._engine = engine
-        self._store = store
+        self._read_epoch = read_epoch
         self._row_of = row_of
         self._evidence = evidence
         self._leaders = leaders
@@ -276,9 +276,6 @@ class Witness:
         found: list[Shown] = [] if opened is None else [opened]
         found += [] if leader is None else [leader]
         return [*found, *(shown for _, shown in sorted(self._deposed.items()))]
-
-    async def _read_epoch(self, epoch: int) -> ShownEpoch | None:
-        return await trio.to_thread.run_sync(shown_epoch, self._store, epoch)
 
     def status(self) -> list[dict[str, str]]:
         """JSON-ready, oldest first."""

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     up = verb("up", _up, "start chain, contract, agents and daemons; follow them until Ctrl-C")
     up.add_argument("--nodes", type=int, default=4, metavar="N")
     up.add_argument("--weights", metavar="W,W,...", help="one per node; default: all 1")
+    up.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+                    help="a setting of every daemon, as of `dstack-cluster run`")  # fmt: skip
     up.add_argument("--detach", action="store_true", help="return when a leader is elected")
     up.add_argument("--base-port", type=int, default=layout.BASE_PORT_DEFAULT, metavar="P")
     up.add_argument("--deadline", type=float, default=launch.UP_DEADLINE_S, metavar="SECONDS")
@@ -165,8 +167,9 @@ async def _up(arguments: argparse.Namespace) -> int:
             try:
                 with work:
                     await launch.bring_up(
-                        directory, weights, arguments.base_port, say, arguments.deadline
-                    )
+                        directory, weights, arguments.base_port, say, arguments.deadline,
+                        tuple(arguments.set),
+                    )  # fmt: skip
                     ours = not arguments.detach
                     if ours:
                         say("following; Ctrl-C stops everything")

@@ -41,7 +41,13 @@ def progress(out: TextIO) -> Say:
     return say
 
 
-def prepare(directory: Path, weights: tuple[int, ...], base_port: int, say: Say) -> Testnet:
+def prepare(
+    directory: Path,
+    weights: tuple[int, ...],
+    base_port: int,
+    say: Say,
+    settings: tuple[str, ...] = (),
+) -> Testnet:
     """Check everything that can be checked before a process starts, and make the directory.
 
     Raises TestnetError: one already runs there, the folder holds something else, ports are taken,
@@ -59,7 +65,7 @@ def prepare(directory: Path, weights: tuple[int, ...], base_port: int, say: Say)
         # Its chain lived in anvil's memory, so nothing of it could ever run again.
         say(f"removing what is left of a stopped testnet in {directory}")
         layout.remove(earlier)
-    testnet = layout.create(directory, weights, base_port)
+    testnet = layout.create(directory, weights, base_port, settings)
     try:
         layout.check_ports(testnet.ports())
     except TestnetError:
@@ -75,13 +81,16 @@ async def bring_up(
     base_port: int,
     say: Say,
     deadline_s: float = UP_DEADLINE_S,
+    settings: tuple[str, ...] = (),
 ) -> Testnet:
     """Start a testnet and return once it has a leader; on any failure nothing is left running.
+
+    ``settings`` are SECTION.KEY=VALUE for its daemons.
 
     Raises TestnetError with what is missing and the tail of the log that tells most.
     """
     async with layout.locked(directory):
-        testnet = prepare(directory, weights, base_port, say)
+        testnet = prepare(directory, weights, base_port, say, settings)
         try:
             with trio.move_on_after(deadline_s):
                 return await _steps(testnet, say)

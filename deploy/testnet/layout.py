@@ -81,6 +81,7 @@ class Testnet:
     chain: ProcessRecord | None
     agents: ProcessRecord | None
     nodes: tuple[NodeRecord, ...]
+    settings: tuple[str, ...] = ()  # SECTION.KEY=VALUE for every daemon that is started
 
     @property
     def rpc_port(self) -> int:
@@ -208,7 +209,9 @@ def parse_weights(text: str | None, nodes: int) -> tuple[int, ...]:
     return tuple(weights)
 
 
-def create(directory: Path, weights: tuple[int, ...], base_port: int) -> Testnet:
+def create(
+    directory: Path, weights: tuple[int, ...], base_port: int, settings: tuple[str, ...] = ()
+) -> Testnet:
     """Make the directory of a new testnet and its secrets; nothing runs yet.
 
     The directory must be new, empty, or hold nothing but a stopped testnet's files, which the
@@ -234,6 +237,7 @@ def create(directory: Path, weights: tuple[int, ...], base_port: int) -> Testnet
             NodeRecord(seat, weight, secrets.token_hex(20))
             for seat, weight in enumerate(weights, start=1)
         ),
+        settings=settings,
     )
     testnet.save()
     for node in testnet.nodes:
@@ -274,6 +278,7 @@ def load(directory: Path) -> Testnet:
                 )
                 for n in values["nodes"]
             ),
+            settings=tuple(map(str, values.get("settings", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TestnetError(f"{path} is damaged: {error}") from None

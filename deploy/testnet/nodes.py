@@ -70,11 +70,16 @@ def start(testnet: Testnet, seat: int) -> ProcessRecord:
     if not config.is_file():
         raise TestnetError(f"seat {seat} has no configuration ({config})")
     return processes.spawn(
-        processes.python("node.cli", "run", "--config", str(config)),
+        processes.python("node.cli", "run", "--config", str(config), *settings(testnet)),
         log=testnet.node_log(seat),
         mark=testnet.mark,
         cwd=testnet.node_dir(seat),
     )
+
+
+def settings(testnet: Testnet) -> list[str]:
+    """The arguments that give every daemon the testnet's settings."""
+    return [word for setting in testnet.settings for word in ("--set", setting)]
 
 
 async def wait_answers(testnet: Testnet, seat: int, deadline_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,13 @@ async def make_testnet(
     """``await make_testnet(nodes, weights)`` starts a cluster; all are stopped after the test."""
     made: list[Testnet] = []
 
-    async def make(nodes: int = 4, weights: tuple[int, ...] | None = None) -> Testnet:
+    async def make(
+        nodes: int = 4, weights: tuple[int, ...] | None = None, settings: tuple[str, ...] = ()
+    ) -> Testnet:
         directory = tmp_path / f"testnet-{len(made)}"
         testnet_directories.append(directory)
         made.append(Testnet(directory))
-        return await Testnet.up(directory, nodes, weights)
+        return await Testnet.up(directory, nodes, weights, settings=settings)
 
     yield make
     with trio.CancelScope(shield=True):
@@ -61,8 +64,15 @@ async def testnet(make_testnet: MakeTestnet) -> Testnet:
 def shared_testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testnet]:
     """Four nodes for all tests of a module that leave the cluster as they found it."""
     directory = tmp_path_factory.mktemp("shared") / "testnet"
-    try:
+    with stop_testnet(directory):
         yield trio.run(Testnet.up, directory, 4)
+
+
+@contextmanager
+def stop_testnet(directory: Path) -> Iterator[None]:
+    """Whatever happens, nothing of that testnet runs afterwards."""
+    try:
+        yield
         trio.run(Testnet(directory).down)
     finally:
         _kill_everything(directory)

@@ -7,8 +7,6 @@ here is what only whole daemons show: the agent's client, the policy on the chai
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from node.client import ApiClient
 from node.config import load_config
 from node.facade import NodeError
 from tests.integration.testnet import Testnet
-from tests.integration.writers import Writers
+from tests.integration.writers import writing
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,20 +31,6 @@ GOOD = (1, 2, 3)
 def testnet(shared_testnet: Testnet) -> Testnet:
     """One cluster for all: each test but the last leaves it as it found it."""
     return shared_testnet
-
-
-@asynccontextmanager
-async def writing(testnet: Testnet) -> AsyncIterator[Writers]:
-    """Writers run inside the block; afterwards every node must hold exactly what they wrote."""
-    writers = Writers(testnet, count=2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(writers.run)
-        await writers.wait_more(10)
-        yield writers
-        await writers.wait_more(10)
-        writers.stop()
-    await testnet.wait_same_state()
-    await writers.check()
 
 
 async def attestation(testnet: Testnet, seat: int) -> dict[str, Any]:

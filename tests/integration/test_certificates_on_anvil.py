@@ -80,7 +80,8 @@ class Court:
         return compact_parts(tuple(Part(v.seat, v.reason, v.signature) for v in votes))
 
 
-NOTHING_ON_DISK: Any = None
+async def nothing_on_disk(epoch: int) -> None:
+    return None
 
 
 async def open_court(chain: Chain) -> Court:
@@ -225,7 +226,7 @@ async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain:
     assert newest is not None
     sender = chain.sender(await chain.funded_key("a member"))
     witness = Witness(
-        Certificates(court.found.registry, sender), 1, engine, NOTHING_ON_DISK, newest.member,
+        Certificates(court.found.registry, sender), 1, engine, nothing_on_disk, newest.member,
         evidence=True, leaders=False, deposals=False,
     )  # fmt: skip
     final: Any = SimpleNamespace(

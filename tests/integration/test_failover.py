@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import trio
 
 from deploy.testnet.survey import Survey
 from tests.integration.testnet import Testnet
-from tests.integration.writers import Writers
+from tests.integration.writers import writing
 
 
 @pytest.fixture
@@ -26,24 +24,10 @@ def _place(seen: Survey) -> tuple[int, int]:
     return max((n.epoch or 0, n.term or 0) for n in seen.nodes if n.leader == seen.leader)
 
 
-@asynccontextmanager
-async def writing(testnet: Testnet) -> AsyncIterator[Writers]:
-    """Writers run inside the block; afterwards every node must hold exactly what they wrote."""
-    writers = Writers(testnet)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(writers.run)
-        await writers.wait_more(20)
-        yield writers
-        await writers.wait_more(20)
-        writers.stop()
-    await testnet.wait_same_state()
-    await writers.check()
-
-
 async def test_writes_survive_the_death_of_the_leader(testnet: Testnet) -> None:
     before = await testnet.wait_leader()
     assert before.leader is not None and before.term is not None
-    async with writing(testnet) as writers:
+    async with writing(testnet, 4) as writers:
         await testnet.kill(before.leader)
         await writers.wait_more(20)
         after = await testnet.wait_leader(other_than=before.leader)
@@ -54,7 +38,7 @@ async def test_writes_survive_the_death_of_the_leader(testnet: Testnet) -> None:
 async def test_a_dead_follower_changes_nothing_and_catches_up(testnet: Testnet) -> None:
     before = await testnet.wait_leader()
     follower = next(seat for seat in testnet.seats if seat != before.leader)
-    async with writing(testnet) as writers:
+    async with writing(testnet, 4) as writers:
         await testnet.kill(follower)
         await writers.wait_more(20)
         during = await testnet.survey()
@@ -65,7 +49,7 @@ async def test_a_dead_follower_changes_nothing_and_catches_up(testnet: Testnet) 
 async def test_a_leader_that_hangs_is_replaced_and_rejoins_when_it_wakes(testnet: Testnet) -> None:
     before = await testnet.wait_leader()
     assert before.leader is not None and before.term is not None
-    async with writing(testnet) as writers:
+    async with writing(testnet, 4) as writers:
         await testnet.pause(before.leader)
         after = await testnet.wait_leader(other_than=before.leader)
         assert _place(after) > _place(before)
@@ -77,7 +61,7 @@ async def test_a_leader_that_hangs_is_replaced_and_rejoins_when_it_wakes(testnet
 
 
 async def test_all_members_die_at_once_and_nothing_is_lost(testnet: Testnet) -> None:
-    async with writing(testnet):
+    async with writing(testnet, 4):
         await testnet.kill_all()
         for seat in testnet.seats:
             await testnet.start(seat)
@@ -88,7 +72,7 @@ async def test_a_mixture_of_deaths_and_pauses_loses_nothing_and_doubles_nothing(
     testnet: Testnet,
 ) -> None:
     chance = random.Random(20261122)
-    async with writing(testnet) as writers:
+    async with writing(testnet, 4) as writers:
         for _ in range(8):
             seat, other = chance.sample(testnet.seats, 2)
             match chance.choice(("die", "stop", "pause", "two die", "all die")):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,25 +13,9 @@ from deploy import calls
 from deploy.testnet import processes
 from tests.integration.conftest import MakeTestnet
 from tests.integration.testnet import Testnet
-from tests.integration.writers import Writers
+from tests.integration.writers import writing
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@asynccontextmanager
-async def writing(testnet: Testnet) -> AsyncIterator[Writers]:
-    """Writers run inside the block; afterwards all that vote must hold exactly what they wrote."""
-    writers = Writers(testnet, count=2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(writers.run)
-        await writers.wait_more(10)
-        yield writers
-        await writers.wait_more(10)
-        writers.stop()
-    seen = await testnet.survey()
-    voters = tuple(row.seat for row in seen.nodes if row.state == "active")
-    await testnet.wait_same_state(voters)
-    await writers.check(voters)
 
 
 async def status(testnet: Testnet, seat: int) -> dict[str, Any]:
@@ -49,7 +31,7 @@ def events(testnet: Testnet, seat: int, name: str) -> list[dict[str, Any]]:
 
 async def test_members_come_change_and_go_under_writes(testnet: Testnet) -> None:
     await testnet.wait_leader()
-    async with writing(testnet) as writers:
+    async with writing(testnet, voters_only=True) as writers:
         # A fifth joins, and its vote counts: without it, four of five would be no quorum.
         assert await testnet.add() == 5
         await testnet.wait_epoch(1, dict.fromkeys((1, 2, 3, 4, 5), 1))
@@ -103,7 +85,7 @@ async def test_a_revoked_root_and_a_burnt_seat_and_a_chain_that_takes_finality_b
 ) -> None:
     await testnet.wait_leader()
     four = dict.fromkeys((1, 2, 3, 4), 1)
-    async with writing(testnet) as writers:
+    async with writing(testnet, voters_only=True) as writers:
         # A fifth joins whose app key was certified under a second root.
         await testnet.second_root()
         assert await testnet.add() == 5
@@ -148,7 +130,7 @@ async def test_a_lost_machine_is_replaced_and_everything_outlives_a_restart(
 ) -> None:
     await testnet.wait_leader()
     four = dict.fromkeys((1, 2, 3, 4), 1)
-    async with writing(testnet) as writers:
+    async with writing(testnet, voters_only=True) as writers:
         old_key = (await status(testnet, 3))["node_key"]
         await testnet.kill(3)
         await writers.wait_more(10)

@@ -58,12 +58,14 @@ class Testnet:
         nodes: int = 4,
         weights: tuple[int, ...] | None = None,
         deadline_s: float = UP_DEADLINE_S,
+        settings: tuple[str, ...] = (),
     ) -> Self:
         """Start a cluster on free ports and return when it has a leader."""
         testnet = cls(directory)
         await launch.bring_up(
-            directory, weights or (1,) * nodes, free_base_port(nodes + SPARE), print, deadline_s
-        )
+            directory, weights or (1,) * nodes, free_base_port(nodes + SPARE), print, deadline_s,
+            settings,
+        )  # fmt: skip
         return testnet
 
     async def down(self) -> None:

@@ -9,7 +9,8 @@ twice as a higher version.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -81,3 +82,26 @@ class Writers:
                 assert entry is not None, f"{key} is gone on seat {seat}"
                 assert entry.value == str(number).encode(), f"{key} on seat {seat}: {entry}"
                 assert entry.version == number, f"{key} was written {entry.version} times"
+
+
+@asynccontextmanager
+async def writing(
+    testnet: Testnet, count: int = 2, *, voters_only: bool = False
+) -> AsyncIterator[Writers]:
+    """Writers run inside the block; afterwards every node must hold exactly what they wrote.
+
+    ``voters_only``: every node that has a vote then, in tests in which members leave.
+    """
+    writers = Writers(testnet, count)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writers.run)
+        await writers.wait_more(5 * count)
+        yield writers
+        await writers.wait_more(5 * count)
+        writers.stop()
+    seats = testnet.seats
+    if voters_only:
+        seen = await testnet.survey()
+        seats = tuple(row.seat for row in seen.nodes if row.state == "active")
+    await testnet.wait_same_state(seats)
+    await writers.check(seats)

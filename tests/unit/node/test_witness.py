@@ -29,7 +29,7 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from node.showing import signed_vote
+from node.showing import shown_epoch, signed_vote
 from node.witness import RETRY_S, TURN_S, Witness
 
 SIGNATURE = b"\x01" * 64 + b"\x1b"
@@ -114,11 +114,15 @@ def member(
         signed=signed or {},
     )
     what = {"evidence": True, "leaders": False, "deposals": False} | what
+
+    async def read_epoch(number: int) -> ShownEpoch | None:
+        return None if store is None else shown_epoch(store, number)
+
     return Witness(
         chain,  # type: ignore[arg-type]
         seat,
         engine,  # type: ignore[arg-type]
-        store,
+        read_epoch,
         lambda s: SimpleNamespace(node_key=key_of(s)),  # type: ignore[arg-type,return-value]
         **what,
     )
