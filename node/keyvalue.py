@@ -11,6 +11,7 @@ import trio
 
 from consensus import limits
 from consensus.commands import Action, Delete, Grant, KeepAlive, Put, Revoke, Txn
+from consensus.digests import keccak256
 from consensus.items import KeyValue, Refusal
 from consensus.machine import Found as MachineFound
 from consensus.machine import Removed, Result, Written
@@ -148,7 +149,7 @@ class KeyValues:
             raise BadRequest(
                 f"a lease lives {limits.LEASE_TTL_MS_MIN} to {limits.LEASE_TTL_MS_MAX} ms"
             )
-        number = _lease(lease, least=0) or secrets.randbelow(LEASE_CHOSEN_MAX) + 1
+        number = _lease(lease, least=0) or _chosen_lease(request_id)
         await self._execute(Grant(number, ttl_ms), request_id)
         return LeaseState(number, ttl_ms, ttl_ms)
 
@@ -215,6 +216,14 @@ def entry_of(kept: KeyValue) -> Entry:
 def _check_key(key: bytes) -> None:
     if not 1 <= len(key) <= KEY_BYTES_MAX:
         raise BadRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, this one has {len(key)}")
+
+
+def _chosen_lease(request_id: bytes | None) -> int:
+    """A number for a lease that asks for none; the same one when the request is sent again."""
+    if request_id is None:
+        return secrets.randbelow(LEASE_CHOSEN_MAX) + 1
+    chosen = keccak256(b"dstack-cluster/lease/v1" + request_id)
+    return int.from_bytes(chosen[:8], "big") % LEASE_CHOSEN_MAX + 1
 
 
 def _lease(number: int, least: int = 1) -> int:

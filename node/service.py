@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,7 @@ import trio
 
 from attest import NodeIdentity
 from chain import EvmRegistry, Member, TransactionSender, shown_json
-from consensus.commands import Action, Barrier, Command
+from consensus.commands import Action, Barrier, Command, encode_command
 from consensus.digests import keccak256
 from consensus.interface import Status
 from consensus.machine import Result
@@ -41,7 +42,7 @@ from node.witness import Witness
 
 VERSION = version("dstack-cluster")
 URLS_PREFIX = b"_cluster/urls/"
-SESSION_TAG = b"dstack-cluster/request-id/v1"
+SESSION_TAG = b"dstack-cluster/request-id/v2"
 URL_BYTES_MAX = 2048
 FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
 
@@ -394,18 +395,23 @@ class NodeService:
             raise Unavailable(f"{status.state}: {status.reason}")
         return self.driver
 
-    def _session(self, request_id: bytes | None) -> tuple[bytes, int]:
-        """Client and sequence of a request: a session of its own for each request id."""
+    def _session(self, request_id: bytes | None, action: Action) -> tuple[bytes, int]:
+        """Client and sequence of a request: a session of its own for each id and what it asks for.
+
+        Another request under the same id, of another client perhaps, is not that request sent
+        again: it must not be answered as done when nothing was.
+        """
         if request_id is None:
             return secrets.token_bytes(16), 1
         if not 1 <= len(request_id) <= REQUEST_ID_BYTES_MAX:
             raise BadRequest(f"a request id has 1..{REQUEST_ID_BYTES_MAX} bytes")
-        return keccak256(SESSION_TAG + request_id)[:16], 1
+        asked = sha256(encode_command(Command(bytes(16), 1, action))).digest()
+        return keccak256(SESSION_TAG + asked + request_id)[:16], 1
 
     async def execute(self, action: Action, request_id: bytes | None) -> Result:
         """See ``keyvalue.Host``."""
         driver = self._running()
-        client, sequence = self._session(request_id)
+        client, sequence = self._session(request_id, action)
         command = Command(client, sequence, action)
         return await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
 

@@ -208,6 +208,20 @@ async def test_a_transaction_cannot_write_the_clusters_keys(http: httpx.AsyncCli
 # --- leases -------------------------------------------------------------------------------------
 
 
+async def test_a_grant_that_is_sent_again_is_answered_with_the_lease_that_there_is(
+    http: httpx.AsyncClient, node: KvNode
+) -> None:
+    headers = {"idempotency-key": "once"}
+    first, again = [
+        (await http.post("/v1/leases", json={"ttl_ms": 6000}, headers=headers)).json()["lease"]
+        for _ in range(2)
+    ]
+    assert first == again and list(node.machine.leases) == [first]
+    other = {"idempotency-key": "twice"}
+    granted = (await http.post("/v1/leases", json={"ttl_ms": 6000}, headers=other)).json()
+    assert granted["lease"] != first
+
+
 async def test_keys_of_a_lease_go_when_nobody_keeps_it_alive(
     http: httpx.AsyncClient, node: KvNode
 ) -> None:

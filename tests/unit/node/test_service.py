@@ -113,6 +113,18 @@ async def test_a_request_id_makes_a_write_once_and_rules_out_nothing_else(tmp_pa
         assert await services[1].delete(b"a", b"removal") == removed
 
 
+async def test_another_write_under_a_used_request_id_is_done_and_not_answered_as_done(
+    tmp_path: Path,
+) -> None:
+    async with four_services(tmp_path) as (_, services):
+        await services[1].put(b"a", b"1", b"first")
+        await services[2].put(b"b", b"1", b"first")
+        await services[3].put(b"a", b"2", b"first")
+        for key, value in ((b"a", b"2"), (b"b", b"1")):
+            entry = await services[4].get(key, True)
+            assert entry is not None and entry.value == value
+
+
 @pytest.mark.parametrize(
     ("key", "value", "request_id"),
     [(b"", b"v", None), (b"k" * 1025, b"v", None), (b"k", b"v" * 65537, None), (b"k", b"v", b"")],
