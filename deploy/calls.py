@@ -21,6 +21,7 @@ PROXY = "AppProxy"  # what stands at the address of an AppAuth
 FOR_GOOD_S = 2**40 - 1  # as long a suspension as the contract has: until the owner lifts it
 # The lists of the rules, by the operator's word, and the contract's.
 RULE_KINDS = {"compose-hash": "ComposeHash", "device": "Device", "os-image": "OsImage"}
+APP_RULE_KINDS = ("compose-hash", "device")  # those that the app contract hands on
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +186,17 @@ def set_policy(text: bytes) -> Call:
     return Call("setPolicy", (text.decode(),), RULES)
 
 
-def add_to_rules(kind: str, value: bytes) -> Call:
-    """As the contract's owner: what may boot; ``kind`` is one of ``RULE_KINDS``, value 32 bytes."""
-    return Call(f"add{RULE_KINDS[kind]}", (value,), RULES)
+def add_to_rules(kind: str, value: bytes, contract: str = RULES) -> Call:
+    """As the contract's owner: what may boot; ``kind`` is one of ``RULE_KINDS``, value 32 bytes.
+
+    ``contract`` may be the app contract, for its owner and ``APP_RULE_KINDS``.
+    """
+    return Call(f"add{RULE_KINDS[kind]}", (value,), contract)
 
 
-def remove_from_rules(kind: str, value: bytes) -> Call:
-    """As guardian or owner: what may boot no longer."""
-    return Call(f"remove{RULE_KINDS[kind]}", (value,), RULES)
+def remove_from_rules(kind: str, value: bytes, contract: str = RULES) -> Call:
+    """As guardian or owner: what may boot no longer; ``contract`` as for ``add_to_rules``."""
+    return Call(f"remove{RULE_KINDS[kind]}", (value,), contract)
 
 
 def set_boot_rules(any_device: bool, up_to_date: bool, seat: bool) -> Call:
@@ -263,3 +267,13 @@ def withdraw(to: bytes) -> Call:
 def disable_upgrades() -> Call:
     """As the app contract's owner: its code stays for ever."""
     return Call("disableUpgrades", (), APP)
+
+
+def upgrade_app(code: bytes) -> Call:
+    """As the app contract's owner: other code (20-byte address) at its address."""
+    return Call("upgradeToAndCall", (code, b""), APP)
+
+
+def set_app_registry(registry: bytes) -> Call:
+    """As the app contract's owner: the registry whose rules it asks."""
+    return Call("setRegistry", (registry,), APP)

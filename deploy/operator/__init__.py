@@ -5,9 +5,9 @@ look; a transaction is only planned unless ``--yes`` is given. Nodes act on what
 a change arrive with ``dstack-cluster status``. Read ``cli``, ``verbs`` (how a verb becomes a
 command), ``plan`` and ``effects`` (the dry run), ``session``, ``keys`` with ``keystore`` and
 ``signer``, ``companions`` (contracts beside the registry), then the verbs: ``deploying`` with
-``audit`` and ``audit_view``, ``seats``, ``trust``, ``rules``, ``certificates``, ``beside``,
-``governance``, ``recovery``. What they send is in ``deploy.calls``, and ``deploy.contract`` sends
-it.
+``audit`` and ``audit_view``, ``seats``, ``trust``, ``rules``, ``certificates``, ``mint`` and
+``app`` with ``creating``, ``governance``, ``recovery``. What they send is in ``deploy.calls``, and
+``deploy.contract`` sends it.
 """
 
 from deploy.operator.cli import main

@@ -17,9 +17,9 @@ from chain.headers import Header
 from chain.history import event_logs
 from chain.rpc import RpcEndpoint
 from contracts import artifact
-from deploy.calls import CERTIFICATES, RULES
+from deploy.calls import APP, CERTIFICATES, PROXY, RULES
 from deploy.contract import read_beside, verify_code
-from deploy.operator.companions import look
+from deploy.operator.companions import look, runs
 from deploy.operator.wording import NO_END_S, time_text
 
 ROOTS_MAX = 1024
@@ -54,6 +54,16 @@ class BootRules:
     up_to_date: bool
     seat: bool
     app_contract: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AppContract:
+    """What an app contract of ours says of itself; addresses are bytes."""
+
+    owner: bytes
+    pending_owner: bytes
+    registry: bytes
+    is_locked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,7 @@ class Audit:
     beside: tuple[Beside, ...]
     minter: tuple[bytes, int]
     boot: BootRules | None
+    app: AppContract | None
     policy: PolicyText | None
     certified: Certified | None
 
@@ -132,6 +143,7 @@ async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
     reader = registry.reader
     beside = await _beside_of(deployment, registry, header)
     at = {one.placed.name: one.placed.address for one in beside}
+    boot = await _boot(registry, at.get(RULES), header)
     return Audit(
         deployment=deployment,
         membership=membership,
@@ -150,7 +162,8 @@ async def audit(deployment: Deployment, registry: EvmRegistry) -> Audit:
         apps=tuple(await _apps(registry, header)),
         beside=beside,
         minter=await _minter(registry, header),
-        boot=await _boot(registry, at.get(RULES), header),
+        boot=boot,
+        app=None if boot is None else await _app(registry, boot.app_contract, header),
         policy=registry.policy,
         certified=await read_certified(registry, at.get(CERTIFICATES), header),
     )
@@ -200,6 +213,19 @@ async def _boot(registry: EvmRegistry, rules: bytes | None, header: Header) -> B
         seat=found["requireSeat"],
         app_contract=_address(found["appAuth"]),
     )
+
+
+async def _app(registry: EvmRegistry, address: bytes, header: Header) -> AppContract | None:
+    if not await runs(registry, address, PROXY, header):
+        return None
+
+    async def one(name: str) -> Any:
+        return (await look(registry, APP, address, name, header))[0]
+
+    return AppContract(
+        _address(await one("owner")), _address(await one("pendingOwner")),
+        _address(await one("registry")), await one("upgradesDisabled"),
+    )  # fmt: skip
 
 
 async def read_certified(

@@ -82,6 +82,12 @@ def as_json(seen: Audit) -> dict[str, Any]:
             "app_contract": plain(seen.boot.app_contract)
             if any(seen.boot.app_contract) else None,
         },
+        "app": None if seen.app is None else {
+            "owner": plain(seen.app.owner),
+            "pending_owner": plain(seen.app.pending_owner) if any(seen.app.pending_owner) else None,
+            "registry": plain(seen.app.registry),
+            "is_locked": seen.app.is_locked,
+        },
         "policy": None if seen.policy is None else {
             "version": seen.policy.version, "hash": plain(seen.policy.digest),
         },
@@ -189,6 +195,7 @@ def _beside(seen: Audit) -> list[str]:
             lines.append(_line("", f"compose hash 0x{value.hex()}"))
         if any(boot.app_contract):
             lines.append(_line("", f"app contract 0x{boot.app_contract.hex()}"))
+            lines.append(_line("", _app(seen)))
     text = "none" if policy is None else (
         f"version {policy.version}, hash 0x{policy.digest.hex()}"
     )  # fmt: skip
@@ -230,3 +237,16 @@ def _seat_table(now: Membership, seen: Audit) -> Sequence[str]:
 
 def _line(name: str, text: str) -> str:
     return f"{name:<13}{text}"
+
+
+def _app(seen: Audit) -> str:
+    if seen.app is None:
+        return "which is not this release's"
+    app = seen.app
+    under = (
+        "this registry" if app.registry == seen.deployment.contract
+        else f"ANOTHER REGISTRY, 0x{app.registry.hex()}"
+    )  # fmt: skip
+    offered = f", offered to 0x{app.pending_owner.hex()}" if any(app.pending_owner) else ""
+    code = "locked" if app.is_locked else "not locked"
+    return f"of 0x{app.owner.hex()}{offered}, under {under}, its code {code}"

@@ -23,10 +23,11 @@ from chain import (
 from chain.errors import FeeTooHigh
 from contracts import ArtifactError
 from deploy.operator import (
-    beside,
+    app,
     certificates,
     deploying,
     governance,
+    mint,
     recovery,
     rules,
     seats,
@@ -68,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         " @FILE stands for the words in a file, one a line.",
     )
     verbs = Verbs(parser.add_subparsers(required=True, metavar="VERB"))
-    for room in (deploying, seats, trust, rules, certificates, beside, governance, recovery):
+    for room in (
+        deploying, seats, trust, rules, certificates, mint, app, governance, recovery,
+    ):  # fmt: skip
         room.add(verbs)
     return parser
 

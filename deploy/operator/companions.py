@@ -22,16 +22,16 @@ async def companions(registry: EvmRegistry) -> dict[str, bytes]:
     found = {one.name: one.address for one in placed if one.name != "Annex"}
     # Any contract may be named for these: only those that are ours are spoken to.
     minter, _ = await registry.call("minter", at=header)
-    if await _runs(registry, bytes.fromhex(minter[2:]), MINT, header):
+    if await runs(registry, bytes.fromhex(minter[2:]), MINT, header):
         found[MINT] = bytes.fromhex(minter[2:])
     if RULES in found:
         (app,) = await look(registry, RULES, found[RULES], "appAuth", header)
-        if await _runs(registry, bytes.fromhex(app[2:]), PROXY, header):
+        if await runs(registry, bytes.fromhex(app[2:]), PROXY, header):
             found[APP] = bytes.fromhex(app[2:])
     return found
 
 
-async def _runs(registry: EvmRegistry, address: bytes, name: str, header: Header) -> bool:
+async def runs(registry: EvmRegistry, address: bytes, name: str, header: Header) -> bool:
     """Whether the code there is that of an artifact."""
     if not any(address):
         return False

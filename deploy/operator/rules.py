@@ -11,7 +11,7 @@ from attest.bounded_json import parse_json
 from attest.policy import POLICY_BYTES_MAX
 from chain import ChainConfigError, ChainError
 from deploy import calls
-from deploy.calls import RULE_KINDS, Call
+from deploy.calls import RULE_KINDS, RULES, Call
 from deploy.operator import arguments as read
 from deploy.operator.session import Session, open_looking
 from deploy.operator.verbs import Answer, Options, Verbs
@@ -39,7 +39,7 @@ def add(verbs: Verbs) -> None:
         group = boot.group(name, who)
         for kind in RULE_KINDS:
             text = f"{who} a {kind.replace('-', ' ')}"
-            group.call(kind, _rule(make, kind), text, ("HASH", read.hash32))
+            group.call(kind, rule(make, kind, RULES), text, ("HASH", read.hash32))
     rules = boot.call(
         "require", lambda o: calls.set_boot_rules(not o.device, o.up_to_date, o.seat),
         "as contract owner: what every boot needs besides app, compose hash and OS image",
@@ -57,8 +57,11 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
 
 
-def _rule(make: Callable[[str, bytes], Call], kind: str) -> Callable[[Options], Call]:
-    return lambda options: make(kind, options.hash)
+def rule(
+    make: Callable[[str, bytes, str], Call], kind: str, contract: str
+) -> Callable[[Options], Call]:
+    """Makes the call that changes a list of what may boot, by a contract that keeps or hands on."""
+    return lambda options: make(kind, options.hash, contract)
 
 
 async def _show(options: Options) -> Answer:

@@ -330,17 +330,48 @@ async def test_seats_are_sold_and_the_money_is_withdrawn_by_command(
     assert deployment.other("PublicMint") is None
 
 
-async def test_an_app_contract_is_deployed_named_and_locked_by_command(
+async def test_an_app_contract_lives_by_command_and_is_locked_in_the_end(
     chain: Chain, command: Command, tmp_path: Path
 ) -> None:
-    await deploy(command, tmp_path)
+    registry = (await deploy(command, tmp_path)).contract
     app = (await command("app", "deploy"))["contract"]
     await command("allow-app", app)
     await command("app", "lock", status=1, says="names no contract AppAuth")
     await command("boot", "app-contract", app)
-    await command("app", "lock")
+    # Its owner keeps the lists of what boots, as dstack's tools would.
+    await command("app", "add", "compose-hash", "aa" * 32)
+    await command("app", "add", "device", "bb" * 32)
+    await command("app", "remove", "device", "bb" * 32)
+    boot = (await command("show", key=None))["boot"]
+    assert (boot["compose_hashes"], boot["devices"]) == (["0x" + "aa" * 32], [])
+
+    # Another registry, and back.
+    plan = await command("app", "registry", app, yes=False)
+    assert "not this release's registry" in plan["warnings"][0]
+    plan = await command("app", "registry", registry.hex())
+    assert not plan["warnings"]
+
+    # Other code at the same address, as long as it is not locked.
+    nobody = LocalKey(keccak256(b"nobody")).address.hex()
+    await command("app", "upgrade", nobody, status=1, says="there is no contract at")
+    plan = await command("app", "upgrade", registry.hex(), yes=False, status=3)
+    assert "OTHER CODE" in plan["warnings"][0]
+    code = (await command("app", "deploy-code"))["contract"]
+    plan = await command("app", "upgrade", code)
+    assert not plan["warnings"] and plan["to"] == app
+
+    # It is handed over, and locked by its new owner.
+    await command("app", "owner", "transfer", HOLDER.address.hex())
+    await command("app", "owner", "accept", key=holder(tmp_path))
+    await command("app", "lock", status=3, says="OwnableUnauthorizedAccount")
+    await command("app", "lock", key=holder(tmp_path))
+    await command("app", "upgrade", code, key=holder(tmp_path), status=3, says="UpgradesDisabled")
     shown = await command("show", key=None)
     assert shown["boot"]["app_contract"] == app
+    assert shown["app"] == {
+        "owner": "0x" + HOLDER.address.hex(), "pending_owner": None,
+        "registry": "0x" + registry.hex(), "is_locked": True,
+    }  # fmt: skip
     assert shown["apps"] == [{"app": app, "allowed": True}]
 
 
