@@ -279,15 +279,21 @@ class FinalizedReader:
         return winner[0]
 
     async def ask_all(
-        self, ask: Callable[[RpcEndpoint], Awaitable[Result]]
+        self,
+        ask: Callable[[RpcEndpoint], Awaitable[Result]],
+        decides: Callable[[list[Result]], bool] = lambda _: True,
     ) -> list[tuple[RpcEndpoint, Result | ChainError]]:
-        """Every endpoint's own answer or failure, for questions that have no single true answer."""
+        """Every endpoint's own answer or failure, for questions that have no single true answer.
+
+        ``decides``: whether k answers or more are enough; else the others are waited for.
+        """
 
         async def wrapped(endpoint: RpcEndpoint) -> Any:
             return (await ask(endpoint),)
 
         def enough(votes: Sequence[_Vote[Any]]) -> bool:
-            return sum(vote.error is None for vote in votes) >= self.quorum
+            answers = [vote.answer[0] for vote in votes if vote.error is None]
+            return len(answers) >= self.quorum and decides(answers)
 
         votes: list[_Vote[Any]] = await self._poll(wrapped, self.endpoints, enough)
         found: list[tuple[RpcEndpoint, Result | ChainError]] = []

@@ -1,7 +1,7 @@
 """What a transaction needs: gas by trying it, fees by the chain's recent blocks, within a policy.
 
-Neither has one true answer, so nothing here is agreed on: the median endpoint is followed, which
-fewer than half cannot move, and what a majority calls a revert is one.
+Neither has one true answer, as endpoints look at different newest blocks. So k must say that a call
+works, or that it is refused for the same reason; how much gas and which fees, the median says.
 """
 
 from __future__ import annotations
@@ -67,19 +67,25 @@ class Pricing:
             except RpcFault as fault:
                 return fault
 
-        answers = await self._reader.ask_all(ask)
-        estimates = [answer for _, answer in answers if isinstance(answer, int)]
-        faults = [answer for _, answer in answers if isinstance(answer, RpcFault)]
-        reverts = Counter(fault.data or b"" for fault in faults if is_revert(fault))
-        for revert, count in reverts.most_common(1):
-            if count >= self._reader.quorum or not estimates:
-                raise self._abi.reverted(revert)
-        if not estimates:
-            if any("insufficient funds" in fault.message.lower() for fault in faults):
+        quorum = self._reader.quorum
+        answers = await self._reader.ask_all(
+            ask, lambda found: max(Counter(map(_verdict, found)).values()) >= quorum
+        )
+        found = [answer for _, answer in answers if isinstance(answer, int | RpcFault)]
+        for verdict, count in Counter(map(_verdict, found)).most_common(1):
+            if count < quorum or verdict is UNCLEAR:
+                break
+            if isinstance(verdict, bytes):
+                raise self._abi.reverted(verdict)
+            if verdict is TOO_POOR:
                 raise InsufficientFunds(f"insufficient funds: {call['from']} cannot pay")
-            raise NoAgreement("gas estimate", 1, {e.name: str(a) for e, a in answers})
+            return self._with_reserve([answer for answer in found if isinstance(answer, int)])
+        raise NoAgreement("gas estimate", quorum, {e.name: str(a) for e, a in answers})
+
+    def _with_reserve(self, estimates: list[int]) -> int:
         # A quarter on top: the state may move between estimate and inclusion.
-        gas = _median(estimates) * 5 // 4
+        # And the upper one of two: too much is not spent, too little fails on the chain.
+        gas = sorted(estimates)[len(estimates) // 2] * 5 // 4
         if gas > self._policy.gas_max:
             raise FeeTooHigh(f"it needs {gas} gas, the limit is {self._policy.gas_max}")
         return gas
@@ -109,6 +115,18 @@ class Pricing:
                 f" {ceiling / GWEI:.3f}; nothing was sent"
             )
         return tip, min(2 * base + tip, ceiling)
+
+
+WORKS, TOO_POOR, UNCLEAR = "works", "too poor", "unclear"
+
+
+def _verdict(answer: int | RpcFault) -> str | bytes:
+    """What an endpoint says of a call: that it works, the data of its revert, or why not."""
+    if isinstance(answer, int):
+        return WORKS
+    if is_revert(answer):
+        return answer.data or b""
+    return TOO_POOR if "insufficient funds" in answer.message.lower() else UNCLEAR
 
 
 def is_revert(fault: RpcFault) -> bool:

@@ -27,6 +27,7 @@ NAMED = {
 FAULTS = tuple(NAMED)
 READS = ("eth_call", "eth_getProof", "eth_getCode")
 POLICY_TOPIC = "0x" + keccak256(b"PolicyChanged(uint64,bytes32,string)").hex()
+REFUSED = {"code": 3, "message": "execution reverted", "data": "0x"}
 NO_BLOCK = {"code": -32001, "message": "block not found"}
 
 
@@ -35,7 +36,8 @@ class Proxy:
 
     Besides ``FAULTS`` there are "" (honest), "no proofs", "slow proofs", "no policy events", and
     for colluders "false rows": they tell the truth about blocks and lie, alike, about what the
-    contract answers.
+    contract answers. A "false friend" tells the truth about the chain, but of a transaction that
+    would be refused that it works, and the other way round; and that its sender is poor.
     """
 
     def __init__(self, upstream: str, client: httpx.AsyncClient) -> None:
@@ -87,6 +89,8 @@ class Proxy:
             told = params[-1].get("blockHash", "")
             params = [*params[:-1], params[-1] | {"blockHash": self._real.get(told, told)}]
         result, error = await self._ask(method, params)
+        if self.fault == "false friend" and method == "eth_estimateGas":
+            return answer | ({"error": REFUSED} if error is None else {"result": hex(30_000)})
         if error is not None:
             return answer | {"error": error}
         lie = _LIES.get(self.fault)
@@ -135,6 +139,10 @@ class Proxy:
             return [log for log in result if log["topics"][0] != POLICY_TOPIC]
         return result
 
+    def _false_friend(self, method: str, result: Any) -> Any:
+        numbers = {"eth_getBalance": "0x1", "eth_getTransactionCount": "0x99"}
+        return numbers.get(method, result)
+
     def _false_rows(self, method: str, result: Any) -> Any:
         return _flipped(result) if method == "eth_call" and len(result) > 1000 else result
 
@@ -143,6 +151,7 @@ _LIES: dict[str, Callable[[Proxy, str, Any], Any]] = {
     "liar": Proxy._lie,
     "forker": Proxy._fork,
     "false rows": Proxy._false_rows,
+    "false friend": Proxy._false_friend,
     "no policy events": Proxy._no_policy,
 }
 

@@ -15,6 +15,7 @@ from chain.errors import (
     FinalityAlarm,
     InsufficientFunds,
     JournalError,
+    NoAgreement,
     SignerError,
     TransactionError,
 )
@@ -184,6 +185,26 @@ async def test_one_endpoint_that_claims_a_revert_stops_nothing(serve, reader_of)
     servers[0].chain.methods["eth_estimateGas"] = NOPE
     with trio.fail_after(10):
         assert (await sender.send("pay", CONTRACT, b"")).state is TxState.FINAL
+
+
+@pytest.mark.parametrize("told", [hex(40_000), NOPE], ids=["works", "refused"])
+async def test_whether_it_works_is_not_believed_of_one_endpoint(serve, reader_of, told) -> None:
+    """The only one that answers, or the quickest of two that contradict each other."""
+    servers, sender = await start(serve, reader_of)
+    for server in servers:
+        server.chain.methods["eth_estimateGas"] = Fault(-32603, "internal error")
+    servers[0].chain.methods["eth_estimateGas"] = told
+    with pytest.raises(NoAgreement, match="gas estimate"):
+        await sender.estimate(CONTRACT, b"")
+    servers[1].chain.methods["eth_estimateGas"] = NOPE if told != NOPE else hex(40_000)
+    with pytest.raises(NoAgreement, match="gas estimate"):
+        await sender.estimate(CONTRACT, b"")
+
+
+async def test_too_little_gas_from_one_of_two_is_not_taken(serve, reader_of) -> None:
+    servers, sender = await start(serve, reader_of, n=2)
+    servers[0].chain.methods["eth_estimateGas"] = hex(21_000)
+    assert (await sender.estimate(CONTRACT, b"")).gas == 50_000
 
 
 async def test_one_endpoint_cannot_raise_nonce_or_fees(serve, reader_of) -> None:
