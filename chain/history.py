@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
+import trio
 
 from chain import decoding
 from chain.abi import ContractAbi
@@ -28,6 +29,12 @@ from chain.rpc import RpcEndpoint
 
 LOG_BLOCKS = 10_000
 LOGS_PER_REQUEST_MAX = 10_000
+LOGS_MAX = 200_000
+# A change costs tens of thousands of gas, so the two blocks at the ends of a range, of which only
+# some changes may be asked for, hold no more than this.
+LOGS_BESIDE_MAX = 4096
+PATIENCE_S = 10.0  # before another endpoint is asked beside those that are not done
+DECODED_AT_ONCE = 64
 
 _log = structlog.get_logger("chain.history")
 
@@ -49,6 +56,7 @@ class SeatHistory:
         self._known = Change(deploy_block, 0, bytes(32))
         self._seats: dict[int, SeatState] = {}
         self._remembered = False  # what is known comes from an earlier run's memory
+        self.patience_s = PATIENCE_S
 
     def remember(self, membership: Membership) -> None:
         """Starts from what an earlier run proved, instead of from the deployment.
@@ -105,7 +113,7 @@ class SeatHistory:
         """All node changes up to a known state of the registry, in order, proven by its digest.
 
         Any endpoint's events will do: those that do not give the digest are thrown away and the
-        endpoint is named.
+        endpoint is named. None is waited for alone: a liar's may come block by block, for ever.
 
         Args:
             since: a known state to start after, instead of at the deployment.
@@ -114,35 +122,74 @@ class SeatHistory:
         Raises:
             NoAgreement: no endpoint has them.
         """
-        first_block = self.deploy_block if since is None else since.block_number
+        since_ = Change(self.deploy_block, 0, bytes(32)) if since is None else since
         failures: dict[str, str] = {}
-        for endpoint in self._reader.best_first():
-            try:
-                found = await self._changes(endpoint, first_block, up_to.block_number)
-                return proven(found, up_to.version, up_to.digest, since)
-            except BadChainData as error:
-                if accuse:
-                    self._reader.accuse(endpoint, f"events: {error}")
-                failures[endpoint.name] = str(error)
-            except (EndpointError, RpcFault) as error:
-                failures[endpoint.name] = str(error)
+        found: list[list[NodeChange]] = []
+        busy: set[str] = set()
+
+        async def ask(endpoint: RpcEndpoint, failed: trio.Event) -> None:
+            while True:
+                busy.add(endpoint.name)
+                try:
+                    changes = await self._changes(endpoint, since_, up_to)
+                    found.append(proven(changes, up_to.version, up_to.digest, since))
+                    nursery.cancel_scope.cancel()
+                except BadChainData as error:
+                    if accuse:
+                        self._reader.accuse(endpoint, f"events: {error}")
+                    failures[endpoint.name] = str(error)
+                except (EndpointError, RpcFault) as error:
+                    failures[endpoint.name] = str(error)
+                busy.discard(endpoint.name)
+                failed.set()
+                if not busy and len(failures) == len(self._reader.endpoints):
+                    nursery.cancel_scope.cancel()
+                # Somebody else is at it still: who was out of order may be well by then.
+                await trio.sleep(self.patience_s)
+
+        async with trio.open_nursery() as nursery:
+            for endpoint in self._reader.best_first():
+                failed = trio.Event()
+                nursery.start_soon(ask, endpoint, failed)
+                with trio.move_on_after(self.patience_s):
+                    await failed.wait()
+        if found:
+            return found[0]
         raise NoAgreement(f"events up to version {up_to.version}", 1, failures)
 
     async def _changes(
-        self, endpoint: RpcEndpoint, first_block: int, last_block: int
+        self, endpoint: RpcEndpoint, since: Change, up_to: Change
     ) -> list[NodeChange]:
-        topic = self._event.topic
-        found = await event_logs(endpoint, self._contract, topic, first_block, last_block)
-        return [node_change(log, self._event, self._contract) for log in found]
+        logs = await event_logs(
+            endpoint,
+            self._contract,
+            self._event.topic,
+            since.block_number,
+            up_to.block_number,
+            count_max=max(0, up_to.version - since.version) + LOGS_BESIDE_MAX,
+        )
+        changes: list[NodeChange] = []
+        for log in logs:
+            changes.append(node_change(log, self._event, self._contract))
+            if len(changes) % DECODED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return changes
 
 
 async def event_logs(
-    endpoint: RpcEndpoint, contract: bytes, topic: bytes, first_block: int, last_block: int
+    endpoint: RpcEndpoint,
+    contract: bytes,
+    topic: bytes,
+    first_block: int,
+    last_block: int,
+    *,
+    count_max: int = LOGS_MAX,
 ) -> list[Log]:
     """One endpoint's logs of one event of a contract; nothing of them is true until proven.
 
     Raises:
-        EndpointError, RpcFault, BadChainData: it does not give them, not even block by block.
+        EndpointError, RpcFault, BadChainData: it does not give them, not even block by block, or
+            gives more than ``count_max``.
     """
     found: list[Log] = []
     start, span = first_block, LOG_BLOCKS
@@ -163,5 +210,7 @@ async def event_logs(
                 raise
             span = max(1, (end - start + 1) // 2)
             continue
+        if len(found) > count_max:
+            raise BadChainData(f"more than {count_max} events, which cannot be")
         start, span = end + 1, min(span * 2, LOG_BLOCKS)
     return found

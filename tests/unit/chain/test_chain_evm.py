@@ -7,13 +7,13 @@ from typing import Any
 import eth_abi
 import pytest
 import trio
-from faulty_chain import FakeChain, Fault, Server
+from faulty_chain import FakeChain, Fault, Server, http
 
 from chain.abi import ContractAbi
 from chain.errors import BadChainData, CallReverted, NoAgreement, NotDeployed
 from chain.evm import EvmRegistry
 from chain.keys import keccak256
-from chain.membership import MemberStatus
+from chain.membership import Change, MemberStatus
 from chain.replay import NodeChange, next_digest
 from contracts import artifact
 
@@ -248,6 +248,57 @@ async def test_an_endpoint_that_withholds_events_is_passed_over_and_named(serve,
     assert genesis is not None and genesis.version == 3
     complaints = [status["complaint"] for status in registry.status()["endpoints"]]
     assert "missing" in complaints[0] and "another contract" in complaints[1]
+
+
+def block_by_block(params: list[dict[str, Any]]) -> Any:
+    return Fault(-32005, "too wide") if params[0]["fromBlock"] != params[0]["toBlock"] else []
+
+
+async def test_nobody_waits_for_an_endpoint_whose_events_come_block_by_block(
+    serve, reader_of
+) -> None:
+    servers, registry = await start(serve, reader_of, n=2, k=2)
+    history, up_to = registry.history, long_ago(servers[1].chain, registry)
+    history.patience_s = 0.01
+    servers[0].chain.methods["eth_getLogs"] = block_by_block
+    with trio.fail_after(20):
+        assert len(await history.proven_changes(up_to)) == 3
+
+
+async def test_an_endpoint_that_fails_once_is_asked_again_while_a_liar_goes_on(
+    serve, reader_of
+) -> None:
+    servers, registry = await start(serve, reader_of, n=2, k=2)
+    history, up_to = registry.history, long_ago(servers[1].chain, registry)
+    history.patience_s = 0.01
+    servers[0].chain.methods["eth_getLogs"] = block_by_block
+
+    async def once(stream: trio.SocketStream, body: bytes) -> None:
+        servers[1].respond = None
+        await stream.send_all(http(b"", "500 Oops"))
+
+    servers[1].respond = once
+    with trio.fail_after(20):
+        assert len(await history.proven_changes(up_to)) == 3
+
+
+async def test_more_events_than_there_can_be_are_not_collected(serve, reader_of) -> None:
+    servers, registry = await start(serve, reader_of, n=2, k=2)
+    up_to = long_ago(servers[1].chain, registry)
+    servers[0].chain.methods["eth_getLogs"] = [log(CHANGES[0], registry)] * 200
+    assert len(await registry.history.proven_changes(up_to)) == 3
+    assert len(servers[0].chain.asked) < 30  # of a hundred ranges
+    complaints = [status["complaint"] for status in registry.status()["endpoints"]]
+    assert "which cannot be" in complaints[0] and complaints[1] == ""
+
+
+def long_ago(chain: FakeChain, registry: EvmRegistry) -> Change:
+    """Three changes behind a million blocks without any."""
+    launched(chain, registry)
+    digest = bytes(32)
+    for change in CHANGES[:3]:
+        digest = next_digest(digest, change)
+    return Change(1_000_000, 3, digest)
 
 
 async def test_without_one_honest_source_of_events_there_is_no_founding_set(
