@@ -54,6 +54,7 @@ from node.served import StorageError
 from node.service import URLS_PREFIX, NodeService
 from node.showing import shown_epoch
 from node.signing import NodeSigner, RecoveringVerifier
+from node.statelock import StateLock
 from node.storage import DATABASE_FILE, Store
 from node.witness import Witness
 
@@ -144,11 +145,15 @@ async def _until_signalled(service: NodeService, scope: trio.CancelScope) -> Non
 
 
 async def _serve(service: NodeService) -> None:
-    """The node proper, part by part."""
+    """The node proper, alone in its directory."""
+    with StateLock(service.config.node.state_dir) as lock:
+        await _serve_alone(service, lock)
+
+
+async def _serve_alone(service: NodeService, lock: StateLock) -> None:
+    """Part by part."""
     config = service.config
     seat, chain = config.node.seat, config.chain
-    config.node.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-
     service.phase = "waiting for the guest agent"
     agent = GuestAgent(str(config.agent.socket) if config.agent.socket else None)
     await agent.wait_ready(on_attempt=_note_agent)
@@ -249,17 +254,25 @@ async def _serve(service: NodeService) -> None:
         else:
             nursery.start_soon(_check_genesis, registry, genesis)
         validators = founding_set(genesis, cluster_id)
-        await _run_core(service, validators, cluster_id, genesis)
+        await _run_core(service, validators, cluster_id, genesis, lock)
 
 
 async def _run_core(
-    service: NodeService, validators: ValidatorSet, cluster_id: bytes, genesis: Membership
+    service: NodeService,
+    validators: ValidatorSet,
+    cluster_id: bytes,
+    genesis: Membership,
+    lock: StateLock,
 ) -> None:
     config, identity, mesh = service.config, service.identity, service.mesh
     assert identity is not None and mesh is not None and service.feed is not None
     parent = genesis_hash(cluster_id, validators.epoch, genesis.digest)
     store = Store(
-        config.node.state_dir, cluster_id=cluster_id, seat=config.node.seat, genesis=parent
+        config.node.state_dir,
+        cluster_id=cluster_id,
+        seat=config.node.seat,
+        genesis=parent,
+        lock=lock,
     )
     try:
         service.phase = "reading the store"

@@ -14,8 +14,6 @@ store would refuse it before it could be sent.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +51,7 @@ from consensus.types import (
 )
 from node import history, state_tables
 from node.served import Served, StorageError
+from node.statelock import StateLock
 from node.votelog import Entry, VoteLog, VoteLogError
 
 SCHEMA_VERSION = 4
@@ -86,9 +85,18 @@ class Store(Served):
         cluster_id: 32 bytes; a store of another cluster is refused.
         seat: a store of another seat is refused.
         genesis: 32-byte parent hash of the first block; another one is refused.
+        lock: of the directory, when the caller holds it already.
     """
 
-    def __init__(self, directory: Path, *, cluster_id: bytes, seat: int, genesis: bytes) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        cluster_id: bytes,
+        seat: int,
+        genesis: bytes,
+        lock: StateLock | None = None,
+    ) -> None:
         self._cluster_id = cluster_id
         self._seat = seat
         self._genesis = genesis
@@ -101,13 +109,8 @@ class Store(Served):
         self._gathered: list[tuple[Applied, tuple[object, ...]]] = []  # final, not written yet
         self._gathered_bytes = 0
         self._urgent = False  # the open transaction has more than finalized blocks
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise StorageError(f"{directory} is in use by another process") from None
+        assert lock is None or lock.directory == directory
+        self._own_lock = StateLock(directory) if lock is None else None
         try:
             self._file = directory / DATABASE_FILE
             self._db = self._open(self._file)
@@ -116,7 +119,7 @@ class Store(Served):
             )
             self._open_log(directory)
         except (sqlite3.Error, StorageError, VoteLogError, ValueError) as error:
-            os.close(self._lock)
+            self._unlock()
             raise StorageError(f"{directory}: {error}") from error
 
     def _open(self, file: Path) -> sqlite3.Connection:
@@ -168,7 +171,11 @@ class Store(Served):
         self._log.close()
         self._reader.close()
         self._db.close()
-        os.close(self._lock)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._own_lock is not None:
+            self._own_lock.release()
 
     # --- writing ---
 

@@ -20,6 +20,7 @@ from node.config import ApiConfig, ChainConfig, Config, InsecureConfig, NodeConf
 from node.daemon import EXIT_FAILED, EXIT_SAFETY, _exit_status, durations, run_daemon
 from node.driver import SafetyStop
 from node.service import NodeService
+from node.statelock import StateLock
 from node.storage import StorageError
 
 
@@ -68,6 +69,16 @@ async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
             assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
     (line,) = [line for line in lines if line["log_level"] == "critical"]
     assert line["event"] == "failed" and line["kind"] == "ApiError"
+
+
+async def test_a_second_daemon_on_one_directory_reads_and_writes_nothing(tmp_path: Path) -> None:
+    directory = config(tmp_path).node.state_dir
+    with StateLock(directory), structlog.testing.capture_logs() as lines, trio.fail_after(30):
+        api = ApiConfig(listen="127.0.0.1:0")
+        assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
+    (line,) = [line for line in lines if line["log_level"] == "critical"]
+    assert line["kind"] == "StorageError" and "in use" in line["reason"]
+    assert [path.name for path in directory.iterdir()] == ["lock"]
 
 
 async def test_its_connections_to_the_chain_are_closed_when_it_is_stopped(
