@@ -1,10 +1,10 @@
 """Plants the flaws that the tests are there to find, and sees whether each is found.
 
-Every attack on the earlier membership contract (E01-E24, O1-O9), X01 and every invariant has its
-flaw: the check of ours that stands against it is taken out, and then the tests of that number must
-fail. All flaws are compiled into one copy of the sources, each behind a switch that is off by
-default, so the slow compiler runs once. The copy lives in a temporary folder; nothing flawed is
-ever deployed.
+Every attack on the earlier membership contract (E01-E24, O1-O9), X01, X19 and every invariant
+has its flaw: the check of ours that stands against it is taken out, and then the tests of that
+number must fail. All flaws are compiled into one copy of the sources, each behind a switch that is
+off by default, so the slow compiler runs once. The copy lives in a temporary folder; nothing flawed
+is ever deployed.
 
 Run ``python -m contracts.evm.flaws`` (a few minutes). Needs ``npm ci`` in this folder.
 """
@@ -220,7 +220,13 @@ FLAWS = (
         "            if (_nodes[i].weight == type(uint32).max) revert BadWeight();\n"
         "        _commit(r.seat, before, rekeyed);\n",
     ),
-    _without(151, "X01_", C, "if (next != 0 && next <= s.version)"),
+    Flaw(
+        151,
+        "X01_|X19_",
+        C,
+        "if (2 * uint256(s.weight) < uint32(last)) {",
+        "if (!flaw(151) && 2 * uint256(s.weight) < uint32(last)) {",
+    ),
     Flaw(
         201,
         "invariant_the_active_weight",

@@ -89,6 +89,7 @@ contract Certificates is ICertificates {
     Policy private _policy;
     Leadership private _leader;
     mapping(uint64 epoch => Snapshot) private _snapshots;
+    uint256 private _bound; // by a boundary last: recoveries + 1 << 32, weight
     /// @inheritdoc ICertificates
     mapping(address key => bool) public convicted;
     mapping(uint256 seat => uint256 token) private _deposed;
@@ -132,10 +133,17 @@ contract Certificates is ICertificates {
         s.recoveries = recoveries;
         // no chain block: the members that launch or recovery named go on
         if (chainBlock != 0) {
-            // Not before the founding: until then seats came one by one, and the first of them were
-            // a quorum of themselves.
-            if (next != 0 && next <= s.version) revert BadChange(version);
+            // In some states of the registry a few are a quorum of themselves: before the founding, when
+            // seats came one by one, or after leases ran out and those few swept all others. Whoever has
+            // less than a third of the weight that was bound last is no quorum of half of it.
+            uint256 branch = uint256(recoveries) + 1 << 32;
+            uint256 last = _bound;
+            if (last < branch) last = s.weight;
             (s.version, s.weight) = _change(chainBlock, version, next);
+            if (2 * uint256(s.weight) < uint32(last)) {
+                if (msg.sender != registry.owner()) revert NotOwner();
+            }
+            _bound = branch | s.weight;
         }
 
         Voted memory v = _descent(domain, epoch, Boundary.blockHash(domain, boundary), headers);

@@ -99,7 +99,8 @@ interface ICertificates {
     ///         only when that number was bound to another branch before; else the others see to it.
     function openFounding() external returns (uint64 epoch);
 
-    /// @notice Binds an epoch to the registry's state that its members come from.
+    /// @notice Binds an epoch to the registry's state that its members come from. Only the registry's owner
+    ///         binds one to a state with less than half of the weight that was bound last.
     /// @param boundary header of the block that ended the epoch before
     /// @param body that block's body; it names the epoch and the chain block
     /// @param headers those of blocks that stand on it, one after the other, all of the new epoch

@@ -202,9 +202,9 @@ contract EpochsTest is CourtFixture {
         // seat 1, a quorum of itself then, makes up a boundary and a block on it
         (bytes memory boundary, bytes memory body, Head memory h) = madeUp(alone);
         bytes memory parts = finalization(h, 1, 1);
-        vm.expectRevert(abi.encodeWithSelector(ICertificates.BadChange.selector, first));
+        vm.expectRevert(ICertificates.NotOwner.selector);
         court.openEpoch(boundary, body, encode(h), parts, first, second);
-        // the state of the founding is fair, as long as it lasts and afterwards
+        // the state of the founding is fair, also when it is over
         (boundary, body, h) = madeUp(chainBlock);
         uint64 version = reg.version();
         vm.prank(OWNER);
@@ -215,15 +215,77 @@ contract EpochsTest is CourtFixture {
         court.openEpoch(boundary, body, encode(h), finalization(h, 1, 3), version, version + 1);
     }
 
+    function test_X19_a_member_that_swept_all_others_away_binds_no_epoch_to_that_moment() public {
+        crowd(4, true);
+        vm.prank(GUARDIAN);
+        reg.pause(); // so nobody could renew
+        vm.warp(block.timestamp + LEASE);
+        vm.roll(2000);
+        uint256[] memory others = new uint256[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            others[i] = i + 2;
+        }
+        reg.sweep(others);
+        uint64 version = reg.version();
+        (uint64 chainBlock, uint32 left,) = reg.changeOf(version);
+        eq(left, 1, "alone");
+        (bytes memory boundary, bytes memory body, Head memory h) = madeUp(chainBlock);
+        bytes memory parts = finalization(h, 1, 1);
+        vm.expectRevert(ICertificates.NotOwner.selector);
+        court.openEpoch(boundary, body, encode(h), parts, version, 0);
+        // a cluster that really shrank so much since has the word of the owner, who counts anew from there
+        vm.prank(OWNER);
+        court.openEpoch(boundary, body, encode(h), parts, version, 0);
+        (, uint32 weight,) = court.snapshot(1);
+        eq(weight, 1, "bound");
+    }
+
+    function test_a_cluster_that_grew_is_not_bound_to_half_of_what_it_was_last() public {
+        crowd(4, true);
+        for (uint256 i = 5; i <= 9; ++i) {
+            grant(wallet(i), 1);
+            enlist(i, wallet(i), secret(i), instance(i), 1);
+        }
+        uint64 version = reg.version();
+        (uint64 chainBlock,,) = reg.changeOf(version);
+        (bytes memory boundary, bytes memory body, Head memory h) = madeUp(chainBlock);
+        court.openEpoch(boundary, body, encode(h), finalization(h, 1, 7), version, 0);
+        // four were enough of the founding's four, and are less than half of nine
+        vm.roll(chainBlock + 1);
+        for (uint256 i = 5; i <= 9; ++i) {
+            vm.prank(wallet(i));
+            reg.deactivate(i);
+        }
+        version = reg.version();
+        (chainBlock,,) = reg.changeOf(version);
+        (boundary, body, h) = madeUpFor(2, chainBlock);
+        bytes memory parts = finalization(h, 1, 4);
+        vm.expectRevert(ICertificates.NotOwner.selector);
+        court.openEpoch(boundary, body, encode(h), parts, version, 0);
+        enlist(5, wallet(5), secret(5), instance(5), 2);
+        version = reg.version();
+        (chainBlock,,) = reg.changeOf(version);
+        (boundary, body, h) = madeUpFor(2, chainBlock);
+        court.openEpoch(boundary, body, encode(h), finalization(h, 1, 4), version, 0);
+    }
+
     function madeUp(uint64 chainBlock)
         private
         view
         returns (bytes memory boundary, bytes memory body, Head memory h)
     {
-        body = bodyOf(hex"90", 1, chainBlock, 1);
-        Head memory end = head(0, 1, 0, 1);
+        return madeUpFor(1, chainBlock);
+    }
+
+    function madeUpFor(uint64 epoch, uint64 chainBlock)
+        private
+        view
+        returns (bytes memory boundary, bytes memory body, Head memory h)
+    {
+        body = bodyOf(hex"90", epoch, chainBlock, 1);
+        Head memory end = head(epoch - 1, 1, 0, 1);
         end.bodyHash = bodyHashOf(body);
-        h = head(1, 1, 0, 1);
+        h = head(epoch, 1, 0, 1);
         h.parent = hashOf(end);
         return (encode(end), body, h);
     }
