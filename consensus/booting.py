@@ -37,6 +37,8 @@ class Booting(Restoring):
         if self.is_abstaining:
             self.boot.done = False  # it may know votes there that we forgot: first it must tell
         super()._open_epoch(opening, tip)
+        # Who had a seat before may have sent a forged vote above all that the seat will ever sign.
+        self._seen = {seat: vote for seat, vote in self._seen.items() if self._is_signed(vote)}
         self._set_timer(Timer.BOOT, None)
         self._ask_to_boot()
 
@@ -75,9 +77,7 @@ class Booting(Restoring):
         """
         shown: list[Vote] = []
         seen = self._seen.get(seat)
-        if seen is not None and self._verifier.verify(
-            self.validators.keys[seat], digest_of(self.cluster_id, seen), seen.signature
-        ):
+        if seen is not None and self._is_signed(seen):
             shown.append(seen)
         for c in self.ledger.justification():
             for part in c.parts:
@@ -86,6 +86,12 @@ class Booting(Restoring):
                         Vote(c.kind, c.epoch, c.view, seat, c.block, part.reason, part.signature)
                     )
         return max(shown, key=Vote.moment, default=None)
+
+    def _is_signed(self, vote: Vote) -> bool:
+        """True when the key that holds the seat now signed the vote, of whatever epoch."""
+        key = self.validators.keys.get(vote.seat)
+        digest = digest_of(self.cluster_id, vote)
+        return key is not None and self._verifier.verify(key, digest, vote.signature)
 
     def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
         if self.boot.is_current or sender not in self.validators.weights:
@@ -99,13 +105,13 @@ class Booting(Restoring):
         assert self.boot.certificate is not None
         self._set_timer(Timer.BOOT, None)
         self._send(None, self.boot.certificate)
-        if had_the_right:
-            return
         told, term = self.boot.told()
         if told is not None and told.moment() > self._floor:
             until = (self.validators.epoch, term + ABSTAIN_TERMS)
             self._abstain_until = max(self._abstain_until, until)
             self._out.persist.append(AbstainRecord(*self._abstain_until))
+        if had_the_right:
+            return
         self._arm_stall()
         self._arm()
 

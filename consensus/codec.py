@@ -38,6 +38,7 @@ from .types import (
 from .validators import Validator, ValidatorSet
 
 T = TypeVar("T")
+_REASON_MAX = int(max(Reason))  # the contract takes no certificate with another one either
 
 
 # --- field checks ---
@@ -84,7 +85,7 @@ def read_parts(value: Any) -> tuple[Part, ...]:
     parts = []
     for item in array(value, limits.MEMBERS_MAX):
         seat, reason, signature = record(item, 3)
-        parts.append(Part(uint(seat), uint(reason, 255), blob(signature, 65)))
+        parts.append(Part(uint(seat), uint(reason, _REASON_MAX), blob(signature, 65)))
     if any(a.seat >= b.seat for a, b in itertools.pairwise(parts)):
         raise WireError("the parts of a certificate are not sorted by seat")
     return tuple(parts)
@@ -130,7 +131,7 @@ def read_vote(value: Any, seat: int) -> Vote:
     if kind is VoteKind.NULLIFY:
         blob(block, 0)
         block = ZERO_HASH
-    most = max(Reason) if kind is VoteKind.NULLIFY else 0
+    most = _REASON_MAX if kind is VoteKind.NULLIFY else 0
     view = View(uint(term), uint(index))
     return Vote(
         kind, uint(epoch), view, seat, blob(block, 32), uint(reason, most), blob(signature, 65)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 
 from . import limits
@@ -71,7 +70,6 @@ from .wire import (
     VoteMessage,
 )
 
-_RECENT_MAX = 4 * limits.MEMPOOL_COMMANDS_MAX
 _COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
 
 
@@ -121,7 +119,6 @@ class Engine(Watching):
         )
         self._init_epochs(restored, founders)
         self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
-        self._recent: OrderedDict[bytes, None] = OrderedDict()  # applied ids, for late copies
         self._oldest_command: bytes | None = None  # of those, at the last retry
         self._restore(restored)
         self._retry_view, self._retry_height = self.view, self.ledger.tip.height
@@ -488,8 +485,10 @@ class Engine(Watching):
             self._send(to, Commands(tuple(chunk)))
 
     def _take_command(self, raw: bytes, sender: int) -> None:
-        command_id = raw_command_id(raw)
-        if command_id not in self._recent and not self.machine.done(command_id):
+        # Only the state says what is done: by a memory of its own a leader would leave out what
+        # others, who restarted or installed a snapshot, still wait for. That is a barrier, which
+        # leaves no session; a late copy of one is committed once more, and changes nothing.
+        if not self.machine.done(raw_command_id(raw)):
             self.mempool.add(raw, sender, self.tick)
 
     def _forget_stale(self, command_id: bytes) -> None:
@@ -501,6 +500,3 @@ class Engine(Watching):
     def _forget_command(self, command_id: bytes) -> None:
         super()._forget_command(command_id)
         self._own_commands.pop(command_id, None)
-        self._recent[command_id] = None
-        if len(self._recent) > _RECENT_MAX:
-            self._recent.popitem(last=False)

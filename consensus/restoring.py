@@ -57,8 +57,7 @@ class Restoring(Syncing):
         self.catchup.bar(offer.sender)
 
     def _retry_fetch(self, fetch: Fetch) -> None:
-        fetch.retries += 1
-        if fetch.retries >= PATIENCE_RETRIES or fetch.sender not in self.connected:
+        if fetch.is_late(PATIENCE_RETRIES) or fetch.sender not in self.connected:
             self._give_up()
         elif fetch.retries > 1:
             self._send(fetch.sender, fetch.request())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from . import limits
 from .digests import block_hash
 from .epochs import ends_epoch, opened_hash, opened_set
 from .errors import WireError
@@ -108,14 +109,25 @@ class Offer:
         return following.epoch if begun == whole else None
 
 
+# What an item counts at least: a chunk is full by its bytes or by its items.
+_ITEM_BYTES_MIN = limits.SNAPSHOT_CHUNK_BYTES // limits.SNAPSHOT_CHUNK_ITEMS
+_CHUNKS_FREE = 8  # for a small state on a bad link
+
+
 class Fetch:
-    """A snapshot on its way from one member."""
+    """A snapshot on its way from one member.
+
+    Nothing else is fetched meanwhile, so a full chunk may take a few retries, and a small one no
+    more than its share: a liar could else keep us busy for a day with chunks of one item.
+    """
 
     def __init__(self, offer: Offer, state_hash: bytes) -> None:
         self.offer = offer
         self.sender = offer.sender
         self.manifest = offer.manifest
         self.retries = 0  # since the last chunk
+        self._waited = 0  # retries in all
+        self._bytes = 0  # that came
         self._state_hash = state_hash
         self._importer = Importer()
         self._chunk = 0
@@ -133,6 +145,13 @@ class Fetch:
         """Asks for the next chunk."""
         return SnapshotRequest(self.height, self._chunk)
 
+    def is_late(self, patience: int) -> bool:
+        """Counts a retry; True when a full chunk takes more than ``patience`` of them."""
+        self.retries += 1
+        self._waited += 1
+        allowed = patience * (_CHUNKS_FREE + self._bytes // limits.SNAPSHOT_CHUNK_BYTES)
+        return self.retries >= patience or self._waited >= allowed
+
     def expects(self, sender: int, chunk: SnapshotChunk) -> bool:
         """True for the chunk that was asked for last."""
         asked = (self.sender, self.height, self._chunk)
@@ -146,6 +165,7 @@ class Fetch:
         if not chunk.items:
             raise WireError("an empty chunk")
         self._importer.add(chunk.items)
+        self._bytes += sum(max(len(item), _ITEM_BYTES_MIN) for item in chunk.items)
         self.retries = 0
         self._chunk += 1
         if self._chunk < self.manifest.chunks:

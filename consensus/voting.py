@@ -376,7 +376,9 @@ class Voting(Turning):
         self.book.prune(tip.view.next())
         for key in [k for k in self._mine if k[0] < tip.view]:
             del self._mine[key]
-        self._unsaved = [c for c in self._unsaved if c.view > tip.view]
+        # That of the tip stays: its block's record may reach the disk after our next vote, and
+        # what shows our term to a booting member must not be lost between them (R10).
+        self._unsaved = [c for c in self._unsaved if c.view >= tip.view]
         self._try_recovery()
 
     def _deposed(self, block: Block) -> tuple[int, ...]:
@@ -410,23 +412,35 @@ class Voting(Turning):
             self._take_certificate(proposal.parent, sender=sender)  # it may bring us near (R8)
         if epoch != self.validators.epoch or not self._is_near(view):
             return
-        for certificate in proposal.block.nullifications:
-            # In a block it becomes history: it must be genuine even where we need it no more.
-            if certificate != self.ledger.nullifications.get(certificate.view.term):
-                if not self._is_genuine(certificate):
-                    self._accuse(sender, f"a forged nullification in its proposal for {view}")
-                    return
-                self._take_certificate(certificate, checked=True)
         if view <= self.ledger.tip.view:
+            return
+        # Checked once a view: a leader could else make us check its dead terms again and again.
+        is_new = view >= self.view and view not in self._proposals
+        if is_new and not self._takes_nullifications(sender, proposal.block):
             return
         self._is_well(view)
         self._count(vote)
         if self.ledger.notarized_block(view) == proposal.block.hash:
             self._take_block(proposal.block, sender)  # its votes overtook it
-            if epoch != self.validators.epoch:
-                return
-        if view >= self.view and view not in self._proposals:
+        if is_new and view >= self.view and epoch == self.validators.epoch:
             self._proposals[view] = proposal
+
+    def _takes_nullifications(self, sender: int, block: Block) -> bool:
+        """Learns from those in a proposal; False when we cannot vote for it.
+
+        In a block they become history: each must be genuine even where we need it no more.
+        """
+        for certificate in block.nullifications:
+            if certificate == self.ledger.nullifications.get(certificate.view.term):
+                continue
+            if not self._is_genuine(certificate):
+                what = f"a forged nullification in its proposal for {block.header.view}"
+                self._accuse(sender, what)
+                return False
+            self._take_certificate(certificate, checked=True)
+            if block.header.epoch != self.validators.epoch:
+                return False  # it was none, but the finalization that ends the epoch
+        return True
 
     def _take_block(self, block: Block, sender: int | None) -> None:
         """A block that a certificate names: needed to commit, or as a parent."""

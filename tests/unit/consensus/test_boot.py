@@ -12,6 +12,7 @@ from consensus.engine import Engine
 from consensus.interface import (
     AbstainRecord,
     AcknowledgedRecord,
+    CertificateRecord,
     IncarnationRecord,
     PeerConnected,
     Received,
@@ -20,6 +21,7 @@ from consensus.interface import (
     Started,
     Timer,
     TimerFired,
+    VoteRecord,
 )
 from consensus.ledger import Tip, genesis_tip
 from consensus.machine import Machine
@@ -33,6 +35,7 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
+from consensus.validators import Validator
 from consensus.wire import BootRefused, Certificates, VoteMessage
 
 
@@ -326,3 +329,59 @@ def test_a_forged_vote_cannot_be_planted_to_spoil_what_is_told() -> None:
     assert ack.last_vote is not None
     assert (ack.last_vote.kind, ack.last_vote.view) == (VoteKind.FINALIZE, View(1, 3))
     assert cluster.engine(2).boot.take(1, ack)
+
+
+def test_a_forged_vote_of_who_had_the_seat_before_hides_no_vote_of_who_has_it_now() -> None:
+    """Above all that the new holder will ever sign, it would hide a rollback of its disk."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    forged = cluster.vote(2, VoteKind.NULLIFY, View(1, 0))._replace(epoch=2**40)
+    engine.step(Received(2, VoteMessage(1, forged)), 2)
+    one, two, three, four = cluster.validators.validators
+    heir = Validator(two.seat, two.weight, four.node_key)
+    recovery = Recovery(1, 0, GENESIS, (one, heir, three), bytes(32))
+    engine.step(RecoverySeen(recovery), 3)
+    assert engine.validators.epoch == 1
+    unsigned = Vote(VoteKind.NOTARIZE, 1, View(1, 0), 2, b"b" * 32, 0, b"")
+    digest = digest_of(CLUSTER_ID, unsigned)
+    vote = unsigned._replace(signature=cluster.signers[4].sign(digest))
+    request = boot_digest(CLUSTER_ID, 2, 10**9 + 1, b"n" * 32)
+    asks = BootRequest(2, 10**9 + 1, b"n" * 32, cluster.signers[4].sign(request))
+    engine.step(Received(2, asks), 4)
+    engine.step(Received(2, VoteMessage(10**9 + 1, vote)), 5)
+    (ack,) = [m for m in sent(engine.step(Received(2, asks), 6)) if isinstance(m, BootAck)]
+    assert ack.last_vote == vote
+
+
+def test_the_next_set_may_tell_who_kept_its_right_of_a_vote_that_it_forgot() -> None:
+    """The set that gave it the right had seen none of its votes in the epoch after."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    recovery = Recovery(1, 0, GENESIS, cluster.validators.validators, bytes(32))
+    engine.step(RecoverySeen(recovery), 1)
+    assert engine.validators.epoch == 1 and engine.can_vote
+    unsigned = Vote(VoteKind.NULLIFY, 1, View(5, 0), 1, bytes(32), 0, b"")
+    signature = cluster.signers[1].sign(digest_of(CLUSTER_ID, unsigned))
+    engine.step(Received(2, _ack(cluster, engine, 2, unsigned._replace(signature=signature))), 1)
+    output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
+    assert AbstainRecord(1, 7) in output.persist
+    assert not engine.can_vote
+
+
+def test_a_first_vote_after_the_boot_brings_the_proof_of_its_term_to_the_disk() -> None:
+    """Of the final block's record nothing may be there yet when the member crashes."""
+    cluster = Cluster()
+    leader = cluster.leader(2)
+    seat = next(s for s in cluster.validators.seats if s != leader)
+    engine = _started(cluster, seat)
+    ended = cluster.certificate(VoteKind.NULLIFY, View(1, 0))
+    made = block(View(2, 0), nullifications=(ended,))
+    engine.ledger.blocks[made.hash] = made
+    final = cluster.certificate(VoteKind.FINALIZE, View(2, 0), made.hash)
+    engine.step(Received(leader, Certificates((ended, final))), 2)
+    assert engine.ledger.tip.height == 1 and not engine.boot.done
+    for peer in (s for s in cluster.validators.seats if s != seat):
+        engine.step(Received(peer, _ack(cluster, engine, peer)), 3)
+    output = engine.step(TimerFired(Timer.STALL), 4)
+    assert [r.vote.view for r in output.persist if isinstance(r, VoteRecord)] == [View(2, 1)]
+    assert CertificateRecord(final) in output.persist

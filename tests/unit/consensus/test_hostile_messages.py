@@ -8,12 +8,12 @@ from typing import Any
 
 import msgpack
 import pytest
-from clusters import CLUSTER_ID, Cluster, command
+from clusters import CLUSTER_ID, Cluster, block, command, proposal
 
 from consensus import limits
 from consensus.engine import Engine
 from consensus.interface import Output, Received, Submitted, Timer, TimerFired
-from consensus.types import ZERO_HASH, Reason, View, VoteKind
+from consensus.types import ZERO_HASH, Certificate, NextEpoch, Reason, View, VoteKind
 from consensus.wire import (
     Certificates,
     ProposalMessage,
@@ -171,3 +171,37 @@ def test_strangers_and_echoes_of_oneself_are_ignored() -> None:
     vote = VoteMessage(1, cluster.vote(2, VoteKind.NOTARIZE, View(1, 0), bytes(32)))
     engine.step(Received(99, vote), 5)
     assert not engine.book._ballots
+
+
+def test_the_nullifications_in_a_repeated_proposal_are_not_checked_again() -> None:
+    """Those of 32 terms with many members: a leader could keep us busy with nothing else."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(cluster.leader(1))
+    ended = cluster.certificate(VoteKind.NULLIFY, View(1, 0))
+    engine.step(Received(cluster.leader(2), Certificates((ended,))), 2)
+    again = cluster.certificate(VoteKind.NULLIFY, View(1, 0), seats=(1, 2, 3))
+    made = proposal(cluster, block(View(2, 0), nullifications=(again,)), None)
+    checked: list[Certificate] = []
+    genuine = engine._is_genuine
+    engine._is_genuine = lambda c: bool(checked.append(c)) or genuine(c)  # type: ignore[method-assign]
+    for _ in range(3):
+        engine.step(Received(cluster.leader(2), ProposalMessage(1, made)), 3)
+    assert checked == [again]
+    assert (View(2, 0), VoteKind.NOTARIZE) in engine._mine
+
+
+def test_a_proposal_that_ends_the_epoch_by_what_it_carries_is_not_kept_in_the_next() -> None:
+    cluster = Cluster()
+    leader = cluster.leader()
+    seat = next(s for s in cluster.validators.seats if s != leader)
+    engine, _ = cluster.booted(seat)
+    members = cluster.validators.validators
+    ending = block(View(1, 0), next_epoch=NextEpoch(1, 0, *[bytes(32)] * 3, members))
+    engine.ledger.blocks[ending.hash] = ending
+    final = cluster.certificate(VoteKind.FINALIZE, View(1, 0), ending.hash)
+    shown = cluster.certificate(VoteKind.NOTARIZE, View(1, 0), ending.hash)
+    late = block(View(1, 1), ending, nullifications=(final,))
+    message = ProposalMessage(1, proposal(cluster, late, shown))
+    engine.step(Received(leader, message), 2)
+    assert engine.validators.epoch == 1
+    assert not engine._proposals and not engine.book._ballots

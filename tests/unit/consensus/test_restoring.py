@@ -28,7 +28,7 @@ from consensus.interface import (
     Timer,
     TimerFired,
 )
-from consensus.items import item_of, read_item
+from consensus.items import Lease, item_of, lease_item, read_item
 from consensus.machine import Machine
 from consensus.snapshots import certified_state
 from consensus.transfer import export
@@ -241,9 +241,7 @@ _HEADER = PAST.blocks[AT - 1].header
         replace(MANIFEST, links=()),
         replace(MANIFEST, finalization=_final(AT + 3)),
         replace(MANIFEST, finalization=replace(MANIFEST.finalization, parts=())),
-        replace(
-            MANIFEST, finalization=replace(MANIFEST.finalization, kind=VoteKind.NOTARIZE)
-        ),
+        replace(MANIFEST, finalization=replace(MANIFEST.finalization, kind=VoteKind.NOTARIZE)),
         replace(
             MANIFEST,
             links=(*MANIFEST.links[:2], replace(MANIFEST.links[2], state_hash=bytes(32))),
@@ -321,6 +319,28 @@ def test_a_snapshot_that_nobody_asked_for_is_not_even_checked() -> None:
     if engine.catchup.is_stuck_at(4):
         return
     assert not checked and engine.fetch is None
+
+
+def test_a_server_of_a_chunk_now_and_then_holds_us_for_seconds_and_not_for_a_day() -> None:
+    """Chunks of one item, each just before our patience ends, as many as a manifest may name."""
+    engine, _ = _behind()
+    (liar,) = _asked(engine.step(TimerFired(Timer.RETRY), 7), SnapshotRequest)
+    assert liar is not None
+    slow = replace(MANIFEST, chunks=limits.SNAPSHOT_CHUNKS_MAX)
+    engine.step(Received(liar, SnapshotOffer(slow)), 8)
+    retries = 0
+    for number in range(200):
+        item = lease_item(number, Lease(limits.LEASE_TTL_MS_MIN, 0))
+        items = (PAST.chunks[0][0],) if number == 0 else (item,)
+        engine.step(Received(liar, SnapshotChunk(AT, number, items)), 9)
+        for _ in range(PATIENCE_RETRIES - 1):
+            retries += 1
+            engine.step(TimerFired(Timer.RETRY), 10)
+            if engine.fetch is None or engine.fetch.sender != liar:
+                assert not engine.catchup.paused
+                assert retries < 20 * PATIENCE_RETRIES
+                return
+    pytest.fail("it still waits for the liar")
 
 
 def test_a_server_that_falls_silent_is_asked_again_and_then_another() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from clusters import CLUSTER_ID, Cluster, block, command, proposal, sent
+from net import Net
 
+from consensus.commands import Tag
 from consensus.digests import boot_digest, probe_answer_digest
 from consensus.interface import (
     AcknowledgedRecord,
@@ -322,3 +324,27 @@ def _request(member: Member, seat: int, incarnation: int) -> BootRequest:
     boot_id = incarnation.to_bytes(32, "big")
     digest = boot_digest(CLUSTER_ID, seat, incarnation, boot_id)
     return BootRequest(seat, incarnation, boot_id, member.cluster.signers[seat].sign(digest))
+
+
+def test_an_old_barrier_that_only_restarted_members_are_shown_deposes_nobody() -> None:
+    """It is in no session, so what was committed before their restart they cannot know."""
+    net = Net()
+    net.start()
+    net.settle(2)
+    leader = net.leader
+    liar, *restarted = (s for s in net.seats if s != leader)
+    barrier = command(7, 1, Tag.BARRIER)
+    net.submit(liar, barrier)
+    net.deliver()
+    assert any(barrier in b.commands for b in net.chain())
+    net.crash(*restarted)
+    net.start(*restarted)
+    net.settle(2)
+    for seat in restarted:
+        net.step(seat, Received(liar, Commands((barrier,))))
+    for _ in range(40):
+        net.now_ms += TICK_MS
+        net.fire(Timer.HEALTH)
+        net.fire(Timer.HEARTBEAT, leader)
+        net.deliver()
+    assert net.terms() == {1}

@@ -32,6 +32,7 @@ from consensus.commands import (
     decode_command,
     encode_command,
 )
+from consensus.compact import compact_parts, read_compact_parts
 from consensus.digests import block_hash
 from consensus.types import (
     ZERO_HASH,
@@ -93,7 +94,7 @@ def votes(draw: st.DrawFn) -> Vote:
 @st.composite
 def parts(draw: st.DrawFn) -> tuple[Part, ...]:
     seats = sorted(draw(st.sets(u64, max_size=5)))
-    return tuple(Part(s, draw(st.integers(0, 255)), draw(signatures)) for s in seats)
+    return tuple(Part(s, draw(st.integers(0, max(Reason))), draw(signatures)) for s in seats)
 
 
 @st.composite
@@ -459,6 +460,18 @@ def test_parts_out_of_order_or_twice_are_refused() -> None:
         shuffled = tuple(Part(s, 0, bytes(65)) for s in seats)
         with pytest.raises(WireError):
             decode(encode(Certificates((replace(first, parts=shuffled),))), SENDER, CLUSTER_ID)
+
+
+def test_a_reason_that_the_contract_does_not_know_is_in_no_certificate() -> None:
+    """Members would agree on the end of a term that nobody can show to the contract."""
+    message = _sample(1)[2]
+    assert isinstance(message, Certificates)
+    first = message.certificates[0]
+    odd = replace(first, parts=(Part(1, max(Reason) + 1, bytes(64) + b"\x1b"),))
+    with pytest.raises(WireError):
+        decode(encode(Certificates((odd,))), SENDER, CLUSTER_ID)
+    with pytest.raises(WireError):
+        read_compact_parts(compact_parts(odd.parts))
 
 
 def test_a_body_that_its_header_does_not_cover_is_refused() -> None:
