@@ -31,7 +31,7 @@ CONTRACT = bytes(range(20))
 uint = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     chain_id=st.integers(1, 2**53), nonce=uint, tip=uint, extra=uint,
     gas=st.integers(21_000, 2**40), value=uint,
@@ -52,7 +52,7 @@ def test_signed_transactions_equal_those_of_eth_account(
     assert ours.raw == bytes(theirs.raw_transaction) and ours.hash == bytes(theirs.hash)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seat=uint,
     odd=st.booleans(),
@@ -181,7 +181,7 @@ def test_text_that_is_not_utf8_does_not_spoil_its_neighbours() -> None:
     assert ABI.function("get").decode(data) == (((1, b"\xff\xfe"), (2, b"ok")),)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=300))
 def test_no_bytes_make_the_decoder_raise_anything_else(data: bytes) -> None:
     with contextlib.suppress(BadChainData):
@@ -239,7 +239,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(part=st.lists(json_values, max_size=4), ascii_only=st.booleans())
 def test_what_nests_reasonably_parses_as_ever(part: list[object], ascii_only: bool) -> None:
     value = [part] * 40  # many brackets, so that the check is not passed over

@@ -39,7 +39,7 @@ def _changed(old: tuple[Validator, ...], new: tuple[Validator, ...]) -> set[int]
     return {s for s in before | after if before.get(s) != after.get(s)}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(sets(), sets())
 def test_every_step_is_small_or_of_one_seat_and_the_target_is_reached(current, target) -> None:
     at = current
@@ -58,7 +58,7 @@ def test_every_step_is_small_or_of_one_seat_and_the_target_is_reached(current, t
     assert next_set(at, target) == at
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(sets(), sets())
 def test_what_the_limits_are_for(current, target) -> None:
     """Who stays is a quorum of the old set; newcomers can neither complain nor block alone."""

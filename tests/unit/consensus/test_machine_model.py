@@ -150,6 +150,6 @@ class MachineAndModel(RuleBasedStateMachine):
 
 
 MachineAndModel.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=20, deadline=None
+    max_examples=100, stateful_step_count=20
 )
 test_the_machine_does_what_the_model_says = MachineAndModel.TestCase

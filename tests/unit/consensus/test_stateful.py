@@ -146,7 +146,6 @@ TestMembers = Members.TestCase
 TestMembers.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
 )

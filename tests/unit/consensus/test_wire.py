@@ -234,7 +234,7 @@ messages = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(messages)
 def test_every_message_survives_the_wire_unchanged(message: Message) -> None:
     data = encode(message)
@@ -242,7 +242,7 @@ def test_every_message_survives_the_wire_unchanged(message: Message) -> None:
     assert encode(decode(data, SENDER, CLUSTER_ID)) == data
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(blocks(), certificates(), votes(), requests, commands())
 def test_every_stored_value_survives_the_disk_unchanged(
     block: Block, certificate: Certificate, vote: Vote, request: BootRequest, raw: bytes
@@ -256,7 +256,7 @@ def test_every_stored_value_survives_the_disk_unchanged(
     assert raw_command_id(raw) == command.id
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.binary(max_size=300))
 def test_random_bytes_give_a_wire_error(data: bytes) -> None:
     for decoder in (
@@ -271,7 +271,7 @@ def test_random_bytes_give_a_wire_error(data: bytes) -> None:
             decoder()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.recursive(
         st.none()
@@ -292,7 +292,7 @@ def test_any_well_formed_msgpack_gives_a_message_or_a_wire_error(body: object, k
             decode(msgpack.packb(value), SENDER, CLUSTER_ID)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(messages, st.randoms(use_true_random=False))
 def test_spoilt_messages_give_a_message_or_a_wire_error(
     message: Message, rng: random.Random

@@ -280,7 +280,7 @@ NAMES = st.sampled_from(["seat", "rpc", "listen", "contract", "kms_roots", "leve
 SECTIONS = st.sampled_from(["node", "agent", "chain", "api", "log", "timing", "insecure", "x"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(SECTIONS, TREES | st.dictionaries(NAMES, TREES, max_size=4), max_size=4))
 def test_any_document_gives_a_configuration_or_one_clear_line(changes: dict[str, Any]) -> None:
     whole: dict[str, Any] = document()

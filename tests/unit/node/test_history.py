@@ -100,7 +100,7 @@ actions = st.builds(Put, st.sampled_from(KEYS), st.binary(max_size=3), st.just(0
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(actions, max_size=4), max_size=14), st.integers(0, 14), st.booleans())
 def test_any_retained_revision_is_shown_as_it_was(
     blocks: list[list[Put | Delete]], restart_at: int, small: bool

@@ -53,7 +53,7 @@ def make(height: int, time_ms: int, commands: tuple[bytes, ...]) -> Block:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(steps, max_size=12))
 def test_what_a_crash_leaves_is_the_state_after_the_last_synced_block(script: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as name:
