@@ -127,6 +127,9 @@ class Store(Served):
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA wal_autocheckpoint=4000")
+        # After a sync that failed, Linux shows the log of an earlier run as if it were on disk:
+        # what it says is written into the database itself before anything is built on it.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         identity = {
             "schema": SCHEMA_VERSION,
             "cluster": self._cluster_id,

@@ -26,6 +26,7 @@ from pathlib import Path
 NAMES = ("votes-0.log", "votes-1.log")
 MAGIC = b"dstack-cluster votes/1\n"
 GROWTH_BYTES = 256 * 1024
+LATER_FRAMES = 16  # looked for behind a bad one
 
 _FRAME = struct.Struct("<III")  # length, CRC-32, number of the frame in its file
 _ENTRY = struct.Struct("<BI")  # kind, length
@@ -47,6 +48,7 @@ class _Found:
     entries: list[Entry]
     frames: int
     end: int
+    last: bytes  # frame, whole
     damaged: bool
 
 
@@ -86,9 +88,17 @@ class VoteLog:
                 raise VoteLogError(f"{newest.name} is damaged behind byte {newest.end}")
             self.entries = newest.entries
             self._open(newest.name, newest.generation, newest.frames, newest.end)
-            os.fdatasync(self._fd)  # a killed process may have left a frame in memory only
+            self._write_again(newest)
         except OSError as error:
             raise VoteLogError(f"cannot be used: {error}") from error
+
+    def _write_again(self, found: _Found) -> None:
+        """What a killed process may have left in memory only, or what the disk once refused."""
+        begin = found.end - len(found.last)
+        if os.pwrite(self._fd, found.last, begin) != len(found.last):
+            raise OSError("the disk took only a part of a frame")
+        os.fdatasync(self._fd)
+        self._sync_directory()
 
     def _open(self, name: str, generation: int, frames: int, end: int) -> None:
         fd = os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -151,13 +161,17 @@ class VoteLog:
         try:
             self._open(other, generation, 0, 0)
             self._write(b"".join(pieces))
-            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)  # the file's name, when it is new
-            finally:
-                os.close(directory)
+            self._sync_directory()
         except OSError as error:
             raise VoteLogError(f"cannot write: {error}") from error
+
+    def _sync_directory(self) -> None:
+        """The file's name, when it is new."""
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     @staticmethod
     def _crc(generation: int, number: int, payload: bytes) -> int:
@@ -181,12 +195,13 @@ class VoteLog:
         if identity != self._identity:
             raise VoteLogError(f"{name} belongs to another node")
         entries = list(_entries(data, head_end, first))
-        position, number = first, 1
+        begin, position, number = 0, first, 1
         while (end := self._frame(data, position, generation, number)) is not None:
             entries += _entries(data, position + _FRAME.size, end)
-            position, number = end, number + 1
+            begin, position, number = position, end, number + 1
         damaged = self._goes_on(data, position, generation, number)
-        return _Found(name, generation, entries, number, position, damaged)
+        last = data[begin:position]
+        return _Found(name, generation, entries, number, position, last, damaged)
 
     def _frame(self, data: bytes, position: int, generation: int, number: int) -> int | None:
         """Where the frame at ``position`` ends, None when it is not whole."""
@@ -200,12 +215,22 @@ class VoteLog:
         return begin + length if self._crc(generation, number, payload) == crc else None
 
     def _goes_on(self, data: bytes, position: int, generation: int, number: int) -> bool:
-        """True when a whole frame follows the bad one (as far as its length can be believed)."""
-        if position + _FRAME.size > len(data):
+        """True when a whole later frame lies behind the bad one, or behind several."""
+        begin = position + _FRAME.size
+        if begin > len(data):
             return False
-        length, _, _ = _FRAME.unpack_from(data, position)
-        after = position + _FRAME.size + length
-        return length > 0 and self._frame(data, after, generation, number + 1) is not None
+        length, _, own_number = _FRAME.unpack_from(data, position)
+        # What is in the bad frame is no frame, if its head can be believed.
+        start = begin + length if own_number == number else position
+        number_at = _FRAME.size - 4
+        for later in range(number + 1, number + 1 + LATER_FRAMES):
+            mark = later.to_bytes(4, "little")
+            at = data.find(mark, start + number_at)
+            while at >= 0:
+                if self._frame(data, at - number_at, generation, later) is not None:
+                    return True
+                at = data.find(mark, at + 1)
+        return False
 
 
 def _entries(data: bytes, position: int, end: int) -> Iterator[Entry]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +34,7 @@ from consensus.types import (
 )
 from consensus.wire import make_block
 from node import votelog
-from node.storage import StorageError, Store
+from node.storage import DATABASE_FILE, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS
 
 SEAT = 3
@@ -187,6 +190,22 @@ def test_a_store_of_somebody_else_is_refused(tmp_path: Path, changes: dict[str, 
     open_store(tmp_path).close()
     with pytest.raises(StorageError, match="another"):
         open_store(tmp_path, **changes)
+
+
+def test_what_an_earlier_run_left_in_the_log_of_the_database_is_written_into_it_at_the_start(
+    tmp_path: Path,
+) -> None:
+    """Its sync may have failed, after which no later one would write it."""
+    store, chain = open_store(tmp_path / "killed"), Chain()
+    commit(store, chain.extend(View(1, 0)))
+    shutil.copytree(tmp_path / "killed", tmp_path / "again")
+    store.close()
+    again = open_store(tmp_path / "again")
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "again" / DATABASE_FILE, tmp_path / "copy")  # without the log
+    again.close()
+    with closing(sqlite3.connect(tmp_path / "copy" / DATABASE_FILE)) as db:
+        assert db.execute("SELECT COUNT(*) FROM finalized").fetchone() == (1,)
 
 
 def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:

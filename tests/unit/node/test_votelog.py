@@ -67,6 +67,53 @@ def test_a_whole_frame_behind_a_damaged_one_means_lost_votes(tmp_path: Path) -> 
         VoteLog(tmp_path, ID, 1)
 
 
+@pytest.mark.parametrize("lost", [(2, 3), (2, 5), (2, 9)])
+def test_frames_that_the_disk_lost_as_if_never_written_mean_lost_votes(
+    tmp_path: Path, lost: tuple[int, int]
+) -> None:
+    filled(tmp_path, 10).close()
+    path = tmp_path / NAMES[0]
+    data = bytearray(path.read_bytes())
+    begin, end = (data.index(b"vote %d" % number) - 17 for number in lost)  # heads of the frames
+    data[begin:end] = bytes(end - begin)
+    path.write_bytes(data)
+    with pytest.raises(VoteLogError, match=f"damaged behind byte {begin}"):
+        VoteLog(tmp_path, ID, 1)
+
+
+def test_a_frame_whose_sync_failed_is_written_again_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux marks pages that could not be written as clean; the next sync does without them."""
+    plain_write, disk, dirty = os.pwrite, bytearray(1 << 20), []
+    refuse = False
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        dirty.append((offset, bytes(data)))
+        return plain_write(fd, data, offset)
+
+    def sync(_: int) -> None:
+        written, dirty[:] = dirty[:], []
+        if refuse:
+            raise OSError(5, "Input/output error")
+        for offset, data in written:
+            disk[offset : offset + len(data)] = data
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    log = filled(tmp_path, 2)
+    refuse = True
+    log.append(1, b"vote 2")
+    log.append(2, b"")
+    with pytest.raises(VoteLogError, match="Input/output"):
+        log.sync()
+    log.close()
+    refuse = False
+    assert reopened(tmp_path) == expected(3)
+    (tmp_path / NAMES[0]).write_bytes(disk)  # the power fails
+    assert reopened(tmp_path) == expected(3)
+
+
 def test_a_rewrite_keeps_what_it_is_given_and_the_old_file_is_used_again(tmp_path: Path) -> None:
     log = filled(tmp_path, 9)
     for generation in range(2, 7):
