@@ -25,6 +25,7 @@ import trio
 
 from chain.abi import ContractAbi, FunctionAbi
 from chain.agreement import FinalizedReader, Reverted
+from chain.apps import AppReader
 from chain.errors import (
     BadChainData,
     ChainError,
@@ -111,6 +112,7 @@ class EvmRegistry:
         self._storage = ContractStorage(
             reader, self.contract, self._layout.matches_code, required=require_proofs
         )
+        self._apps = AppReader(self._storage, self._layout)
         self._code_checked = False
         self._genesis: Membership | None = None
         self._storage_root = b""  # at ``newest``; empty unless all of it is proven
@@ -276,6 +278,7 @@ class EvmRegistry:
                 roots=await self._roots(header, members, state.root_ends_s),
                 recoveries=words.recoveries,
                 pending_recovery=words.pending_recovery,
+                disallowed=await self._apps.disallowed(members, header),
             )
             proven_root = state.storage_root if all_proven else b""
         policy = await self.policies.read(words.rules, header)

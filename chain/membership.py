@@ -67,6 +67,7 @@ class Membership:
     ``last_change`` is the newest change of who votes, by which key or weight; None before the
     first. ``roots`` holds, per epoch of a KMS root that active members were certified under, the
     Unix second at which it ends (0: revoked). ``recoveries`` is how many were opened so far.
+    ``disallowed`` are the active seats whose node runs an app that is not allowed any more.
     """
 
     chain_id: int
@@ -82,6 +83,7 @@ class Membership:
     roots: tuple[tuple[int, int], ...] = ()
     recoveries: int = 0
     pending_recovery: PendingRecovery | None = None
+    disallowed: tuple[int, ...] = ()
 
     def member(self, seat: int) -> Member | None:
         """The member with that seat number, or None."""
@@ -91,14 +93,20 @@ class Membership:
         """Members that have a live node."""
         return tuple(m for m in self.members if m.status is MemberStatus.ACTIVE)
 
+    def mute(self) -> tuple[Member, ...]:
+        """Members with a node that may not speak for its seat any more: what ``sweep`` takes."""
+        return tuple(m for m in self.active() if not self.speaks(m.seat, m.node_key))
+
     def speaks(self, seat: int, node_key: bytes) -> bool:
         """Whether the node with that key may speak for the seat at this block.
 
-        It is on the seat, its lease runs, and the KMS root behind it is live: what ``sweep`` of the
-        contract asks, before anybody has swept.
+        It is on the seat, its lease runs, its app is allowed and the KMS root behind it is live:
+        what ``sweep`` of the contract asks, before anybody has swept.
         """
         row = self.member(seat)
         if row is None or row.status is not MemberStatus.ACTIVE or row.node_key != node_key:
+            return False
+        if seat in self.disallowed:
             return False
         root_ends_s = dict(self.roots).get(row.root_epoch, 0)
         return self.block_time_s < min(row.lease_expires_s, root_ends_s)

@@ -115,6 +115,7 @@ def _membership(fields: Any) -> Membership | None:
         ),
         roots=tuple((int(epoch), int(ends_s)) for epoch, ends_s in fields["roots"]),
         recoveries=int(fields["recoveries"]),
+        disallowed=tuple(int(seat) for seat in fields.get("disallowed", ())),
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from chain import decoding
 from chain.agreement import FinalizedReader
 from chain.errors import NotDeployed, NotProven, PinMismatch
 from chain.headers import Header
 from chain.keys import keccak256
+from chain.rpc import RpcEndpoint
 
 PROVEN = "proven"
 
@@ -56,6 +58,11 @@ class ContractStorage:
             self._code_hash = keccak256(code)
         return self._code_hash
 
+    async def is_laid_out(self, at: Header) -> bool:
+        """Whether the contract's code is the one whose layout is known. Raises NotDeployed."""
+        await self.code_hash(at)
+        return self._laid_out
+
     async def words(self, slots: Sequence[int], at: Header) -> tuple[bytes, tuple[int, ...]] | None:
         """The storage root and the words, None when they have to be agreed on instead.
 
@@ -83,6 +90,17 @@ class ContractStorage:
             )
         self.note(PROVEN)
         return account.storage_root, account.slots
+
+    async def agreed(self, slots: Sequence[int], at: Header) -> tuple[int, ...]:
+        """The words as k endpoints give them alike."""
+        block, address = decoding.block_id(at.hash), "0x" + self.address.hex()
+        batch = [("eth_getStorageAt", [address, hex(slot), block]) for slot in slots]
+
+        async def ask(endpoint: RpcEndpoint) -> tuple[int, ...]:
+            answers = await endpoint.batch(batch)
+            return tuple(int.from_bytes(decoding.data(a, 32), "big") for a in answers)
+
+        return await self._reader.agree_by("eth_getStorageAt", ask) if batch else ()
 
     def note(self, how: str) -> None:
         """Says how the contract was read; a change is logged."""

@@ -133,13 +133,43 @@ class StorageLayout:
 
     def root_slot(self, epoch: int) -> int:
         """Where the KMS root of an epoch lies."""
-        key = epoch.to_bytes(_WORD, "big") + self._at["_roots"].slot.to_bytes(_WORD, "big")
-        return int.from_bytes(keccak256(key), "big")
+        return self._in_mapping("_roots", epoch)
 
     @staticmethod
     def root_ends_s(word: int) -> int:
         """The Unix second at which a root ends, from its word."""
         return _part(word, 20, 5)
+
+    @property
+    def app_count_slot(self) -> int:
+        """Where the number of apps ever named lies."""
+        return self._at["_appCount"].slot
+
+    def app_count(self, word: int) -> int:
+        """How many apps were ever named: at most 255."""
+        return _part(word, self._at["_appCount"].offset_bytes, 1)
+
+    def app_slot(self, index: int) -> int:
+        """Where the app of a number (from 1) lies."""
+        return self._in_mapping("_apps", index)
+
+    @staticmethod
+    def app_is_allowed(word: int) -> bool:
+        """Whether nodes of an app may be members, from its word."""
+        return bool(_part(word, 20, 1))
+
+    def node_slot(self, seat: int) -> int:
+        """Where the first word of a seat's row lies."""
+        return self._in_mapping("_nodes", seat)
+
+    @staticmethod
+    def node_app(word: int) -> int:
+        """The number of the app that a seat's node runs, from the first word of the row."""
+        return _part(word, 30, 1)
+
+    def _in_mapping(self, name: str, key: int) -> int:
+        place = key.to_bytes(_WORD, "big") + self._at[name].slot.to_bytes(_WORD, "big")
+        return int.from_bytes(keccak256(place), "big")
 
     def recovery_slots(self, index: int) -> tuple[int, ...]:
         """Where an opened recovery lies."""

@@ -55,6 +55,8 @@ PROVEN = {
         "rules": "_rules",
         "certificates": "_certificates",
         "_roots": "_roots",
+        "_apps": "_apps",
+        "_appCount": "_appCount",
         "_pending": "_pending",
         "_recoveries": "_recoveries",
     },

@@ -133,10 +133,7 @@ def bind(now: Membership, seat: int, instance_id: bytes) -> Effect:
 
 
 def sweep(now: Membership, seats: list[int]) -> Effect:
-    rows = [row for seat in seats if (row := now.member(seat)) is not None]
-    mute = [m for m in rows if m.status is MemberStatus.ACTIVE
-            and not now.speaks(m.seat, m.node_key)]  # fmt: skip
-    found = removal(now, mute)
+    found = removal(now, [m for m in now.mute() if m.seat in seats])
     line = "seats whose lease, root and app are live are passed over"
     return Effect((*found.lines, line), found.warnings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain import ChainError, MemberStatus, TxOutcome
+from chain import ChainError, TxOutcome
 from deploy import calls
 from deploy.calls import Call
 from deploy.operator import arguments as read
@@ -57,12 +57,7 @@ async def _granted(session: Session, _: Options, outcome: TxOutcome) -> dict[str
 async def _sweep(session: Session, options: Options) -> Call:
     if options.seats:
         return calls.sweep(options.seats)
-    now = await session.membership()
-    mute = [
-        m.seat
-        for m in now.members
-        if m.status is MemberStatus.ACTIVE and not now.speaks(m.seat, m.node_key)
-    ]
+    mute = (await session.membership()).mute()
     if not mute:
-        raise ChainError("every active seat has a live lease and root: nothing to sweep")
-    return calls.sweep(mute)
+        raise ChainError("every active seat has a live lease, app and root: nothing to sweep")
+    return calls.sweep(m.seat for m in mute)

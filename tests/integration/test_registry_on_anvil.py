@@ -37,6 +37,7 @@ from chain.follow import Follower
 from chain.keys import keccak256
 from chain.registration import owner_authorization
 from contracts import artifact
+from deploy import calls
 from deploy.contract import (
     RECOVERY_DELAY_S,
     Founding,
@@ -46,6 +47,8 @@ from deploy.contract import (
     verify_code,
 )
 from tests.integration.anvil_chain import (
+    APP,
+    APP_ID,
     CHAIN_ID,
     OWNER,
     Chain,
@@ -229,6 +232,33 @@ async def test_nodes_of_a_revoked_root_lose_their_say_before_anybody_sweeps(chai
     after = await changed(watcher)
     assert after.membership.version == before.version and after.views == ()
     assert not after.membership.speaks(1, node.node_key)
+    await watcher.aclose()
+
+
+async def test_nodes_of_a_disallowed_app_lose_their_say_before_anybody_sweeps(
+    chain: Chain,
+) -> None:
+    found = await cluster(chain, seats=2)
+    other_app = APP_ID[::-1]
+    await found.owner.send(calls.allow_app(other_app))
+    other_key = coincurve.PrivateKey(keccak256(b"another app's key"))
+    for seat, app_id, key in ((1, APP_ID, APP), (2, other_app, other_key)):
+        await bind(found, seat, f"node{seat}")
+        node = identity(found.deployment, seat, f"node{seat}", app=key, app_id=app_id)
+        await found.registrar.register(node, seat, endpoint(seat), 1, until=TxState.FINAL)
+    watcher = found.registry.watch()
+    before = (await anext(watcher)).membership
+    assert before.disallowed == () and before.mute() == ()
+
+    await found.owner.send(calls.allow_app(other_app, False))
+    after = await changed(watcher)
+    assert after.membership.version == before.version and after.views == ()
+    assert [m.seat for m in after.membership.mute()] == [2]
+    assert found.registry.status()["trust"]["state"] == "proven"
+
+    # The owner changes his mind: nobody had swept, so nobody must register again.
+    await found.owner.send(calls.allow_app(other_app))
+    assert (await changed(watcher)).membership.mute() == ()
     await watcher.aclose()
 
 
