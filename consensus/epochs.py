@@ -204,15 +204,26 @@ class ChainViews:
 
     def __init__(self) -> None:
         self._views: OrderedDict[int, ChainView] = OrderedDict()
+        self._oldest = 0
 
     def add(self, view: ChainView) -> bool:
         """Takes a view; False when we have one of that block, or enough newer ones."""
-        if view.block_number in self._views:
+        if view.block_number in self._views or view.block_number < self._oldest:
             return False
         self._views[view.block_number] = view
         while len(self._views) > CHAIN_VIEWS_MAX:
             del self._views[min(self._views)]
         return view.block_number in self._views
+
+    def forget_older(self) -> None:
+        """Only the newest stays: a recovery does not say which block its set was taken from.
+
+        Else a leader could show the way back to those that were lost, one step after the other.
+        """
+        newest = self.newest
+        if newest is not None:
+            self._views = OrderedDict({newest.block_number: newest})
+            self._oldest = newest.block_number
 
     @property
     def newest(self) -> ChainView | None:

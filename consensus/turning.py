@@ -186,6 +186,7 @@ class Turning(Convicting):
         self._told_epoch.clear()
         self._asked_for_epoch.clear()
         if isinstance(opening, Recovery):
+            self._chain_views.forget_older()
             self._recoveries.append(opening)
             self._awaited.remove(opening)
             what = f"epoch {validators.epoch} is opened by a recovery vote on the chain"

@@ -11,10 +11,9 @@ from consensus.interface import (
     EpochRecord,
     MembershipSeen,
     Received,
-    RecoverySeen,
     Timer,
 )
-from consensus.types import Boundary, Evidence, Reason, Recovery, View, VoteKind
+from consensus.types import Boundary, Evidence, Reason, View, VoteKind
 from consensus.wire import EpochReply, EvidenceMessage, Message, VoteMessage
 from tests.unit.consensus.clusters import block, command
 from tests.unit.consensus.towns import Town
@@ -466,71 +465,6 @@ def test_evidence_of_the_epoch_before_still_convicts(restarted: bool) -> None:
             town.step(seat, Received(4, EvidenceMessage((Evidence(one, other),))))
     town.pass_time()
     assert 4 in dict(town.engines[1].machine.standing.now)
-
-
-# --- break-glass ---
-
-
-def _stuck() -> Town:
-    """Four of seven are gone for good."""
-    town = Town(7, 7)
-    town.commit()
-    town.crash(4, 5, 6, 7)
-    town.settle()
-    return town
-
-
-def test_a_recovery_vote_on_the_chain_opens_an_epoch_of_those_who_are_left() -> None:
-    town = _stuck()
-    tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2, 3))), bytes(32))
-    for seat in (1, 2, 3):
-        output = town.step(seat, RecoverySeen(recovery))
-        assert [n for n in output.notices if isinstance(n, Alarm)], "it must be loud"
-    town.pass_time()
-    assert town.members(1) == {1: 1, 2: 1, 3: 1}
-    town.commit()
-    town.crash(1, 2, 3)
-    town.start(1, 2, 3)
-    for seat in (1, 2, 3):  # the chain tells it again at every start
-        town.step(seat, RecoverySeen(recovery))
-    assert set(town.epochs().values()) == {1}
-    town.settle()
-    town.commit()
-
-
-def test_a_member_behind_the_recovery_fetches_first() -> None:
-    town = Town(7, 7)
-    town.crash(3)
-    town.commit()
-    town.crash(4, 5, 6, 7)
-    tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2, 3))), bytes(32))
-    for seat in (1, 2):
-        town.step(seat, RecoverySeen(recovery))
-    town.start(3)
-    town.step(3, RecoverySeen(recovery))
-    assert town.epochs()[3] == 0
-    town.pass_time()
-    assert set(town.epochs().values()) == {1}
-    town.commit()
-
-
-@pytest.mark.parametrize("what", ["beyond", "another block", "another epoch"])
-def test_a_recovery_that_does_not_fit_stops_the_member(what: str) -> None:
-    town = _stuck()
-    tip = town.engines[1].ledger.tip
-    height, hash_, epoch = tip.height, tip.hash, 1
-    if what == "beyond":
-        height -= 1
-    elif what == "another block":
-        hash_ = bytes(32)
-    else:
-        epoch = 2
-    members = tuple(map(town.member, (1, 2, 3)))
-    output = town.step(1, RecoverySeen(Recovery(epoch, height, hash_, members, bytes(32))))
-    assert output.halt is not None
-    assert "recovery" in output.halt.reason
 
 
 # --- what the caller sees ---
