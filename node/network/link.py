@@ -155,7 +155,7 @@ class Link:
         yamux, frames, channel = self._yamux, self._frames, self._channel
         self._take_controls()
         self._deliver_all(self._early)
-        opened_before, control_before = channel.opened_messages, yamux.control_frames
+        opened_before, muxed_before = channel.opened_messages, yamux.frames
         bytes_before = channel.sealed_bytes_received
         while True:
             data = await channel.receive()
@@ -176,15 +176,15 @@ class Link:
             # The window may have opened for a writer that waits for it.
             if self._pending:
                 self._wake.set()
-            opened, control = channel.opened_messages, yamux.control_frames
+            opened, muxed = channel.opened_messages, yamux.frames
             received = channel.sealed_bytes_received
-            # Noise messages and control frames cost work too, with or without payloads in them.
-            units = max(taken, opened - opened_before, control - control_before)
+            # Noise messages and the muxer's frames cost work too, with or without payloads in them.
+            units = max(taken, opened - opened_before, muxed - muxed_before)
             pause_s = max(
                 self._message_bucket.charge(units, now),
                 self._byte_bucket.charge(received - bytes_before, now),
             )
-            opened_before, control_before, bytes_before = opened, control, received
+            opened_before, muxed_before, bytes_before = opened, muxed, received
             if pause_s > 0 or self._inbox.full:
                 await self._pause(pause_s)
 

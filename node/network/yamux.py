@@ -45,8 +45,8 @@ class Yamux:
         "_window_bytes",
         "accepted",
         "control",
-        "control_frames",
         "ended",
+        "frames",
         "pong",
         "send_window",
         "stream_id",
@@ -65,7 +65,7 @@ class Yamux:
         self.accepted = False
         self.send_window = INITIAL_WINDOW_BYTES
         self.control = bytearray()
-        self.control_frames = 0  # received, for the caller's rate limit
+        self.frames = 0  # received, for the caller's rate limit: empty ones cost work too
         self.pong: int | None = None  # value of the last answered ping
         self.ended = ""  # why no more stream bytes will come
 
@@ -128,14 +128,13 @@ class Yamux:
     def _header(self, version: int, kind: int, flags: int, stream_id: int, value: int) -> None:
         if version != 0 or kind > GO_AWAY or flags & ~(SYN | ACK | FIN | RST):
             raise LinkBroken("yamux_violation", penalty=True)
+        self.frames += 1
         if kind == PING:
             self._on_ping(flags, value)
             return
         if kind == GO_AWAY:
             self.ended = self.ended or "closed_by_peer"
             return
-        if kind == WINDOW_UPDATE:
-            self.control_frames += 1
         if flags & SYN:
             self._on_syn(stream_id)
         mine = stream_id == self.stream_id and self.stream_id != 0
@@ -176,7 +175,6 @@ class Yamux:
         self._queue(WINDOW_UPDATE, RST, stream_id, 0)
 
     def _on_ping(self, flags: int, value: int) -> None:
-        self.control_frames += 1
         if flags & SYN:
             self._queue(PING, ACK, 0, value)
         elif flags & ACK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import struct
+from contextlib import suppress
 
 import pytest
 import trio
@@ -340,3 +341,21 @@ async def complete(stream: trio.SocketStream, session: object) -> None:
     await MultiselectClient().select_one_of([YAMUX_ID], MultiselectCommunicator(session))
     await wait_closed(stream)
     raise ConnectionError("closed")
+
+
+async def test_frames_of_the_muxer_without_anything_in_them_count_as_well(
+    network: Network, nursery: trio.Nursery
+) -> None:
+    limits = {"messages_per_s": 2000.0, "message_burst": 500.0, "strikes_max": 1}
+    a = await network.start(1, members=[address(2)], **limits)
+    peer = await linked(a.mesh, 2)
+    await a.up(2)
+
+    async def empty() -> None:
+        with suppress(Exception):
+            for _ in range(200):
+                await peer.channel.send(raw(*[(DATA, 0, 1, 0)] * 500))
+
+    nursery.start_soon(empty)
+    assert await a.down(2) == "flooding"
+    peer.channel.close()
