@@ -176,7 +176,7 @@ class Express:
 
     async def _rest(self, data: bytes, end: int) -> bytes:
         """``data`` with the bytes up to ``end``, as far as they come soon."""
-        with trio.move_on_after(BODY_PATIENCE_S):
+        with trio.move_on_after(BODY_PATIENCE_S), suppress(trio.BrokenResourceError):
             while len(data) < end:
                 more = await self._stream.receive_some(end - len(data))
                 if not more:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from memory_node import MemoryNode, make_config
 
@@ -104,6 +107,22 @@ async def test_a_body_that_does_not_come_is_left_to_the_general_server(
     (answer,) = await ask(port, HEAD + b"\r\nhel")
     assert answer.startswith(b"HTTP/1.1 408")
     assert handed_over == [HEAD + b"\r\nhel"]
+
+
+async def test_a_client_that_resets_within_its_body_is_no_line_in_the_log(
+    port: int, handed_over: list[Any]
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(HEAD + b"\r\nhel")
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()  # by a reset
+        with trio.fail_after(20):
+            while not handed_over and not lines:
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert lines == []
 
 
 @pytest.mark.parametrize(
