@@ -8,6 +8,7 @@ blocks up to the older one may go: a member that is only a little behind still g
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -93,6 +94,9 @@ class Archivist:
         except (SnapshotError, StorageError, OSError) as error:
             # Not worth stopping for: the next one comes, and no block goes before it.
             self._log.error("snapshot_failed", height=pinned.height, reason=str(error))
+            # But the votes need the space that it took, if that was what failed.
+            with suppress(OSError):
+                await trio.to_thread.run_sync(snapshots.tidy_drafts, self._directory)
         finally:
             self._busy = False
 

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import pytest
 
@@ -159,6 +159,27 @@ def test_what_a_crash_left_is_no_snapshot_and_goes(store: Store, tmp_path: Path)
     archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
     assert archivist.heights == [] and archivist.offer() is None
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.trio
+async def test_a_snapshot_that_did_not_fit_on_the_disk_gives_back_what_it_took(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    past = Past()
+    store.write([past.extend() for _ in range(AT)])
+    pinned = store.take_pinned()
+    assert pinned is not None
+    write, written = snapshots._write_frame, []
+
+    def full(file: BinaryIO, payload: bytes) -> None:
+        write(file, payload)
+        written.extend((tmp_path / snapshots.DIRECTORY).iterdir())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshots, "_write_frame", full)
+    await archivist.make(pinned)
+    assert written and not list((tmp_path / snapshots.DIRECTORY).iterdir())
 
 
 def test_a_pinned_state_does_not_follow_what_comes_after(store: Store) -> None:
