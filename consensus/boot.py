@@ -1,4 +1,4 @@
-"""Incarnations: how a booting member gets the right to vote, and how an older copy loses it.
+"""Incarnations (R10, R20): how a booting member gets the right to vote, and an older copy loses it.
 
 A booting member asks all members to acknowledge (seat, incarnation, boot id) and needs more than
 2/3 of the weight, its own included. Whoever acknowledged counts votes under that incarnation only.

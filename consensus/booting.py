@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from .digests import digest_of
+from .installing import Installing
 from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Timer
 from .ledger import Tip
-from .restoring import Restoring
 from .state import ABSTAIN_TERMS
 from .types import BootAck, BootRequest, Certificate, Opening, View, Vote, VoteKind
 from .wire import BootRefused
 
 
-class Booting(Restoring):
+class Booting(Installing):
     """Boot requests and their answers; ``boot`` keeps the books."""
 
     def _ask_to_boot(self) -> None:

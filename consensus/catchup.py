@@ -1,4 +1,4 @@
-"""Fetching what others have and we lack: single candidate blocks, and stretches of final ones.
+"""Fetching what we lack (R16): single candidate blocks, and stretches of final ones.
 
 Theory of operation
 -------------------
@@ -244,7 +244,7 @@ class CatchUp:
         """The link to a member closed: it will not answer."""
         self._asked.pop(seat, None)
 
-    def restored(self, height: int) -> None:
+    def installed(self, height: int) -> None:
         """A snapshot was installed."""
         self.paused = False
         self._start_over(height)

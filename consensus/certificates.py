@@ -1,4 +1,4 @@
-"""Counting votes and checking certificates.
+"""Counting votes (R3, R5, R6) and checking certificates.
 
 ``VoteBook`` keeps what members signed for the views around ours, at most one vote per seat, kind
 and view. Signatures are checked as late as possible: not before the votes would make a quorum (or

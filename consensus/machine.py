@@ -9,6 +9,8 @@ the state remembers each client's last sequence and outcome, so that a repeated 
 first answer and changes nothing. At most ``SESSIONS_MAX`` clients are remembered; the one that
 was silent longest is forgotten first, in the same order everywhere.
 
+What it does, for those who use it, is in ``docs/state-machine.md``.
+
 Time is block time: it never goes back, and voters bound how far a leader may be off (R2). A lease
 is over at the first block whose time has reached its end.
 """

@@ -1,4 +1,4 @@
-"""Commands that wait for a block: bounded, and fair between members and between clients.
+"""Commands that wait for a block: bounded, and fair between members and between clients (R12).
 
 A command's *source* is the member that gave it to us; sources take turns in a block, the clients
 of a source take turns within its share, and one client's commands keep their order. A client that

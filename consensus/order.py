@@ -1,7 +1,8 @@
 """The order in which the members of an epoch lead: a weighted permutation without replacement.
 
 P(first) is proportional to weight, a deposed leader returns only after everyone else had a turn,
-and the order is a pure function of the set and its seed. Integers only.
+and the order is a pure function of the set, its seed and demerits (``docs/protocol.md``, section
+1). Integers only.
 """
 
 from __future__ import annotations

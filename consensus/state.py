@@ -84,15 +84,15 @@ class State:
         self._floor: tuple[int, View, int] = (0, GENESIS, 0)  # our highest known vote
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
         self._abstain_until = abstain_until  # epoch and term
-        self._proposals: dict[View, Proposal] = {}
+        self._proposals: dict[View, Proposal] = {}  # the first of each view from ours on
         # By epoch and term: the newest block that we took from its leader, as the leader signed it.
         self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
-        self._helped: dict[int, View] = {}
+        self._helped: dict[int, View] = {}  # our view when a seat was last shown the way to it
         self._asked_for_boot: set[int] = set()  # since the last retry
         self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
-        self._failed_terms = 0
+        self._failed_terms = 0  # in a row, since something became final (R13)
         self._tick_ms = 0  # when the last tick was, by the caller's clock
         self._tick_height = ledger.tip.height
         self._tick_view = self.view
@@ -102,6 +102,7 @@ class State:
         self._boots = TokenBuckets(burst=8, refill_ms=1000)
         self._introductions = TokenBuckets(burst=8, refill_ms=max(1, durations.boot_ms // 2))
         self._heartbeat_due = False
+        # Where votes may make a certificate by now; ``Voting._settle`` looks.
         self._work: deque[tuple[VoteKind, View]] = deque()
 
     def leader(self, term: int) -> int:

@@ -1,7 +1,8 @@
 """The replicated state in chunks of items (``items``): out of a machine, and checked into one.
 
-Items come in one canonical order: head, facts by name, leases by number, sessions by last use,
-entries by key. A receiver believes none of it before the hash over all of it is the certified one.
+What a snapshot consists of (R17). Items come in one canonical order: head, facts by name, leases by
+number, sessions by last use, entries by key. A receiver believes none of it before the hash over
+all of it is the certified one.
 """
 
 from __future__ import annotations

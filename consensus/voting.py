@@ -20,8 +20,9 @@ Rules of this room
    ``persist`` before it is put in ``send``.
 3. Votes move forward only: never for a view below the current one, at most one per kind and view.
 
-The rules are numbered in ``docs/protocol.md``. ``engine`` surrounds them with everything that
-safety does not rest on: links, timers, commands, catch-up, restart.
+The rules are numbered in ``docs/protocol.md``. ``turning`` is below, because a final block may end
+the epoch; the classes above surround the rules with what safety does not rest on: catch-up, links,
+timers, commands; and with who may vote at all (R10, ``booting``).
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ class Voting(Turning):
             self._finalize(c.view, c.block)
             self._enter(c.view.next())
         if c.kind is VoteKind.FINALIZE:
-            self.catchup.target = c
+            self.catchup.target = c  # until all blocks up to it are here and applied
             self._commit(c, sender)
 
     def _is_old(self, c: Certificate) -> bool:

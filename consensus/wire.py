@@ -314,16 +314,16 @@ def encode(message: Message) -> bytes:
             fields = (14, nonce)
         case ProbeReply(nonce, incarnation, epoch, view, height, chain_block, time_ms, signature):
             fields = (15, nonce, incarnation, epoch, *view, height, chain_block, time_ms, signature)
-        case EpochRequest(epoch):
-            fields = (19, epoch)
-        case EpochReply(openings):
-            fields = (20, [pack_opening(o) for o in openings])
         case SnapshotRequest(height, chunk):
             fields = (16, height, chunk)
         case SnapshotOffer(manifest):
             fields = (17, pack_manifest(manifest))
         case SnapshotChunk(height, chunk, items):
             fields = (18, height, chunk, items)
+        case EpochRequest(epoch):
+            fields = (19, epoch)
+        case EpochReply(openings):
+            fields = (20, [pack_opening(o) for o in openings])
     packed: bytes = msgpack.packb((VERSION, *fields))
     return packed
 
@@ -417,15 +417,6 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
                 time_ms,
                 blob(signature, 65),
             )
-        case 19:
-            (epoch,) = record(fields, 1)
-            return EpochRequest(uint(epoch))
-        case 20:
-            (openings,) = record(fields, 1)
-            most = limits.EPOCHS_PER_MESSAGE_MAX
-            return EpochReply(
-                tuple(read_opening(o, cluster_id) for o in array(openings, most))
-            )
         case 16:
             height, chunk = record(fields, 2)
             return SnapshotRequest(uint(height), uint(chunk, limits.SNAPSHOT_CHUNKS_MAX))
@@ -441,5 +432,14 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
                     short_bytes(item, limits.SNAPSHOT_ITEM_BYTES_MAX)
                     for item in array(items, limits.SNAPSHOT_CHUNK_ITEMS)
                 ),
+            )
+        case 19:
+            (epoch,) = record(fields, 1)
+            return EpochRequest(uint(epoch))
+        case 20:
+            (openings,) = record(fields, 1)
+            most = limits.EPOCHS_PER_MESSAGE_MAX
+            return EpochReply(
+                tuple(read_opening(o, cluster_id) for o in array(openings, most))
             )
     raise WireError("unknown type of message")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from consensus import restoring, voting
+from consensus import installing, voting
 from consensus.engine import Engine
 from consensus.interface import (
     AcknowledgedRecord,
@@ -283,12 +283,12 @@ class ManifestsBelieved(Engine):
     """Takes any finalization in a manifest for one."""
 
     def _take_offer(self, offer: Offer) -> None:
-        checked = restoring.verify_certificate
-        restoring.verify_certificate = lambda *certificate: True  # type: ignore[assignment]
+        checked = installing.verify_certificate
+        installing.verify_certificate = lambda *certificate: True  # type: ignore[assignment]
         try:
             super()._take_offer(offer)
         finally:
-            restoring.verify_certificate = checked  # type: ignore[assignment]
+            installing.verify_certificate = checked  # type: ignore[assignment]
 
 
 class NeverJoins(Engine):

@@ -1,4 +1,7 @@
-"""R17 in one member: finding a certified snapshot, and putting it in the place of the state."""
+"""R17 in one member: finding a certified snapshot, and putting it in the place of the state.
+
+Not to be taken for the start from one's own disk, which is ``Engine._restore``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
 _OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
 
 
-class Restoring(Syncing):
+class Installing(Syncing):
     """Snapshots, for a member that is too far behind, or lacks what all others pruned."""
 
     def _is_far_behind(self, height: int) -> bool:
@@ -161,7 +164,7 @@ class Restoring(Syncing):
         self.fetch = None
         if fetch.height > self.ledger.tip.height:  # blocks may have brought us further meanwhile
             self._install(fetch.offer, machine)
-        self.catchup.restored(self.ledger.tip.height)
+        self.catchup.installed(self.ledger.tip.height)
         self._take_certificate(fetch.manifest.finalization, checked=True)
         self._out.send += self.catchup.ask(self.connected)
 
