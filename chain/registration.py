@@ -7,6 +7,7 @@ from. The contract checks both; what it would refuse is refused here before gas 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from chain import decoding
@@ -155,6 +156,15 @@ class NodeRegistrar:
             # All nodes of an app share the app key and may do this at the same moment.
             if not await self._certified(identity):
                 raise
+
+    async def sweep(self, seats: Sequence[int]) -> TxOutcome:
+        """Takes out those of these seats whose lease, root or app ended; the rest is passed over.
+
+        Raises as ``TransactionSender.send``.
+        """
+        data = self._function("sweep").encode(list(seats))
+        named = ", ".join(map(str, seats))
+        return await self._send(f"sweep seats {named:.160}", data, TxState.INCLUDED)
 
     async def _certified(self, identity: Identity) -> bool:
         """Whether the newest state has the app key for this app under a live root.

@@ -90,6 +90,7 @@ class ChainConfig:
     submit_evidence: bool = True  # show the chain what convicted a member
     record_leaders: bool = False  # and every leader, and every one deposed: each costs gas
     depose_leaders: bool = False
+    sweep: bool = True  # have nodes taken out whose lease, root or app ended some time ago
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "submit_evidence": _Key(flag),
         "record_leaders": _Key(flag),
         "depose_leaders": _Key(flag),
+        "sweep": _Key(flag),
     },
     "attestation": {
         "pccs_urls": _Key(several(source_url, COLLATERAL_SOURCES_MAX, 0), anchor=True),

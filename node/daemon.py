@@ -56,6 +56,8 @@ from node.showing import shown_epoch
 from node.signing import NodeSigner, RecoveringVerifier
 from node.statelock import StateLock
 from node.storage import DATABASE_FILE, Store
+from node.sweeping import Sweeper
+from node.turns import turn_of
 from node.witness import Witness
 
 EXIT_CLEAN = 0
@@ -324,6 +326,12 @@ async def _run_core(
             leaders=config.chain.record_leaders,
             deposals=config.chain.depose_leaders,
         )
+        service.sweeper = sweeper = Sweeper(
+            NodeRegistrar(service.registry, service.sender).sweep,
+            lambda: service.keeper.membership if service.keeper is not None else None,
+            partial(turn_of, engine, config.node.seat),
+            config.node.seat,
+        )
         service.feed.attach(driver.tell, engine.validators, engine.previous)
         _log.info(
             "core_started",
@@ -343,6 +351,8 @@ async def _run_core(
                 service.attestation.attach(mesh, BootFence(driver, cluster_id))
                 nursery.start_soon(service.attestation.run)
             nursery.start_soon(witness.run)
+            if config.chain.sweep:
+                nursery.start_soon(sweeper.run)
             await nursery.start(mesh.run)
             await _wait_linked(mesh, engine)
             try:

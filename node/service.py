@@ -38,6 +38,7 @@ from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
 from node.served import StorageError
+from node.sweeping import Sweeper
 from node.witness import Witness
 
 VERSION = version("dstack-cluster")
@@ -58,6 +59,7 @@ class NodeService:
         self.registry: EvmRegistry | None = None
         self.sender: TransactionSender | None = None
         self.witness: Witness | None = None
+        self.sweeper: Sweeper | None = None
         self.keeper: SeatKeeper | None = None
         self.mesh: Mesh | None = None
         self.feed: MembershipFeed | None = None
@@ -206,6 +208,8 @@ class NodeService:
             row["transactions"] = self.sender.status()
         if self.witness is not None:
             row["shown"] = self.witness.status()
+        if self.sweeper is not None:
+            row["mute"] = self.sweeper.status()
         return row
 
     def members(self) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from consensus.engine import Engine
 from consensus.types import Block, Certificate, Evidence
 from node.served import StorageError
 from node.showing import shown_deposal, shown_leader, signed_vote
+from node.turns import turn_of
 
 TURN_S = 60.0  # longer than a transaction takes to be seen by everybody
 POLL_S = 1.0
@@ -213,22 +214,13 @@ class Witness:
         return [s for _, s in sorted(found, key=lambda item: item[0][0] != "epoch")]
 
     def _is_due(self, showing: Showing) -> bool:
-        turn = self._turn()
+        turn = turn_of(self._engine, self._seat)
         if turn is None or not self._certificates.named:
             return False
         due_s = showing.since_s + turn * self._turn_s
         if showing.tried_s is not None:
             due_s = max(due_s, showing.tried_s + self._retry_s)
         return trio.current_time() >= due_s
-
-    def _turn(self) -> int | None:
-        """How many members come before us, the leader first; None for one without a vote."""
-        engine = self._engine
-        seats, leader = engine.validators.seats, engine.leader(engine.view.term)
-        if self._seat not in seats:
-            return None
-        after = [seat for seat in seats if seat > leader]
-        return [leader, *after, *(s for s in seats if s < leader)].index(self._seat)
 
     async def _show(self, showing: Showing) -> bool:
         """Tries it once; False when it is not there yet."""

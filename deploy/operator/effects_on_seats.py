@@ -145,7 +145,7 @@ def allow_app(now: Membership, app_id: bytes, allowed: bool) -> Effect:
     if allowed:
         return Effect((f"nodes of app 0x{app_id.hex()} may register",))
     return Effect(
-        (f"nodes of app 0x{app_id.hex()} may not register, renew no lease, and can be swept",),
+        (f"nodes of app 0x{app_id.hex()} lose their say at once, are swept, and may not register",),
         (f"up to {voting(now)} of {voting(now)} voting weight may run this app",),
     )
 

@@ -46,6 +46,7 @@ from deploy.contract import (
     registry_abi,
     verify_code,
 )
+from node.sweeping import Sweeper
 from tests.integration.anvil_chain import (
     APP,
     APP_ID,
@@ -238,11 +239,11 @@ async def test_nodes_of_a_revoked_root_lose_their_say_before_anybody_sweeps(chai
 async def test_nodes_of_a_disallowed_app_lose_their_say_before_anybody_sweeps(
     chain: Chain,
 ) -> None:
-    found = await cluster(chain, seats=2)
+    found = await cluster(chain, seats=3)
     other_app = APP_ID[::-1]
     await found.owner.send(calls.allow_app(other_app))
     other_key = coincurve.PrivateKey(keccak256(b"another app's key"))
-    for seat, app_id, key in ((1, APP_ID, APP), (2, other_app, other_key)):
+    for seat, app_id, key in ((1, other_app, other_key), (2, APP_ID, APP), (3, APP_ID, APP)):
         await bind(found, seat, f"node{seat}")
         node = identity(found.deployment, seat, f"node{seat}", app=key, app_id=app_id)
         await found.registrar.register(node, seat, endpoint(seat), 1, until=TxState.FINAL)
@@ -253,12 +254,24 @@ async def test_nodes_of_a_disallowed_app_lose_their_say_before_anybody_sweeps(
     await found.owner.send(calls.allow_app(other_app, False))
     after = await changed(watcher)
     assert after.membership.version == before.version and after.views == ()
-    assert [m.seat for m in after.membership.mute()] == [2]
+    assert [m.seat for m in after.membership.mute()] == [1]
     assert found.registry.status()["trust"]["state"] == "proven"
 
     # The owner changes his mind: nobody had swept, so nobody must register again.
     await found.owner.send(calls.allow_app(other_app))
     assert (await changed(watcher)).membership.mute() == ()
+
+    # Then he means it: whoever's turn it is has it taken out.
+    await found.owner.send(calls.allow_app(other_app, False))
+    assert [m.seat for m in (await changed(watcher)).membership.mute()] == [1]
+    sweeper = Sweeper(
+        found.registrar.sweep, lambda: found.registry.newest, lambda: 0, seat=2, grace_s=0
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweeper.run)
+        swept = (await changed(watcher)).membership
+        nursery.cancel_scope.cancel()
+    assert [m.seat for m in swept.active()] == [2, 3] and swept.mute() == ()
     await watcher.aclose()
 
 
