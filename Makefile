@@ -36,8 +36,9 @@ contracts: setup ## the committed artifacts are what the sources give, the contr
 	$(BIN)/python -m contracts.evm.build --check
 	$(BIN)/python -m contracts.evm.gas
 
-test-contracts: contracts ## the same, whether these tests find the flaws that they are for, and slither
+test-contracts: contracts ## the same, planted flaws that these tests must find, slither, halmos
 	$(BIN)/python -m contracts.evm.slither
+	$(BIN)/python -m contracts.evm.halmos
 	$(BIN)/python -m contracts.evm.flaws
 
 model: setup model/node_modules/.package-lock.json ## the formal model: stories, searches, replay against the core, proof (SAMPLES=5000 searches longer)

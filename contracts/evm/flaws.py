@@ -350,7 +350,8 @@ def run_tests(folder: Path, number: int, pattern: str) -> tuple[list[str], list[
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise FlawError(f"forge said no results: {(run.stderr or run.stdout)[-2000:]}")
-    passed, failed = [], []
+    passed: list[str] = []
+    failed: list[str] = []
     for suite in json.loads(lines[-1]).values():
         for name, result in suite["test_results"].items():
             (passed if result["status"] == "Success" else failed).append(name)
