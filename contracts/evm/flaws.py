@@ -1,10 +1,10 @@
 """Plants the flaws that the tests are there to find, and sees whether each is found.
 
-Every attack on the earlier membership contract (E01-E24, O1-O9), X01, X19 and every invariant
-has its flaw: the check of ours that stands against it is taken out, and then the tests of that
-number must fail. All flaws are compiled into one copy of the sources, each behind a switch that is
-off by default, so the slow compiler runs once. The copy lives in a temporary folder; nothing flawed
-is ever deployed.
+Every attack on the earlier membership contract (E01-E24, O1-O9), X01, X19, X20 and every
+invariant has its flaw: the check of ours that stands against it is taken out, and then the tests of
+that number must fail. All flaws are compiled into one copy of the sources, each behind a switch
+that is off by default, so the slow compiler runs once. The copy lives in a temporary folder;
+nothing flawed is ever deployed.
 
 Run ``python -m contracts.evm.flaws`` (a few minutes). Needs ``npm ci`` in this folder.
 """
@@ -226,6 +226,13 @@ FLAWS = (
         C,
         "if (2 * uint256(s.weight) < uint32(last)) {",
         "if (!flaw(151) && 2 * uint256(s.weight) < uint32(last)) {",
+    ),
+    Flaw(
+        152,
+        "X20_",
+        "Annex.sol",
+        "if (!announced || 2 * uint256(weight) < _announcedWeight) {",
+        "if (!announced || (!flaw(152) && 2 * uint256(weight) < _announcedWeight)) {",
     ),
     Flaw(
         201,

@@ -211,7 +211,8 @@ def recover(
     )  # fmt: skip
     if pending is not None and same:
         lines.append(
-            f"opens the recovery that was announced, from {time_text(pending.ready_at_s)} on"
+            f"opens the recovery that was announced, from {time_text(pending.ready_at_s)} on;"
+            " announces it anew if less than half of the weight of then is ACTIVE"
         )
         return Effect(tuple(lines), ("what was final above that height is lost",))
     return Effect((*lines, "announces the recovery; the delay for objections starts"))

@@ -73,7 +73,7 @@ contract Annex is Slots, IAnnex {
     }
 
     /// @inheritdoc IAnnex
-    /// @dev Announces what has a majority; opens what was announced and still has one.
+    /// @dev Announces what has a majority; opens what was announced and still has one, and a set.
     function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
         external
     {
@@ -83,16 +83,19 @@ contract Annex is Slots, IAnnex {
         _requireMajority(_proposal(p.round, epoch, height, blockHash), seats);
         bool announced =
             p.readyAt != 0 && p.epoch == epoch && p.height == height && p.blockHash == blockHash;
-        if (!announced) {
-            // A majority that changed its mind waits anew. Nobody can delay what is announced
-            // already: saying it again leads to the branch below.
+        if (announced && block.timestamp < p.readyAt) revert TooEarly(p.readyAt);
+        uint32 weight = _activeWeight;
+        // Nobody could object to a set that came about in the last moment: put all out but one, and that
+        // one is the cluster. Who has less than a third of what was announced is no quorum of half of it.
+        if (!announced || 2 * uint256(weight) < _announcedWeight) {
+            // A majority that changed its mind waits anew. Nobody else can delay what is announced
+            // already: saying it again changes nothing, and weights that halve do so a few times only.
             uint64 readyAt = uint64(block.timestamp) + recoveryDelay;
             _pending = Pending(p.round, epoch, height, readyAt, blockHash);
+            _announcedWeight = weight;
             emit RecoveryAnnounced(p.round, epoch, height, blockHash, readyAt);
             return;
         }
-        if (block.timestamp < p.readyAt) revert TooEarly(p.readyAt);
-        uint32 weight = _activeWeight;
         if (weight == 0) revert IRegistry.NothingToLaunch();
         _recoveredWeight[_recoveries.length] = weight;
         ++_recoveryCount;

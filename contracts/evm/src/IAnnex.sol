@@ -46,7 +46,8 @@ interface IAnnex {
 
     /// @notice Breaks the glass, for a cluster that lost its quorum for good: announces a recovery that
     ///         seats of more than half of the granted weight vote for; called again after the time
-    ///         for objections, with a majority that still stands, opens it.
+    ///         for objections, with a majority that still stands, opens it. If less than half of the weight
+    ///         that was ACTIVE when it was announced is left by then, it is announced anew instead.
     /// @param seats those whose votes are to count, ascending
     function recover(uint64 epoch, uint64 height, bytes32 blockHash, uint256[] calldata seats)
         external;

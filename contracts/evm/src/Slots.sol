@@ -103,6 +103,7 @@ abstract contract Slots {
     Opened[] internal _recoveries;
     mapping(uint256 index => uint32 activeWeight) internal _recoveredWeight;
     mapping(uint256 seat => bytes32 proposal) internal _recoveryVote;
+    uint32 internal _announcedWeight; // that was ACTIVE when the pending recovery was announced
 
     /// @dev The first word of a row, as one read: from its low end signer (160 bits), weight (32), since
     ///      (32), root epoch (16), app (8), status (8).

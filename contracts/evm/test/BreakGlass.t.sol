@@ -75,6 +75,38 @@ contract BreakGlassTest is Fixture {
         eq(reg.recovery(0).epoch, EPOCH, "opened");
     }
 
+    function test_X20_a_set_that_came_about_in_the_last_moment_waits_anew() public {
+        announce();
+        vm.warp(block.timestamp + RECOVERY_DELAY);
+        // one member and whoever has the guardian's key
+        for (uint256 seat = 1; seat <= 3; ++seat) {
+            vm.prank(GUARDIAN);
+            reg.deactivate(seat);
+        }
+        recover(seats(1, 3));
+        (,,, uint64 readyAt,, uint256 opened) = reg.pendingRecovery();
+        eq(opened, 0, "nothing was opened");
+        eq(readyAt, block.timestamp + RECOVERY_DELAY, "announced anew");
+        vm.expectRevert(abi.encodeWithSelector(IAnnex.TooEarly.selector, readyAt));
+        recover(seats(1, 3));
+        // nobody objected to what could be seen for the whole time
+        vm.warp(readyAt);
+        recover(seats(1, 3));
+        (,, uint32 weight) = reg.founding(1);
+        eq(weight, 1, "that set");
+    }
+
+    function test_half_of_what_was_announced_is_enough_to_open() public {
+        announce();
+        vm.prank(GUARDIAN);
+        reg.deactivate(1);
+        vm.prank(GUARDIAN);
+        reg.deactivate(4);
+        vm.warp(block.timestamp + RECOVERY_DELAY);
+        recover(seats(1, 3)); // 5 of 10
+        eq(reg.recovery(0).epoch, EPOCH, "opened");
+    }
+
     // ---------------------------------------------------------------------- attacks
 
     function test_half_of_the_weight_is_no_majority() public {

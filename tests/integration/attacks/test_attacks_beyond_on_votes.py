@@ -1,6 +1,6 @@
-"""X01, X12 to X19: attacks on certificates, recoveries, roots and what stands beside them.
+"""X01, X12 to X20: attacks on certificates, recoveries, roots and what stands beside them.
 
-On ours alone. X01 and X19 worked until they were tried here.
+On ours alone. X01, X19 and X20 worked until they were tried here.
 """
 
 from __future__ import annotations
@@ -352,3 +352,28 @@ async def test_X18_whoever_pauses_stops_entries_and_no_exit(ours: Target) -> Non
     assert await ours.view("activeWeight") == 0
     await ours.do(OWNER, "unpause")
     await ours.do(ALICE, "register", *again.call)
+
+
+async def test_X20_no_recovery_opens_with_a_set_that_nobody_could_object_to(ours: Target) -> None:
+    await launched(ours)
+    vote = (1, 77, BLOCK)
+    for seat, holder in ((1, ALICE), (2, BOB), (3, CAROL)):
+        await ours.do(holder, "voteRecovery", seat, *vote)
+    await ours.do(STRANGER, "recover", *vote, [1, 2, 3])
+    _, _, _, ready_s, _, _ = await ours.view("pendingRecovery")
+    # In the last moment whoever has the guardian's key puts all out but the seat of a friend.
+    for seat in (1, 2, 3):
+        await ours.do(GUARDIAN, "deactivate", seat)
+    await ours.at_time(ready_s)
+    await ours.do(DAN, "recover", *vote, [1, 2, 3])
+    *_, opened = await ours.view("pendingRecovery")
+    assert opened == 0
+    # It is announced anew, with all its time: the owner lifts what the guardian did.
+    _, _, _, again_s, _, _ = await ours.view("pendingRecovery")
+    assert again_s == await ours.now() + RECOVERY_DELAY_S
+    for seat in (1, 2, 3):
+        await ours.do(OWNER, "liftSuspension", seat)
+        await seated(ours, seat, incarnation=2)
+    await ours.at_time(again_s)
+    await ours.do(STRANGER, "recover", *vote, [1, 2, 3])
+    assert await ours.view("founding", 1) == (1, await ours.view("version"), 4)
