@@ -68,6 +68,7 @@ EVENTS_PER_BATCH = 512
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
 SYNC_INLINE_S = 0.005  # a disk that is never faster is waited for in a thread
+SYNC_STALL_S = 0.25  # after one wait as long as this the next one is in a thread
 SYNCS_KEPT = 16
 
 _PRIORITIES: dict[type, Priority] = {
@@ -454,7 +455,8 @@ class _Disk:
     """Waits for the disk: in place while it is fast, which costs less than a thread's turn.
 
     How fast it is, the quickest of the last few waits tells: on busy cores the others tell how
-    long this process waited for a core, and a thread would wait for that too.
+    long this process waited for a core, and a thread would wait for that too. But a wait that was
+    very long may be the first of many, and in place all links and clients would share each.
     """
 
     def __init__(self, sync: Callable[[], None]) -> None:
@@ -463,7 +465,7 @@ class _Disk:
 
     @property
     def is_quick(self) -> bool:
-        return min(self._took_s) < SYNC_INLINE_S
+        return min(self._took_s) < SYNC_INLINE_S and self._took_s[-1] < SYNC_STALL_S
 
     def sync_here(self) -> None:
         started = time.perf_counter()

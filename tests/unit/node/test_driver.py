@@ -32,7 +32,7 @@ from consensus.machine import Machine, Result
 from consensus.types import View
 from consensus.wire import make_block
 from node import votelog
-from node.driver import Driver, SafetyStop
+from node.driver import Driver, SafetyStop, _Disk
 from node.facade import OutcomeUnknown
 from node.network import NetworkLimits, PeerUp
 from node.network.inbox import EventQueue, Inbox
@@ -73,6 +73,23 @@ async def test_no_vote_leaves_before_it_is_on_disk(
             await cluster.members[1].driver.execute(put(number), 10)
         assert len(sent) > 40
         assert unsaved == []
+
+
+async def test_a_disk_that_stalls_holds_up_everybody_once_and_not_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, took, in_place = 0.0, 0.0, []
+
+    def sync() -> None:
+        nonlocal now
+        now += took
+        in_place.append(trio.lowlevel.in_trio_run())
+
+    monkeypatch.setattr("node.driver.time.perf_counter", lambda: now)
+    disk = _Disk(sync)
+    for took in (0.001, 2.0, 2.0, 2.0, 0.001, 0.001):
+        await disk.sync()
+    assert in_place == [True, True, False, False, False, True]
 
 
 async def test_a_repeated_request_is_answered_and_applied_once(tmp_path: Path) -> None:
