@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import structlog
 
-from node.logs import REDACTED, TEXT_LENGTH_MAX, configure_logging
+from node.logs import (
+    REDACTED,
+    TEXT_LENGTH_MAX,
+    configure_command_logging,
+    configure_logging,
+)
 
 SECRET = bytes(range(32))
 
@@ -104,6 +109,22 @@ def test_exceptions_are_logged_with_their_traceback() -> None:
         structlog.get_logger().exception("failed")
     (line,) = lines_of(out)
     assert "ValueError: broken" in line["exception"] and "\n" in line["exception"]
+
+
+def test_a_commands_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.reset_defaults()
+    configure_command_logging()
+
+    def fail(passphrase: str) -> None:
+        raise ValueError("no such account")
+
+    try:
+        fail("correct horse")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    written = capsys.readouterr().err
+    assert "no such account" in written and "Traceback" in written
+    assert "correct horse" not in written.replace('fail("correct horse")', "")
 
 
 def test_chatty_libraries_are_quiet_but_their_warnings_come_through_clean() -> None:
