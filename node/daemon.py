@@ -8,6 +8,7 @@ members prove to each other which boot they are, and the store knows that.
 from __future__ import annotations
 
 import gc
+import resource
 import secrets
 import signal
 from collections.abc import Iterable
@@ -83,6 +84,10 @@ LINKS_POLL_S = 0.02
 # loop for some milliseconds, one of everything (all sessions and entries) for a tenth of a second.
 GC_THRESHOLDS = (2_000, 10, 200)
 
+# All connections that our bounds permit, of clients, strangers and members and to the chain, and the
+# store's files. Where there are fewer, a crowd of clients could keep the vote log from its file.
+FILES_MAX = 4096
+
 _log = structlog.get_logger("node.daemon")
 
 
@@ -95,6 +100,7 @@ async def run_daemon(config: Config) -> int:
         return EXIT_FAILED
     if config.insecure.names():
         _log.warning("insecure_modes", modes=list(config.insecure.names()))
+    permit_files()
     service = NodeService(config)
     try:
         async with trio.open_nursery() as nursery:
@@ -105,6 +111,16 @@ async def run_daemon(config: Config) -> int:
         return _exit_status(group)
     _log.info("stopped")
     return EXIT_CLEAN
+
+
+def permit_files() -> None:
+    """Raises this process's limit of open files to what it may need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < FILES_MAX:
+        _log.warning("few_open_files", permitted=most, needed=FILES_MAX)
 
 
 def _exit_status(group: BaseExceptionGroup[BaseException]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,18 @@ async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
             assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
     (line,) = [line for line in lines if line["log_level"] == "critical"]
     assert line["event"] == "failed" and line["kind"] == "ApiError"
+
+
+def test_it_permits_itself_as_many_open_files_as_its_bounds_need() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with structlog.testing.capture_logs() as lines:
+            daemon.permit_files()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert hard == before[1] and (soft == daemon.FILES_MAX or lines)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_second_daemon_on_one_directory_reads_and_writes_nothing(tmp_path: Path) -> None:
