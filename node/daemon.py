@@ -84,7 +84,7 @@ LINKS_POLL_S = 0.02
 # loop for some milliseconds, one of everything (all sessions and entries) for a tenth of a second.
 GC_THRESHOLDS = (2_000, 10, 200)
 
-# All connections that our bounds permit, of clients, strangers and members and to the chain, and the
+# All connections that our bounds permit, of clients, strangers, members and to the chain, and the
 # store's files. Where there are fewer, a crowd of clients could keep the vote log from its file.
 FILES_MAX = 4096
 

@@ -78,16 +78,17 @@ async def test_no_vote_leaves_before_it_is_on_disk(
 async def test_a_disk_that_stalls_holds_up_everybody_once_and_not_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, took, in_place = 0.0, 0.0, []
+    waits = [0.001, 2.0, 2.0, 2.0, 0.001, 0.001]
+    waited: list[float] = []
+    in_place: list[bool] = []
 
     def sync() -> None:
-        nonlocal now
-        now += took
+        waited.append(waits[len(waited)])
         in_place.append(trio.lowlevel.in_trio_run())
 
-    monkeypatch.setattr("node.driver.time.perf_counter", lambda: now)
+    monkeypatch.setattr("node.driver.time.perf_counter", lambda: sum(waited))
     disk = _Disk(sync)
-    for took in (0.001, 2.0, 2.0, 2.0, 0.001, 0.001):
+    for _ in waits:
         await disk.sync()
     assert in_place == [True, True, False, False, False, True]
 
