@@ -217,6 +217,11 @@ class TransactionSender:
         """Wei that the key's address holds, as at least k endpoints confirm."""
         return await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
 
+    def done(self, intent: str) -> TxOutcome | None:
+        """How the newest transaction of a purpose ended, if it is final and not forgotten."""
+        found = [e for e in self._journal.entries if e.intent == intent]
+        return _outcome(found[-1]) if found and found[-1].state is TxState.FINAL else None
+
     def status(self) -> list[dict[str, Any]]:
         """The journal's entries, JSON-ready, oldest first."""
         return [
@@ -330,10 +335,7 @@ class TransactionSender:
                         _log.info("tx.waiting", intent=entry.intent, reason=str(error))
                     entry.reason = str(error)
                 if entry.state in (until, TxState.FINAL):
-                    return TxOutcome(
-                        entry.state, entry.tx_hash, entry.nonce,
-                        entry.block_number, entry.block_hash, entry.gas_used,
-                    )  # fmt: skip
+                    return _outcome(entry)
                 await trio.sleep(self._policy.poll_interval_s)
         finally:
             self._driven.discard(entry.nonce)
@@ -487,6 +489,13 @@ class TransactionSender:
 
     async def _height(self) -> int:
         return await self.reader.kth_highest("eth_blockNumber", [])
+
+
+def _outcome(entry: Entry) -> TxOutcome:
+    return TxOutcome(
+        entry.state, entry.tx_hash, entry.nonce,
+        entry.block_number, entry.block_hash, entry.gas_used,
+    )  # fmt: skip
 
 
 __all__ = ["Order", "TransactionSender", "TxOutcome", "TxState"]

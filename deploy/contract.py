@@ -6,7 +6,7 @@ Used by the testnet launcher and by operators' commands.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from chain.keys import PayingSigner, keccak256
 from chain.sender import Order, TransactionSender, TxOutcome, TxState
 from chain.transactions import contract_address
 from contracts import artifact
-from deploy import calls
 from deploy.calls import APP, MINT, REGISTRY, Call
 
 MAX_SEATS = 1000
@@ -148,18 +147,31 @@ class Founding:
         )  # fmt: skip
 
 
+def earlier_deployment(sender: TransactionSender, founding: Founding) -> TxOutcome | None:
+    """The same deployment by this key, if its journal knows that it is final."""
+    return sender.done(_deployment(founding.creation_code(sender.address)))
+
+
+def _deployment(code: bytes) -> str:
+    """The same words for the same deployment: when this is broken off, saying it again goes on."""
+    return f"deploy registry {keccak256(code).hex()}"
+
+
 async def deploy_registry(
     sender: TransactionSender, founding: Founding, *, until: TxState = TxState.FINAL
 ) -> Deployment:
     """Deploys a registry and waits until it is final (or ``until`` INCLUDED).
+
+    One that this key's journal knows to be final is not made again.
 
     Raises:
         ChainConfigError: see ``Founding.creation_code``.
         ChainError: see ``TransactionSender.send``.
     """
     code = founding.creation_code(sender.address)
-    # The same words for the same deployment: when this is broken off, saying it again goes on.
-    outcome = await sender.send(f"deploy registry {keccak256(code).hex()}", b"", code, until=until)
+    outcome = sender.done(_deployment(code)) or await sender.send(
+        _deployment(code), b"", code, until=until
+    )
     contract = contract_address(sender.address, outcome.nonce)
     header = await sender.reader.header_at(outcome.block_number)
     if header is None:
@@ -321,55 +333,6 @@ class RegistryOwner:
         return await self.sender.reader.agree(
             "eth_getTransactionReceipt", ["0x" + outcome.tx_hash.hex()], decode
         )
-
-    # --- one step each, for programmes that go step by step -------------------------------------
-
-    async def grant_seat(self, to: bytes, weight: int) -> int:
-        """Grants a new seat to a wallet (20 bytes); its number."""
-        (outcome,) = await self.send(calls.grant_seat(to, weight))
-        return await self.granted_seat(outcome)
-
-    async def bind_instance(self, seat: int, instance_id: bytes) -> None:
-        """See ``calls.bind_instance``."""
-        await self.send(calls.bind_instance(seat, instance_id))
-
-    async def allow_app(self, app_id: bytes) -> None:
-        """See ``calls.allow_app``."""
-        await self.send(calls.allow_app(app_id))
-
-    async def set_weight(self, seat: int, weight: int) -> None:
-        """See ``calls.set_weight``."""
-        await self.send(calls.set_weight(seat, weight))
-
-    async def burn_seat(self, seat: int) -> None:
-        """See ``calls.burn_seat``."""
-        await self.send(calls.burn_seat(seat))
-
-    async def deactivate(self, seat: int) -> None:
-        """See ``calls.deactivate``."""
-        await self.send(calls.deactivate(seat))
-
-    async def launch(self) -> None:
-        """See ``calls.launch``."""
-        await self.send(calls.launch())
-
-    async def revoke_root(self, epoch: int) -> None:
-        """See ``calls.revoke_root``."""
-        await self.send(calls.revoke_root(epoch))
-
-    async def vote_recovery(self, seat: int, epoch: int, height: int, block_hash: bytes) -> None:
-        """See ``calls.vote_recovery``."""
-        await self.send(calls.vote_recovery(seat, epoch, height, block_hash))
-
-    async def recover(
-        self, epoch: int, height: int, block_hash: bytes, seats: Sequence[int]
-    ) -> None:
-        """See ``calls.recover``."""
-        await self.send(calls.recover(epoch, height, block_hash, seats))
-
-    async def veto_recovery(self) -> None:
-        """See ``calls.veto_recovery``."""
-        await self.send(calls.veto_recovery())
 
 
 def _shown(value: Any) -> str:

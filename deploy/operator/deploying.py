@@ -16,6 +16,7 @@ from deploy.contract import (
     RECOVERY_DELAY_S,
     Founding,
     deploy_registry,
+    earlier_deployment,
     open_owner_sender,
 )
 from deploy.operator import arguments as read
@@ -69,8 +70,13 @@ async def _deploy(options: Options) -> Answer:
     )  # fmt: skip
     try:
         fields, lines = _terms(founding, key.address)
-        broken_off = any(entry["state"] in OPEN_STATES for entry in sender.status())
-        if broken_off:
+        done = earlier_deployment(sender, founding)
+        if done is not None:
+            contract = plain(contract_address(key.address, done.nonce))
+            fields |= {"nonce": done.nonce, "contract": contract, "gas": 0}
+            lines.append(f"before   {contract} was deployed in block {done.block_number}, but not"
+                         " written down: nothing is sent again")  # fmt: skip
+        elif any(entry["state"] in OPEN_STATES for entry in sender.status()):
             lines.append("before   a deployment that was broken off goes on")
         else:
             try:

@@ -27,6 +27,7 @@ from chain import (
 )
 from chain.keys import keccak256
 from chain.rpc import RpcEndpoint
+from deploy import calls
 from deploy.contract import (
     Founding,
     RegistryOwner,
@@ -232,13 +233,19 @@ async def cluster(chain: Chain, seats: int = 2) -> Cluster:
     deployment = await chain.deploy()
     sender = chain.sender(OWNER)
     owner = RegistryOwner(sender, deployment.contract)
-    await owner.allow_app(APP_ID)
+    await owner.send(calls.allow_app(APP_ID))
     granted = []
     for number in range(1, seats + 1):
         wallet = OWNER.address if number == 1 else LocalKey(keccak256(b"w%d" % number)).address
-        granted.append(await owner.grant_seat(wallet, number))
+        granted.append(await grant(owner, wallet, number))
     registry = chain.registry(deployment)
     return Cluster(chain, deployment, owner, registry, NodeRegistrar(registry, sender), granted)
+
+
+async def grant(owner: RegistryOwner, wallet: bytes, weight: int) -> int:
+    """A new seat for a wallet; its number."""
+    (outcome,) = await owner.send(calls.grant_seat(wallet, weight))
+    return await owner.granted_seat(outcome)
 
 
 def endpoint(seat: int) -> str:
@@ -252,7 +259,7 @@ async def bind(found: Cluster, seat: int, name: str) -> None:
         wallet = LocalKey(keccak256(b"w%d" % seat))
         await found.chain.fund(wallet.address)
     owner = RegistryOwner(found.chain.sender(wallet), found.deployment.contract)
-    await owner.bind_instance(seat, instance(name))
+    await owner.send(calls.bind_instance(seat, instance(name)))
 
 
 # ---------------------------------------------------------------------- the way it should go

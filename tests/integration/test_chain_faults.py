@@ -148,7 +148,7 @@ async def test_endpoints_that_turn_bad_do_not_hide_a_change(
     for weight, faults in enumerate(itertools.combinations(FAULTS, 2), 10):
         for proxy, fault in zip(front, faults, strict=False):
             proxy.fault = fault
-        await found.owner.set_weight(1, weight)
+        await found.owner.send(calls.set_weight(1, weight))
         with trio.fail_after(SNAPSHOT_DEADLINE_S):
             async for seen in watcher:
                 if seen.membership.members[0].weight == weight:
@@ -359,7 +359,7 @@ async def test_the_policy_is_proven_and_told_with_every_change(
     await seen_by(registry)
     for proxy in front[:3]:
         proxy.fault = "no policy events"
-    await found.owner.set_weight(1, 44)
+    await found.owner.send(calls.set_weight(1, 44))
     await set_policy(found, owner, b"a third")
     with pytest.raises(NoAgreement, match="text of policy 3"):
         await seen_by(registry)

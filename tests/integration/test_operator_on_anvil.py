@@ -181,6 +181,25 @@ async def test_a_registry_lives_by_command_from_deployment_to_the_last_seat(
     assert [s["seat"] for s in (await command("show", key=None))["seats"]] == [2]
 
 
+async def test_a_deployment_that_was_final_but_not_written_down_is_finished_and_not_repeated(
+    chain: Chain, command: Command, tmp_path: Path
+) -> None:
+    words = ("deploy", "--chain-id", CHAIN_ID, "--kms-root", address(KMS).hex())
+    first = await deploy(command, tmp_path)
+    (tmp_path / "deployment.json").unlink()  # as if the command had been killed before
+    plan = await command(*words, yes=False)
+    assert plan["contract"] == "0x" + first.contract.hex() and plan["gas"] == 0
+    assert not (tmp_path / "deployment.json").exists()
+    assert await deploy(command, tmp_path) == first
+    shown = await command("grant", HOLDER.address.hex(), 1, yes=False)
+    assert shown["nonce"] == 1, "one transaction was ever sent"
+
+    # Another registry on other terms is another deployment.
+    (tmp_path / "deployment.json").unlink()
+    await command(*words, "--max-seats", 7)
+    assert read_deployment(tmp_path / "deployment.json").contract != first.contract
+
+
 def purpose(deployment: Deployment, seat: int, name: str) -> str:
     return purpose_text(deployment.chain_id, deployment.contract, seat, instance(name))
 

@@ -19,6 +19,7 @@ from attest import SecretKey
 from chain.eip712 import domain_separator
 from chain.keys import LocalKey, address_of
 from chain.rpc import RpcEndpoint
+from deploy import calls
 from deploy.contract import RegistryOwner, open_owner_sender
 from deploy.simulator import Node, SimulatorConfig, new_kms_root, read_kms_root, root_address, serve
 from deploy.testnet import processes
@@ -26,6 +27,7 @@ from deploy.testnet.chain import fund
 from deploy.testnet.layout import ProcessRecord
 from node.config import ApiConfig, load_config
 from node.network import Mesh, PeerAddress
+from tests.integration.anvil_chain import grant
 from tests.integration.testnet import Testnet, free_base_port
 
 LOG_DEADLINE_S = 40
@@ -122,8 +124,8 @@ async def _grant(testnet: Testnet, instance_id: bytes) -> int:
 
     await _fund(testnet, holder.address)
     contract_owner = LocalKey(bytes.fromhex(wallets["contract_owner"]))
-    seat = await owner(contract_owner).grant_seat(holder.address, 1)
-    await owner(holder).bind_instance(seat, instance_id)
+    seat = await grant(owner(contract_owner), holder.address, 1)
+    await owner(holder).send(calls.bind_instance(seat, instance_id))
     return seat
 
 

@@ -16,6 +16,7 @@ from chain import (
 )
 from chain.keys import keccak256
 from chain.transactions import Transaction, sign
+from deploy import calls
 from deploy.contract import (
     registry_abi,
 )
@@ -112,7 +113,7 @@ async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain)
 
     async def launch() -> None:
         try:
-            await found.owner.launch()
+            await found.owner.send(calls.launch())
         except TransactionFailed as failure:
             failures.append(failure)
 
