@@ -63,6 +63,9 @@ class KeyValues:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        # A large answer costs up to a tenth of a second, in which nothing else runs. Whoever holds
+        # the lock goes on one turn of the loop later, so all other tasks have theirs in between.
+        self._large = trio.Lock()
 
     async def _execute(self, action: Action, request_id: bytes | None) -> Result:
         result = await self._host.execute(action, request_id)
@@ -103,6 +106,13 @@ class KeyValues:
         """See ``KeyValueFacade``."""
         _check_key(key)
         history = await self._host.history(linearizable)
+        async with self._large:
+            return self._range(history, key, end, limit, revision, count_only)
+
+    @staticmethod
+    def _range(
+        history: History, key: bytes, end: bytes, limit: int, revision: int | None, count_only: bool
+    ) -> Found:
         at = history.published if revision is None else revision
         count = history.count(key, end, at)
         found: list[tuple[bytes, Entry]] = []
@@ -177,11 +187,13 @@ class KeyValues:
 
     async def leases(self) -> list[LeaseState]:
         """See ``KeyValueFacade``."""
-        machine = (await self._host.history(True)).machine
-        return [
-            LeaseState(number, known.ttl_ms, max(0, known.expires_ms - machine.time_ms))
-            for number, known in sorted(machine.leases.items())
-        ]
+        history = await self._host.history(True)
+        async with self._large:
+            machine = history.machine
+            return [
+                LeaseState(number, known.ttl_ms, max(0, known.expires_ms - machine.time_ms))
+                for number, known in sorted(machine.leases.items())
+            ]
 
     # --- watching ---
 

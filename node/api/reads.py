@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from node.metrics import metrics_registry, render
 def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
     """The routes that change nothing."""
     registry = metrics_registry(facade)
+    rendering = trio.Lock()  # one page for each turn of the loop: it costs milliseconds
 
     async def status(request: Request) -> Response:
         return answer(facade.status())
@@ -55,7 +57,8 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         return answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     async def metrics(request: Request) -> Response:
-        page, content_type = render(registry, request.headers.get("accept", ""))
+        async with rendering:
+            page, content_type = render(registry, request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type, "cache-control": "no-store"})
 
     async def openapi(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,6 +204,37 @@ async def test_a_transaction_that_is_not_understood_changes_nothing(
 async def test_a_transaction_cannot_write_the_clusters_keys(http: httpx.AsyncClient) -> None:
     for op in ({"put": {"key": "_cluster/x", "value": ""}}, {"delete": {"key": "_", "end": "a"}}):
         assert error_of(await txn(http, {"else": [op]}), 403) == "reserved_key"
+
+
+async def test_many_large_answers_leave_all_other_tasks_their_turns(
+    node: KvNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, turns = 0, []
+    count = node.past.count
+
+    def counted(*span: Any) -> int:
+        turns.append(turn)
+        return count(*span)
+
+    monkeypatch.setattr(node.past, "count", counted)
+
+    async def tick() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await trio.lowlevel.checkpoint()
+
+    async def ask() -> None:
+        await node.kv.range(b"\0", b"\0")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        async with trio.open_nursery() as asking:
+            for _ in range(20):
+                asking.start_soon(ask)
+        nursery.cancel_scope.cancel()
+    # Two, where one task had its turn last and the other first.
+    assert len(turns) == 20 and max(Counter(turns).values()) <= 2
 
 
 # --- leases -------------------------------------------------------------------------------------
