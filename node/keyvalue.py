@@ -136,18 +136,10 @@ class KeyValues:
     async def txn(self, txn: Txn, request_id: bytes | None = None) -> TxnOutcome:
         """See ``KeyValueFacade``."""
         result = await self._execute(txn, request_id)
-        responses: list[Write | Deleted | Found] = []
-        for response in result.responses or ():
-            match response:
-                case Written(existed):
-                    responses.append(Write(result.revision, existed))
-                case Removed(deleted):
-                    responses.append(Deleted(result.revision, deleted))
-                case MachineFound(entries, count, more):
-                    rows = tuple((key, entry_of(kept)) for key, kept in entries)
-                    responses.append(Found(result.revision, rows, count, more))
-        shown = None if result.responses is None else tuple(responses)
-        return TxnOutcome(result.revision, result.existed, shown)
+        if any(isinstance(response, MachineFound) for response in result.responses or ()):
+            async with self._large:
+                return _outcome(result)
+        return _outcome(result)
 
     # --- leases ---
 
@@ -218,6 +210,21 @@ class KeyValues:
                 yield changes, at
                 await trio.lowlevel.checkpoint()
             await changed.wait()
+
+
+def _outcome(result: Result) -> TxnOutcome:
+    responses: list[Write | Deleted | Found] = []
+    for response in result.responses or ():
+        match response:
+            case Written(existed):
+                responses.append(Write(result.revision, existed))
+            case Removed(deleted):
+                responses.append(Deleted(result.revision, deleted))
+            case MachineFound(entries, count, more):
+                rows = tuple((key, entry_of(kept)) for key, kept in entries)
+                responses.append(Found(result.revision, rows, count, more))
+    shown = None if result.responses is None else tuple(responses)
+    return TxnOutcome(result.revision, result.existed, shown)
 
 
 def entry_of(kept: KeyValue) -> Entry:

@@ -16,7 +16,8 @@ from kv_node import KvNode
 from memory_node import make_config
 from test_api_routes import error_of
 
-from node import history
+from consensus.commands import Range, Txn
+from node import history, keyvalue
 from node.api import serve, watch
 
 
@@ -210,13 +211,17 @@ async def test_many_large_answers_leave_all_other_tasks_their_turns(
     node: KvNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn, turns = 0, []
-    count = node.past.count
+    count, outcome = node.past.count, keyvalue._outcome
 
-    def counted(*span: Any) -> int:
-        turns.append(turn)
-        return count(*span)
+    def noted(made: Any) -> Any:
+        def make(*arguments: Any) -> Any:
+            turns.append(turn)
+            return made(*arguments)
 
-    monkeypatch.setattr(node.past, "count", counted)
+        return make
+
+    monkeypatch.setattr(node.past, "count", noted(count))
+    monkeypatch.setattr(keyvalue, "_outcome", noted(outcome))
 
     async def tick() -> None:
         nonlocal turn
@@ -227,11 +232,14 @@ async def test_many_large_answers_leave_all_other_tasks_their_turns(
     async def ask() -> None:
         await node.kv.range(b"\0", b"\0")
 
+    async def transact() -> None:
+        await node.kv.txn(Txn((), (Range(b"\0", b"\0", 0),), ()))
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tick)
         async with trio.open_nursery() as asking:
-            for _ in range(20):
-                asking.start_soon(ask)
+            for number in range(20):
+                asking.start_soon(ask if number % 2 else transact)
         nursery.cancel_scope.cancel()
     # Two, where one task had its turn last and the other first.
     assert len(turns) == 20 and max(Counter(turns).values()) <= 2
