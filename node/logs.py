@@ -10,7 +10,8 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -69,7 +70,7 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Enduring(out))),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
@@ -87,6 +88,21 @@ def configure_logging(
         library.handlers[:] = []
         library.propagate = True
         library.setLevel(max(number, logging.WARNING))
+
+
+class _Enduring:
+    """A stream that nobody dies of: a line that has no space or no reader any more is lost."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._out.flush()
 
 
 def configure_command_logging(level: str = "info") -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -125,6 +126,19 @@ def test_a_commands_traceback_shows_no_variables(capsys: pytest.CaptureFixture[s
     written = capsys.readouterr().err
     assert "no such account" in written and "Traceback" in written
     assert "correct horse" not in written.replace('fail("correct horse")', "")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_full_disk_or_a_reader_that_left_costs_lines_and_nothing_else(number: int) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, "gone")
+
+        def flush(self) -> None:
+            raise OSError(number, "gone")
+
+    configure_logging(stream=Gone())
+    structlog.get_logger("node").critical("a line")
 
 
 def test_chatty_libraries_are_quiet_but_their_warnings_come_through_clean() -> None:
