@@ -337,7 +337,7 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
         raise WireError("no envelope")
     if envelope[0] != VERSION or type(envelope[0]) is not int:
         raise WireError("another version of the protocol")
-    kind, fields = envelope[1], envelope[2:]
+    kind, fields = uint(envelope[1]), envelope[2:]  # True and 1.0 would match 1
     match kind:
         case 1:
             incarnation, block, parent, signature = record(fields, 4)

@@ -430,6 +430,7 @@ def _fields(message: Message) -> list:
         ("another version", lambda m: [1, *m[1:]]),
         ("a version that is True", lambda m: [True, *m[1:]]),
         ("a type that does not exist", lambda m: [2, 99, *m[2:]]),
+        ("a type that is no integer", lambda m: [2, 2.0, *m[2:]]),
         ("a field too many", lambda m: [*m, 0]),
         ("a field too few", lambda m: m[:-1]),
         ("a negative number", lambda m: [2, 2, -1, m[3]]),
