@@ -13,5 +13,5 @@ Read in this order; imports point backwards only. Values: ``limits``, ``errors``
 ``evidence``, ``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``,
 ``mempool``, ``health``. One member: ``interface`` (events and effects), ``proposals``,
 ``catchup``, ``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``, ``voting`` (the
-rules), ``syncing``, ``installing``, ``booting``, ``watching``, ``engine``.
+rules), ``proposing``, ``syncing``, ``installing``, ``booting``, ``watching``, ``engine``.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .certificates import votes_of
 from .digests import digest_of
 from .installing import Installing
 from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Timer
@@ -79,12 +80,8 @@ class Booting(Installing):
         seen = self._seen.get(seat)
         if seen is not None and self._is_signed(seen):
             shown.append(seen)
-        for c in self.ledger.justification():
-            for part in c.parts:
-                if part.seat == seat:
-                    shown.append(
-                        Vote(c.kind, c.epoch, c.view, seat, c.block, part.reason, part.signature)
-                    )
+        for certificate in self.ledger.justification():
+            shown += [vote for vote in votes_of(certificate) if vote.seat == seat]
         return max(shown, key=Vote.moment, default=None)
 
     def _is_signed(self, vote: Vote) -> bool:

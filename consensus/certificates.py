@@ -8,7 +8,7 @@ once and become evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from .digests import digest_of, vote_digest
@@ -43,6 +43,13 @@ def verify_certificate(
         if not verifier.verify(key, digest, part.signature):
             return False
     return True
+
+
+def votes_of(certificate: Certificate) -> Iterator[Vote]:
+    """The votes that a certificate consists of."""
+    c = certificate
+    for seat, reason, signature in c.parts:
+        yield Vote(c.kind, c.epoch, c.view, seat, c.block, reason, signature)
 
 
 def conflict(first: Vote, second: Vote) -> bool:
@@ -126,6 +133,19 @@ class VoteBook:
         if kind is not VoteKind.NOTARIZE:
             self._index(vote)
         return None
+
+    def against(self, certificate: Certificate) -> Iterator[Evidence]:
+        """Pairs of a vote that we hold and one in a certificate whose signatures are right."""
+        for vote in votes_of(certificate):
+            term, seat = vote.view.term, vote.seat
+            for rival in (
+                self.get(vote.view, vote.kind, seat),
+                self._lowest_nullify.get(term, _NO_VOTES).get(seat),
+                self._highest_finalize.get(term, _NO_VOTES).get(seat),
+            ):
+                if rival is not None and conflict(rival, vote) and self.is_valid(rival):
+                    yield Evidence(rival, vote)
+                    break
 
     def has_quorum(self, vote: Vote) -> bool:
         """True when the votes for what ``vote`` votes for might make a certificate."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .evidence import judge_committed
+from . import limits
+from .evidence import judge_committed, pairs_between
 from .interface import EvidenceRecord
 from .state import State
-from .types import Block, Evidence
+from .types import Block, Certificate, Evidence
 from .validators import ValidatorSet
 from .wire import EvidenceMessage
 
@@ -19,10 +20,16 @@ class Convicting(State):
         """The validator sets whose members' votes we can check."""
         return (self.validators,)
 
-    def _convict(self, evidence: Evidence) -> None:
+    def _convict(self, found: Iterable[Evidence]) -> None:
         """Evidence that we found ourselves goes to everybody, once."""
-        if self._keep_evidence(evidence):
-            self._send(None, EvidenceMessage((evidence,)))
+        new = [evidence for evidence in found if self._keep_evidence(evidence)]
+        for at in range(0, len(new), limits.EVIDENCE_PER_BLOCK_MAX):
+            self._send(None, EvidenceMessage(tuple(new[at : at + limits.EVIDENCE_PER_BLOCK_MAX])))
+
+    def _stop_between(self, one: Certificate, other: Certificate, what: str) -> None:
+        """Two certificates that cannot both be: what stops us leaves proof of who lied."""
+        self._convict(pairs_between(one, other))
+        self._stop(f"{what}: more than a third is faulty")
 
     def _keep_evidence(self, evidence: Evidence) -> bool:
         """Takes genuine evidence; False when nothing is new about it."""

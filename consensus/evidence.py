@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from . import limits
-from .certificates import conflict
+from .certificates import conflict, votes_of
 from .digests import digest_of
 from .signatures import Verifier
-from .types import Evidence
+from .types import Certificate, Evidence
 from .validators import ValidatorSet
 
 
@@ -33,6 +33,15 @@ def is_genuine(
         verifier.verify(keys[0], digest_of(cluster_id, vote), vote.signature)
         for vote in (first, second)
     )
+
+
+def pairs_between(first: Certificate, second: Certificate) -> Iterator[Evidence]:
+    """Those who signed in two genuine certificates what no correct member signs both."""
+    votes = {vote.seat: vote for vote in votes_of(first)}
+    for vote in votes_of(second):
+        other = votes.get(vote.seat)
+        if other is not None and conflict(other, vote):
+            yield Evidence(other, vote)
 
 
 class EvidenceBook:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from . import limits
 from .catchup import is_consistent, is_final
 from .interface import ServeBlocks
+from .proposing import Proposing
 from .types import Boundary, FinalHeader, VoteKind
-from .voting import Voting
 from .wire import BlockReply, Certificates, SyncReply, SyncRequest
 
 
-class Syncing(Voting):
+class Syncing(Proposing):
     """The rules, and the way back for a member that missed something (R16)."""
 
     def _on_block_request(self, sender: int, hash_: bytes) -> None:

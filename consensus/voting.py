@@ -27,8 +27,6 @@ timers, commands; and with who may vote at all (R10, ``booting``).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import limits
 from .certificates import verify_certificate
 from .digests import digest_of
@@ -42,7 +40,7 @@ from .interface import (
     VoteRecord,
 )
 from .ledger import Tip, opened_tip, tip_at
-from .proposals import Verdict, judge, state_height, unfinalized
+from .proposals import Verdict, judge
 from .turning import Turning
 from .types import (
     ZERO_HASH,
@@ -57,7 +55,7 @@ from .types import (
     VoteKind,
     raw_command_id,
 )
-from .wire import BootRefused, ProposalMessage, VoteMessage, make_block
+from .wire import BootRefused, VoteMessage
 
 # Complaints that rest on our own timers only; if the leader was well, they were too short (R13).
 _BY_OWN_TIMERS = (Reason.NO_PROPOSAL, Reason.UNRESPONSIVE, Reason.STALL, Reason.SLOW)
@@ -156,7 +154,7 @@ class Voting(Turning):
     def _count(self, vote: Vote) -> None:
         evidence = self.book.add(vote)
         if evidence is not None:
-            self._convict(evidence)
+            self._convict((evidence,))
         if self.book.has_quorum(vote):
             self._work.append((vote.kind, vote.view))
         elif vote.kind is not VoteKind.NULLIFY and evidence is None and not self.book.forged:
@@ -241,6 +239,8 @@ class Voting(Turning):
         if not checked and not self._is_genuine(c):
             self._accuse(sender, f"a {c.kind.name} certificate for {c.view} that proves nothing")
             return False
+        if not checked:
+            self._convict(self.book.against(c))
         self._learn(c, sender)
         return True
 
@@ -250,7 +250,11 @@ class Voting(Turning):
             return
         known = self.ledger.notarizations.get(c.view)
         if known is not None and known.block != c.block:
-            self._stop(f"two blocks are certified in view {c.view}: more than a third is faulty")
+            self._stop_between(known, c, f"two blocks are certified in view {c.view}")
+            return
+        ended = self.ledger.nullifications.get(c.view.term)
+        if c.kind is VoteKind.FINALIZE and ended is not None and ended.view <= c.view:
+            self._stop_between(ended, c, f"{c.view} is final, and {ended.view} nullified")
             return
         self._is_well(c.view, final=c.kind is VoteKind.FINALIZE)
         if self.ledger.add_notarization(c):
@@ -281,9 +285,10 @@ class Voting(Turning):
 
     def _on_nullification(self, c: Certificate) -> None:
         """R5: the term is over."""
-        tip = self.ledger.tip
-        if c.view.term == tip.view.term and c.view.index <= tip.view.index:
-            self._stop(f"view {c.view} is nullified below the final {tip.view}")
+        # What is final by a later block only may have been nullified below, and was built upon.
+        final = self.ledger.tip.finalization
+        if final is not None and final.view.term == c.view.term and c.view <= final.view:
+            self._stop_between(final, c, f"{final.view} is final, and {c.view} nullified")
             return
         self.ledger.add_nullification(c)
         self._unsaved.append(c)
@@ -489,76 +494,4 @@ class Voting(Turning):
         """The leader proposed a valid block, which we are about to vote for."""
 
     def _propose(self) -> None:
-        """R1: as the leader, extend the chain when there is a reason to."""
-        if self.leader(self.view.term) != self.seat:
-            return
-        if (self.view, VoteKind.NOTARIZE) in self._mine:
-            return
-        if self._gate_is_closed(self.view.term):
-            return
-        asked_for = len(self.mempool) or self._heartbeat_due or self.view.index == 0
-        if not (asked_for or self._record_to_propose()):
-            return
-        proposal = self._build()
-        if proposal is None:
-            return
-        self._heartbeat_due = False
-        self.ledger.blocks[proposal.block.hash] = proposal.block
-        self._out.persist.append(BlockRecord(proposal.block))
-        vote = self._sign(VoteKind.NOTARIZE, self.view, proposal.block.hash, 0)
-        proposal = replace(proposal, signature=vote.signature)
-        self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
-
-    def _build(self) -> Proposal | None:
-        """An unsigned proposal for the current view, None when it cannot or need not be made."""
-        ledger, view = self.ledger, self.view
-        nullifications: tuple[Certificate, ...] | None = ()
-        if view.index > 0:
-            parent = View(view.term, view.index - 1)
-        else:
-            parent = ledger.highest_notarized()
-            nullifications = ledger.covering(parent, view.term)
-        parent_hash = ledger.notarized_block(parent)
-        if parent_hash is None or nullifications is None:
-            return None
-        branch = self._branch(parent_hash)
-        if branch is None:
-            return None
-        if isinstance(branch, bytes):
-            self._out.send += self.catchup.want_block(branch, self.connected, None)
-            return None
-        if unfinalized(view, ledger.tip.view) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
-            return None
-        tip = ledger.tip
-        height, time_ms, above = tip.height, tip.time_ms, tip.state_height
-        if branch:
-            last = branch[-1].header
-            height, time_ms, above = last.height, last.time_ms, last.state_height
-        commands: tuple[bytes, ...] = ()
-        ending = branch[-1].next_epoch if branch else None
-        record = ending or self._record_to_propose()
-        if record is None:
-            commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
-        asked_for = commands or (record and not ending)
-        if not (asked_for or self._heartbeat_due or view.index == 0):
-            return None
-        checked = state_height(above, self.machine, self.checkpoints.every)
-        state_hash = self.machine.hash_at(checked)
-        if state_hash is None:  # behind what the parent already commits to
-            return None
-        block = make_block(
-            self.cluster_id,
-            epoch=self.validators.epoch,
-            view=view,
-            proposer=self.seat,
-            height=height + 1,
-            parent=parent_hash,
-            time_ms=max(time_ms, self._clock_ms),
-            state_height=checked,
-            state_hash=state_hash,
-            commands=commands,
-            nullifications=nullifications[-limits.NULLIFICATIONS_PER_BLOCK_MAX :],
-            evidence=() if record else self._evidence_for(branch),
-            next_epoch=record,
-        )
-        return Proposal(block, ledger.proof_of(parent), b"")
+        raise NotImplementedError  # in ``proposing``

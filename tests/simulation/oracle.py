@@ -16,6 +16,7 @@ from consensus.digests import block_hash, vote_digest
 from consensus.interface import (
     AcknowledgedRecord,
     EpochRecord,
+    EvidenceRecord,
     FinalizedRecord,
     InstallRecord,
     Output,
@@ -27,6 +28,7 @@ from consensus.types import (
     BootRequest,
     Boundary,
     Certificate,
+    Evidence,
     Opening,
     Reason,
     View,
@@ -171,6 +173,16 @@ class Oracle:
                 self._applied(member, record.applied)
             elif isinstance(record, EpochRecord):
                 self._epoch(member, record.opening)
+            elif isinstance(record, EvidenceRecord):
+                self._told(record.evidence)
+
+    def _told(self, evidence: Evidence) -> None:
+        """A liar's vote that nobody was sent may lie in a certificate that it made."""
+        for vote in (evidence.first, evidence.second):
+            if not self.signed(vote):
+                self.fail("evidence with a forged vote")
+            at = spot(vote.epoch, vote.view)
+            self._votes[vote.seat][at, vote.kind].add((vote.block, vote.reason))
 
     def _finalization(self, c: Certificate, seat: int) -> None:
         self.certificate(c, seat)
@@ -540,8 +552,6 @@ class Oracle:
                 seat = evidence.first.seat
                 if seat in honest or seat not in guilty:
                     self.fail(f"evidence against seat {seat}, which did nothing wrong")
-                if not (self.signed(evidence.first) and self.signed(evidence.second)):
-                    self.fail("evidence with a forged vote")
 
 
 def _vote_in(message: Message, seat: int = 0) -> Vote | None:

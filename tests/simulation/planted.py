@@ -23,7 +23,6 @@ from consensus.proposals import Verdict
 from consensus.snapshots import Offer
 from consensus.types import (
     Certificate,
-    Evidence,
     Manifest,
     Proposal,
     Reason,
@@ -334,7 +333,7 @@ class AbstainsOneTermOnly(Engine):
 class EvidenceForgotten(Engine):
     """Finds liars out and says nothing (R14 removed)."""
 
-    def _convict(self, evidence: Evidence) -> None:
+    def _convict(self, found: object) -> None:
         pass
 
 

@@ -1,0 +1,91 @@
+"""R1, the leader's part: when it proposes, on what, and what is in the block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import limits
+from .interface import BlockRecord, Send
+from .proposals import state_height, unfinalized
+from .types import Certificate, Proposal, View, VoteKind
+from .voting import Voting
+from .wire import ProposalMessage, make_block
+
+
+class Proposing(Voting):
+    """The rules, with proposals of our own."""
+
+    def _propose(self) -> None:
+        """R1: as the leader, extend the chain when there is a reason to."""
+        if self.leader(self.view.term) != self.seat:
+            return
+        if (self.view, VoteKind.NOTARIZE) in self._mine:
+            return
+        if self._gate_is_closed(self.view.term):
+            return
+        asked_for = len(self.mempool) or self._heartbeat_due or self.view.index == 0
+        if not (asked_for or self._record_to_propose()):
+            return
+        proposal = self._build()
+        if proposal is None:
+            return
+        self._heartbeat_due = False
+        self.ledger.blocks[proposal.block.hash] = proposal.block
+        self._out.persist.append(BlockRecord(proposal.block))
+        vote = self._sign(VoteKind.NOTARIZE, self.view, proposal.block.hash, 0)
+        proposal = replace(proposal, signature=vote.signature)
+        self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
+
+    def _build(self) -> Proposal | None:
+        """An unsigned proposal for the current view, None when it cannot or need not be made."""
+        ledger, view = self.ledger, self.view
+        nullifications: tuple[Certificate, ...] | None = ()
+        if view.index > 0:
+            parent = View(view.term, view.index - 1)
+        else:
+            parent = ledger.highest_notarized()
+            nullifications = ledger.covering(parent, view.term)
+        parent_hash = ledger.notarized_block(parent)
+        if parent_hash is None or nullifications is None:
+            return None
+        branch = self._branch(parent_hash)
+        if branch is None:
+            return None
+        if isinstance(branch, bytes):
+            self._out.send += self.catchup.want_block(branch, self.connected, None)
+            return None
+        if unfinalized(view, ledger.tip.view) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
+            return None
+        tip = ledger.tip
+        height, time_ms, above = tip.height, tip.time_ms, tip.state_height
+        if branch:
+            last = branch[-1].header
+            height, time_ms, above = last.height, last.time_ms, last.state_height
+        commands: tuple[bytes, ...] = ()
+        ending = branch[-1].next_epoch if branch else None
+        record = ending or self._record_to_propose()
+        if record is None:
+            commands = self.mempool.batch(frozenset().union(*(b.command_ids for b in branch)))
+        asked_for = commands or (record and not ending)
+        if not (asked_for or self._heartbeat_due or view.index == 0):
+            return None
+        checked = state_height(above, self.machine, self.checkpoints.every)
+        state_hash = self.machine.hash_at(checked)
+        if state_hash is None:  # behind what the parent already commits to
+            return None
+        block = make_block(
+            self.cluster_id,
+            epoch=self.validators.epoch,
+            view=view,
+            proposer=self.seat,
+            height=height + 1,
+            parent=parent_hash,
+            time_ms=max(time_ms, self._clock_ms),
+            state_height=checked,
+            state_hash=state_hash,
+            commands=commands,
+            nullifications=nullifications[-limits.NULLIFICATIONS_PER_BLOCK_MAX :],
+            evidence=() if record else self._evidence_for(branch),
+            next_epoch=record,
+        )
+        return Proposal(block, ledger.proof_of(parent), b"")
