@@ -119,7 +119,7 @@ class SnapshotFile:
             raise SnapshotError(f"{path} is no snapshot: {error}") from None
 
     def _read_trailer(self) -> None:
-        end = self._file.seek(0, os.SEEK_END)
+        self._end = end = self._file.seek(0, os.SEEK_END)
         if end < _FOOTER.size:
             raise ValueError("it is too short")
         self._file.seek(end - _FOOTER.size)
@@ -128,6 +128,8 @@ class SnapshotFile:
             raise ValueError("it does not end as one")
         manifest, places = msgpack.unpackb(self._frame(place, _TRAILER_BYTES_MAX), use_list=False)
         self.manifest = codec.decode_manifest(manifest)
+        if not isinstance(places, tuple) or not all(type(place) is int for place in places):
+            raise ValueError("places that are no numbers")
         self._places = places
         if len(places) != self.manifest.chunks:
             raise ValueError(f"{len(places)} chunks instead of {self.manifest.chunks}")
@@ -145,11 +147,15 @@ class SnapshotFile:
             items: tuple[bytes, ...] = msgpack.unpackb(
                 self._frame(self._places[number], _BYTES_MAX), use_list=False
             )
+            if not isinstance(items, tuple) or not all(isinstance(item, bytes) for item in items):
+                raise ValueError("a part that is no list of items")
         except (ValueError, IndexError, TypeError, msgpack.UnpackException) as error:
             raise SnapshotError(f"chunk {number} of {self.path}: {error}") from None
         return items
 
     def _frame(self, place: int, most: int) -> bytes:
+        if not 0 <= place < self._end:
+            raise ValueError("a part at an impossible place")
         self._file.seek(place)
         head = self._file.read(_FRAME.size)
         length, crc = _FRAME.unpack(head) if len(head) == _FRAME.size else (most + 1, 0)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+import msgpack
 import pytest
 
-from consensus import limits
+from consensus import codec, limits
 from consensus.commands import Command, Put, encode_command
 from consensus.interface import Checkpoints, FinalizedRecord, InstallRecord
 from consensus.ledger import tip_at
@@ -140,6 +143,36 @@ def test_a_bit_that_the_disk_turned_is_noticed(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 4
         path.write_bytes(damaged)
+        with pytest.raises(SnapshotError):
+            SnapshotFile(path).verify(CLUSTER)
+
+
+def test_a_file_that_somebody_made_up_is_refused_and_no_defect(tmp_path: Path) -> None:
+    path = snapshot_file(tmp_path)
+    whole = path.read_bytes()
+    file = SnapshotFile(path)
+    place, manifest, places = file._places[0], codec.encode_manifest(file.manifest), file._places
+    file.close()
+
+    def frame(value: object) -> bytes:
+        packed = msgpack.packb(value)
+        return struct.pack(">II", len(packed), zlib.crc32(packed)) + packed
+
+    def ended(body: bytes, trailer: bytes, at: int | None = None) -> bytes:
+        at = len(body) if at is None else at
+        return body + trailer + struct.pack(f">Q{len(snapshots.MAGIC)}s", at, snapshots.MAGIC)
+
+    trailers: list[object] = [None, 5, (manifest,), ({}, places)]
+    trailers += [(manifest, p) for p in (5, None, (-1,), (2**63,), ("x",), (1.5,))]
+    made_up = [ended(whole, frame(trailer)) for trailer in trailers]
+    made_up += [ended(whole, b"", at) for at in (2**64 - 1, 2**63, 2**62, 0)]
+    right = frame((manifest, (place,)))
+    made_up += [
+        ended(snapshots.MAGIC + frame(chunk), right)
+        for chunk in (5, None, [5], ["x"], [b""], {}, [[1]], [None])
+    ]
+    for content in made_up:
+        path.write_bytes(content)
         with pytest.raises(SnapshotError):
             SnapshotFile(path).verify(CLUSTER)
 
