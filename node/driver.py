@@ -191,6 +191,7 @@ class Driver:
     ) -> None:
         """Drives the engine until cancelled. Raises SafetyStop, StorageError."""
         self._mesh.events.on_arrival = self._arrived
+        self._mesh.events.on_notice = self._wake
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -17,13 +17,16 @@ from node.network.limits import NetworkLimits
 
 
 class EventQueue:
-    """What the mesh tells. One consumer, which either awaits ``receive`` or sets ``on_arrival``.
+    """What the mesh tells. One consumer, which either awaits ``receive`` or sets the two calls.
 
-    ``on_arrival`` is called when events came, within the task of their link, and must not raise.
+    ``on_arrival`` is called when messages came, within the task of their link, and may deal with
+    them at once. ``on_notice`` is called when a link opened or closed, in the midst of the mesh's
+    own work, which must not be entered again: it may only wake somebody. Neither may raise.
     """
 
     def __init__(self) -> None:
         self.on_arrival: Callable[[], None] = self._wake
+        self.on_notice: Callable[[], None] = self._wake
         self._ready: deque[Inbox] = deque()  # those with events, each once
         self._arrived = trio.Event()
 
@@ -50,10 +53,13 @@ class EventQueue:
     def _wake(self) -> None:
         self._arrived.set()
 
-    def add(self, inbox: Inbox) -> None:
+    def add(self, inbox: Inbox, *, notice: bool = False) -> None:
         """An inbox has its first event."""
         self._ready.append(inbox)
-        self.on_arrival()
+        if notice:
+            self.on_notice()
+        else:
+            self.on_arrival()
 
 
 class Inbox:
@@ -84,7 +90,7 @@ class Inbox:
         if isinstance(event, MessageFrom):
             self._waiting_bytes += len(event.payload)
         if len(self._waiting) == 1:
-            self._queue.add(self)
+            self._queue.add(self, notice=not isinstance(event, MessageFrom))
 
     def put_messages(self, seat: int, payloads: Sequence[bytes]) -> None:
         """Keep what one read of the socket brought; the consumer hears of it once."""

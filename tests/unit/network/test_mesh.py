@@ -147,6 +147,30 @@ async def test_crossing_dials_settle_on_one_link(network: Network) -> None:
         await b.stop()
 
 
+async def test_nobody_deals_with_events_in_the_midst_of_the_meshs_own_work(
+    network: Network,
+) -> None:
+    """Whoever does may change the members, which the mesh is just going through."""
+    a = await network.start(1, members=[address(2)])
+    inside = False
+    events = a.mesh.events
+
+    def arrived() -> None:
+        assert not inside
+        events._wake()
+
+    events.on_arrival = arrived
+    peer = await linked(a.mesh, 2)
+    await a.up(2)
+    await peer.channel.send(peer.yamux.wrap(encode_frame(b"one")))
+    assert await a.message(2) == b"one"
+    inside = True
+    a.mesh.set_members([])
+    inside = False
+    assert await a.down(2) == "removed"
+    peer.channel.close()
+
+
 async def test_a_member_that_is_removed_is_cut_and_not_let_in_again(network: Network) -> None:
     a, b = await network.full(2)
     a.mesh.set_members([])

@@ -20,6 +20,7 @@ from consensus.interface import (
     Halt,
     Output,
     PeerConnected,
+    Received,
     Record,
     Rejected,
     Started,
@@ -280,9 +281,15 @@ async def test_a_timer_that_was_moved_does_not_run_out_while_the_disk_is_waited_
 async def test_what_a_link_brings_to_an_idle_driver_has_its_turn_at_once() -> None:
     stepped: list[Event] = []
 
+    def request(height: int) -> wire.SyncRequest:
+        return wire.SyncRequest(height, 1)
+
+    def brings(height: int) -> None:
+        inbox.put_messages(2, [wire.encode(request(height))])
+
     def step(event: Event, _: int) -> Output:
         stepped.append(event)
-        return Output(halt=Halt("enough")) if event == PeerConnected(3) else Output()
+        return Output(halt=Halt("enough")) if event == Received(2, request(3)) else Output()
 
     engine = SimpleNamespace(step=step, machine=Machine())
     store = SimpleNamespace(
@@ -295,18 +302,23 @@ async def test_what_a_link_brings_to_an_idle_driver_has_its_turn_at_once() -> No
         async with trio.open_nursery() as nursery:
             await nursery.start(driver.run)
             await trio.testing.wait_all_tasks_blocked()
-            inbox.put(PeerUp(2))
-            assert stepped == [Started(), PeerConnected(2)]
-            inbox.put(PeerUp(3))  # the error is not the link's, but ends the driver
-            inbox.put(PeerUp(4))
-            assert stepped[2:] == [PeerConnected(3)]
+            brings(1)
+            assert stepped == [Started(), Received(2, request(1))]
+            inbox.put(PeerUp(2))  # in the midst of the mesh's work: later
+            assert len(stepped) == 2
+            await trio.testing.wait_all_tasks_blocked()
+            assert stepped[2:] == [PeerConnected(2)]
+            brings(3)  # the error is not the link's, but ends the driver
+            brings(4)
+            assert stepped[3:] == [Received(2, request(3))]
             await trio.sleep_forever()
-    inbox.put(PeerUp(4))
-    assert stepped[3:] == []
+    brings(4)
+    assert stepped[4:] == []
 
 
 class _NoEvents:
     on_arrival: object = None
+    on_notice: object = None
 
     def __bool__(self) -> bool:
         return False
