@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.cli_attest import add_attest
 from node.cli_chain import add_verify_chain
@@ -217,10 +217,25 @@ def _ask(options: argparse.Namespace) -> int:
             document = {options.question: document}
         print_json(document)
     elif isinstance(document, list):
-        print_rows(document)
+        is_long = options.question == "certificates"
+        print_rows([_brief(row) for row in document] if is_long else document)
     else:
         print_pairs(document)
     return 0
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """A certificate without its kilobytes of hex, which are for ``--json``."""
+    from chain import ShownEpoch, ShownLeader, read_shown
+
+    try:
+        shown = read_shown(row)
+    except ValueError as error:
+        raise Failed(f"the node's answer: {error}") from None
+    if isinstance(shown, ShownEpoch):
+        return {"kind": shown.KIND, "epoch": shown.epoch, "chain_block": shown.chain_block}
+    epoch, term = shown.token if isinstance(shown, ShownLeader) else (shown.epoch, shown.term)
+    return {"kind": shown.KIND, "epoch": epoch, "term": term, "seat": shown.seat}
 
 
 def _leader(options: argparse.Namespace) -> int:

@@ -299,7 +299,7 @@ class NodeFacade(Protocol):
     async def certificates(self) -> list[dict[str, Any]]:
         """What anybody may show the chain about this cluster: rows of ``chain.shown_json``.
 
-        Raises Unavailable before the core runs.
+        Needs no quorum. Raises Unavailable before the core runs.
         """
         ...
 

@@ -335,8 +335,8 @@ class NodeService:
 
     async def certificates(self) -> list[dict[str, Any]]:
         """See ``NodeFacade.certificates``."""
-        self._running()
-        assert self.witness is not None
+        if self.witness is None:
+            raise Unavailable(self.phase)
         try:
             return [shown_json(shown) for shown in await self.witness.certificates()]
         except StorageError as error:

@@ -102,7 +102,8 @@ def _duration(text: str) -> int:
 
 
 async def _open_epoch(session: Session, options: Options) -> Call:
-    shown = await _newest(options, ShownEpoch, "how the epoch of now began")
+    how = "how the epoch of now began (those of launch and recovery are for open-founding)"
+    shown = await _newest(options, ShownEpoch, how)
     await session.membership()
     return calls.open_epoch(shown, *await change_of(session.registry, shown.chain_block))
 

@@ -49,7 +49,7 @@ def lease(now: Membership, lease_s: int) -> Effect:
     if lease_s < 24 * 3600:
         warnings = ("a node that cannot reach the chain for so long loses its say",)
     return Effect(
-        (f"leases given from now on last {lease_s} s ({lease_s / 86400:.1f} days)",), warnings
+        (f"leases given from now on last {lease_s} s ({lease_s / 3600:.1f} hours)",), warnings
     )
 
 

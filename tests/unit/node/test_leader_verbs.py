@@ -89,6 +89,8 @@ def test_the_command_line_of_the_operator(
     assert main(["leader", "complain", *at]) == 1
     assert "leading: this node leads itself" in capsys.readouterr().err
     assert main(["evidence", *at]) == 0
+    assert main(["certificates", *at]) == 0
+    assert len(capsys.readouterr().out) < 1000
 
 
 def test_the_timers_of_the_core_are_those_of_the_configuration() -> None:
