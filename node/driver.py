@@ -334,12 +334,14 @@ class Driver:
                 self._deadlines.set(None, trio.current_time() + SYNC_DELAY_S)
             if self._archivist is not None and (pinned := self._store.take_pinned()) is not None:
                 self._nursery.start_soon(self._archivist.make, pinned)
-        # Blocks are served from the database: what another member waits for must be there.
-        if self._sync_due or (output.serve and self._unsynced):
+        # Blocks are served from the database: what another member waits for must be there. Whoever
+        # asks again before it has its answer is not heard, and makes nobody sync.
+        serve = [r for r in output.serve if (r.to, type(r)) not in self._serving]
+        if self._sync_due or (serve and self._unsynced):
             self._unsynced = self._sync_due = False
             self._deadlines.cancel(None)
             yield self._final_disk
-        for request in output.serve:
+        for request in serve:
             if isinstance(request, ServeEpochs):
                 self._nursery.start_soon(self._serve_epochs, request)
             elif (request.to, type(request)) not in self._serving:

@@ -23,6 +23,7 @@ from consensus.interface import (
     Received,
     Record,
     Rejected,
+    ServeBlocks,
     Started,
     Submitted,
     Timer,
@@ -275,6 +276,45 @@ async def test_a_timer_that_was_moved_does_not_run_out_while_the_disk_is_waited_
         await nursery.start(driver.run)
         await trio.testing.wait_all_tasks_blocked()
         assert fired == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_member_that_asks_again_and_again_makes_no_one_sync(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    syncs: list[str] = []
+    answering = trio.Event()
+
+    def step(event: Event, _: int) -> Output:
+        if isinstance(event, Started):
+            return Output()
+        driver._unsynced = True  # another block is final
+        return Output(serve=[ServeBlocks(2, 1, 1)])
+
+    engine = SimpleNamespace(step=step, machine=Machine())
+    store = SimpleNamespace(
+        sync_votes=lambda: None,
+        sync=lambda: syncs.append("sync"),
+        history=SimpleNamespace(rows=tuple),
+    )
+    mesh = SimpleNamespace(events=_NoEvents())
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+
+    async def answer(*_: object) -> None:
+        await answering.wait()
+
+    monkeypatch.setattr("node.driver.trio.to_thread.run_sync", answer)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        for _ in range(5):
+            driver.tell(PeerConnected(2))
+            await trio.testing.wait_all_tasks_blocked()
+        assert syncs == ["sync"]
+        answering.set()
+        await trio.testing.wait_all_tasks_blocked()
+        driver.tell(PeerConnected(2))
+        await trio.testing.wait_all_tasks_blocked()
+        assert syncs == ["sync", "sync"]
         nursery.cancel_scope.cancel()
 
 
