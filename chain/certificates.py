@@ -94,7 +94,10 @@ class Certificates:
     async def prove_conflict(
         self, seat: int, first: SignedVote, second: SignedVote, *, until: TxState = TxState.FINAL
     ) -> TxOutcome:
-        """Shows two votes of a seat's present key that no correct member signs both."""
+        """Shows two votes of one key that no correct member signs both.
+
+        The seat answers for the key that sits on it, and for some time for one that left it.
+        """
         data = self._function("proveConflict").encode(seat, first.fields(), second.fields())
         return await self._send(f"conflict of seat {seat} in epoch {first.epoch}", data, until)
 

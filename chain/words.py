@@ -86,16 +86,13 @@ class StorageLayout:
     def __init__(self, compiled: Artifact) -> None:
         self.matches_code = compiled.matches_code
         self._at: Mapping[str, StorageSlot] = compiled.storage
-        launch, changed, pending = (
-            self._at[name].slot for name in ("_launch", "_lastChange", "_pending")
-        )
+        launch, pending = (self._at[name].slot for name in ("_launch", "_pending"))
         self.fixed: tuple[int, ...] = (
             self._at["version"].slot,
             self._at["digest"].slot,
             launch,
             launch + 1,
-            changed,
-            changed + 1,
+            self._at["_changeDigest"].slot,
             pending,
             pending + 1,
             self._at["_recoveries"].slot,
@@ -105,12 +102,16 @@ class StorageLayout:
 
     def words(self, values: Sequence[int]) -> RegistryWords:
         """From the values of the slots ``fixed``, in that order."""
-        head, digest, launch, launch_digest, changed, changed_digest, *rest = values
+        head, digest, launch, launch_digest, changed_digest, *rest = values
         pending, pending_hash, recoveries, rules, checks = rest
+        version, changed, changed_block, seat_count = (
+            self._in_head(head, name)
+            for name in ("version", "_changeVersion", "_changeBlock", "_seatCount")
+        )
         return RegistryWords(
-            version=_part(head, self._at["version"].offset_bytes, _U64),
+            version=version,
             digest=_bytes32(digest),
-            seat_count=_part(head, self._at["_seatCount"].offset_bytes, 4),
+            seat_count=seat_count,
             rules=_part(rules, 0, 20).to_bytes(20, "big"),
             certificates=_part(checks, 0, 20).to_bytes(20, "big"),
             launch=_launch(
@@ -119,8 +120,9 @@ class StorageLayout:
                 _bytes32(launch_digest),
                 _part(launch, 16, 4),
             ),
+            # a change that nothing followed yet has the newest digest (Slots.sol, slot 4)
             last_change=_change(
-                _part(changed, 0, _U64), _part(changed, 8, _U64), _bytes32(changed_digest)
+                changed_block, changed, _bytes32(digest if changed == version else changed_digest)
             ),
             pending_recovery=_pending(
                 _part(pending, 8, _U64),
@@ -130,6 +132,11 @@ class StorageLayout:
             ),
             recoveries=recoveries,
         )
+
+    def _in_head(self, head: int, name: str) -> int:
+        """A field of the word that the version is in."""
+        at = self._at[name]
+        return _part(head, at.offset_bytes, at.size_bytes)
 
     def root_slot(self, epoch: int) -> int:
         """Where the KMS root of an epoch lies."""

@@ -62,6 +62,7 @@ def _without(number: int, tests: str, file: str, condition: str) -> Flaw:
 
 
 R, T, L, C = "Registry.sol", "TrustAnchors.sol", "Ledger.sol", "Certificates.sol"
+E = "Electorate.sol"
 FLAWS = (
     Flaw(
         1,
@@ -149,7 +150,13 @@ FLAWS = (
         "        if (flaw(16)) return false;",
     ),
     Flaw(17, "E17_", "", "", ""),  # in the switch's own source
-    _without(18, "E18_|invariant_one_node", R, "if (_seatOfSigner[signer] != 0)"),
+    Flaw(
+        18,
+        "E18_|invariant_one_node",
+        R,
+        "else if (its != seat) revert",
+        "else if (its != seat && !flaw(18)) revert",
+    ),
     Flaw(19, "E19_", L, "emit NodeChanged(", "if (!flaw(19)) emit NodeChanged("),
     Flaw(
         20,
@@ -170,7 +177,7 @@ FLAWS = (
     Flaw(
         101,
         "O1_",
-        R,
+        E,
         "uint32(word >> 192) > version_)",
         "(uint32(word >> 192) > version_ && !flaw(101)))",
     ),
@@ -238,22 +245,23 @@ FLAWS = (
         201,
         "invariant_the_active_weight",
         L,
-        "uint32 total = _activeWeight - before + counts;",
-        "uint32 total = _activeWeight - (flaw(201) ? 0 : before) + counts;",
+        "total = total - before + counts;",
+        "total = total - (flaw(201) ? 0 : before) + counts;",
     ),
     Flaw(
         203,
         "invariant_the_events_rebuild",
         L,
-        "abi.encode(_digest, v, block.number, seat,",
-        "abi.encode(_digest, flaw(203) ? 0 : v, block.number, seat,",
+        "abi.encode(digest_, v, block.number, seat,",
+        "abi.encode(digest_, flaw(203) ? 0 : v, block.number, seat,",
     ),
     Flaw(
         204,
         "invariant_the_last_change",
         L,
-        "_lastChange = Change(",
-        "if (!flaw(204) || counts > before) _lastChange = Change(",
+        "(v, v, uint48(block.number));",
+        "flaw(204) && counts <= before"
+        " ? (v, changed, _changeBlock) : (v, v, uint48(block.number));",
     ),
     Flaw(
         205,
@@ -268,6 +276,40 @@ FLAWS = (
         "PublicMint.sol",
         "if (msg.value > due)",
         "if (msg.value > due && !flaw(206))",
+    ),
+    # a seat answers for a key that left it, once, for a while, and before it changes hands
+    _without(
+        301,
+        "test_a_seat_is_not_sold|invariant_nobody_answers",
+        R,
+        "if (block.timestamp < answering)",
+    ),
+    Flaw(
+        302,
+        "test_for_a_key_that_was_replaced|test_a_second_replacement",
+        R,
+        "if (n.signer != address(0)) _leave(n);",
+        "if (n.signer != address(0) && !flaw(302)) _leave(n);",
+    ),
+    _without(
+        303,
+        "test_what_the_owner_forgave",
+        C,
+        "if (before == Verdict.SUSPENDED && !holds)",
+    ),
+    Flaw(
+        304,
+        "test_after_the_window|test_a_replaced_key_answers",
+        E,
+        "if (block.timestamp < s.until &&",
+        "if ((flaw(304) || block.timestamp < s.until) &&",
+    ),
+    Flaw(
+        305,
+        "test_who_deactivates_is_suspended|test_the_new_node_stays",
+        C,
+        "bool enough = weight == 0 ||",
+        "bool enough = (weight == 0 && !flaw(305)) || (weight != 0 && flaw(305)) ||",
     ),
 )
 

@@ -154,8 +154,8 @@ FLAWS = (
     Flaw(
         "check_leaders_on_record_go_forward_only",
         C,
-        "&& index > _leader.index",
-        "&& (FLAW || index > _leader.index)",
+        "&& index <= _leader.index",
+        "&& !FLAW && index <= _leader.index",
     ),
     Flaw(
         "check_no_seat_is_suspended_without_accusers_or_below_a_quorum",

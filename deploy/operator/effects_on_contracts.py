@@ -11,6 +11,7 @@ from chain import Membership, MemberStatus, ShownLeader
 from chain.fees import ether
 from deploy.calls import FOR_GOOD_S
 from deploy.operator.effects_on_seats import (
+    EVIDENCE_WINDOW_DAYS,
     blockers,
     missing,
     quorum,
@@ -55,7 +56,12 @@ def lease(now: Membership, lease_s: int) -> Effect:
 
 def transfers(now: Membership, allowed: bool) -> Effect:
     if allowed:
-        return Effect(("seat owners may transfer their seats; a transfer clears the node",))
+        return Effect(
+            (
+                f"seat owners may transfer a seat {EVIDENCE_WINDOW_DAYS} days after its last node"
+                " lost its vote",
+            )
+        )
     return Effect(("seats cannot be transferred any more",))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from chain import Member, Membership, MemberStatus
 from deploy.operator.wording import NO_END_S, Effect, time_text
 
+EVIDENCE_WINDOW_DAYS = 14  # `evidenceWindow` of Registry.sol
+
 # --- weights ----------------------------------------------------------------------------------
 
 
@@ -107,6 +109,7 @@ def deactivate(now: Membership, seat: int) -> Effect:
         "its binding ends: bind again before it may return",
         "done by others than the seat's owner, nobody registers there for the length of a lease,"
         " unless lift-suspension ends that",
+        f"for {EVIDENCE_WINDOW_DAYS} days the seat still answers for what its node signed",
     )
     return Effect((*found.lines, *lines), found.warnings)
 

@@ -120,7 +120,7 @@ async def test_two_votes_that_exclude_each_other_convict_their_signer_once(chain
     show, key = court.certificates.prove_conflict, court.members[2].node_key
     for seat, second, name in (
         (2, later, "NoConflict"),
-        (1, other, "BadSignature"),
+        (1, other, "NotSeated"),
         (2, replace_block(other), "BadSignature"),
         (7, other, "NotSeated"),
     ):
@@ -211,6 +211,20 @@ async def test_an_epoch_that_is_bound_to_its_members_may_have_its_leader_recorde
         await show(shown)
 
 
+async def test_a_seat_answers_for_the_key_that_it_replaced(chain: Chain) -> None:
+    court = await open_court(chain)
+    old = court.members[2].node_key
+    pair = [court.vote(2, VoteKind.NOTARIZE, View(1, 4), block) for block in (b"a" * 32, b"b" * 32)]
+    await bind(court.found, 2, "another machine")
+    machine = identity(court.found.deployment, 2, "another machine")
+    await court.found.registrar.register(machine, 2, endpoint(2), 2, until=TxState.FINAL)
+    registry = court.found.registry
+    assert (await registry.member(2)).node_key == machine.node_key != old
+    await court.certificates.prove_conflict(2, *map(signed_vote, pair))
+    assert await court.certificates.convicted(old)
+    assert not await court.certificates.convicted(machine.node_key)
+
+
 async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain: Chain) -> None:
     court = await open_court(chain)
     pair = Evidence(
@@ -221,12 +235,14 @@ async def test_a_member_shows_what_a_final_block_convicts_and_pays_for_it(chain:
         view=View(2, 1),
         leader=lambda term: 1,
         evidence=(),
+        cluster_id=court.cluster_id,
+        previous=None,
     )
     newest = court.found.registry.newest
     assert newest is not None
     sender = chain.sender(await chain.funded_key("a member"))
     witness = Witness(
-        Certificates(court.found.registry, sender), 1, engine, nothing_on_disk, newest.member,
+        Certificates(court.found.registry, sender), 1, engine, nothing_on_disk,
         evidence=True, leaders=False, deposals=False,
     )  # fmt: skip
     final: Any = SimpleNamespace(

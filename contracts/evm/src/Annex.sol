@@ -174,7 +174,7 @@ contract Annex is Slots, IAnnex {
 
     /// @dev The last change of who votes at or below a block; 0 for none.
     function _changeUpTo(uint48 blockNumber) private view returns (uint256 at) {
-        at = _lastChange.version;
+        at = _changeVersion;
         while (at != 0 && _past[at].blockNumber > blockNumber) at = _past[at].previous;
     }
 

@@ -21,7 +21,11 @@ interface IRegistryForCertificates {
         view
         returns (uint64 blockNumber, uint32 total, uint64 previous);
     function lastChange() external view returns (uint64 blockNumber, uint64 version, bytes32 digest);
-    function suspend(uint256 seat, uint40 until) external;
+    function answers(address key)
+        external
+        view
+        returns (uint32 seat, uint32 weight, bool holds, uint32 active, uint16 seatsActive);
+    function suspend(uint256 seat, uint40 until) external returns (bool);
 }
 
 /// @title What the cluster says about itself, checked on chain: leaders, deposed leaders, liars.
@@ -64,6 +68,13 @@ contract Certificates is ICertificates {
         bytes32 blockHash;
     }
 
+    /// @dev What followed for the seat of a key that signed a conflicting pair.
+    enum Verdict {
+        NONE,
+        MARKED,
+        SUSPENDED
+    }
+
     /// @dev What the votes of a certificate are for.
     struct Voted {
         bytes32 domain;
@@ -90,8 +101,7 @@ contract Certificates is ICertificates {
     Leadership private _leader;
     mapping(uint64 epoch => Snapshot) private _snapshots;
     uint256 private _bound; // by a boundary last: recoveries + 1 << 32, weight
-    /// @inheritdoc ICertificates
-    mapping(address key => bool) public convicted;
+    mapping(address key => Verdict) private _verdicts;
     mapping(uint256 seat => uint256 token) private _deposed;
 
     constructor(address registry_) {
@@ -106,7 +116,7 @@ contract Certificates is ICertificates {
     /// @inheritdoc ICertificates
     function openFounding() public returns (uint64 epoch) {
         Snapshot memory s;
-        (,,, s.recoveries) = registry.electorate("", 1, 0);
+        s.recoveries = _recoveries();
         (epoch, s.version, s.weight) = registry.founding(s.recoveries);
         if (s.weight == 0) revert UnknownEpoch(epoch);
         _snapshots[epoch] = s;
@@ -124,7 +134,7 @@ contract Certificates is ICertificates {
     ) external {
         bytes32 domain = Domain.separator(address(registry));
         (uint64 epoch, uint64 chainBlock) = _record(boundary, body);
-        (,,, uint16 recoveries) = registry.electorate("", 1, 0);
+        uint16 recoveries = _recoveries();
         Snapshot memory s = _snapshots[epoch];
         if (s.weight != 0 && s.recoveries == recoveries) revert EpochKnown(epoch);
         uint64 founded;
@@ -157,11 +167,8 @@ contract Certificates is ICertificates {
         if (header.length != Boundary.HEADER_BYTES) revert BadHeader();
         (uint64 epoch, uint64 term, uint64 index, uint64 seat) = Boundary.position(header);
         if (seat > type(uint32).max) revert BadHeader();
-        if (_token(epoch, term) <= _token(_leader.epoch, _leader.term)) {
-            bool later =
-                _token(epoch, term) == _token(_leader.epoch, _leader.term) && index > _leader.index;
-            if (!later) revert StaleLeader();
-        }
+        (uint256 token, uint256 last) = (_token(epoch, term), _token(_leader.epoch, _leader.term));
+        if (token < last || (token == last && index <= _leader.index)) revert StaleLeader();
         bytes32 domain = Domain.separator(address(registry));
         bytes32 hash = Boundary.blockHash(domain, header);
         Snapshot memory s = _snapshotOf(epoch);
@@ -212,26 +219,25 @@ contract Certificates is ICertificates {
     /// @inheritdoc ICertificates
     function proveConflict(uint256 seat, Vote calldata first, Vote calldata second) external {
         if (!_contradict(first, second)) revert NoConflict();
-        (uint256[] memory rows, uint32 active, uint16 seatsActive,) =
-            registry.electorate(abi.encodePacked(uint32(seat)), 4, type(uint64).max);
-        if (rows[0] == 0 || seat > type(uint32).max) revert NotSeated(seat);
-        address key = address(uint160(rows[0]));
         bytes32 domain = Domain.separator(address(registry));
-        if (
-            _recover(_voteDigest(domain, first), first.r, first.vs, seat) != key
-                || _recover(_voteDigest(domain, second), second.r, second.vs, seat) != key
-        ) revert BadSignature(seat);
+        address key = _signer(domain, first, seat);
+        if (_signer(domain, second, seat) != key) revert BadSignature(seat);
+        (uint32 its, uint32 weight, bool holds, uint32 active, uint16 seatsActive) =
+            registry.answers(key);
+        if (its == 0 || its != seat) revert NotSeated(seat);
+        Verdict before = _verdicts[key];
+        // A key that returns is put out again. For one that is gone its seat is put out once: it is
+        // another key's now, or the owner's who may have lifted the suspension.
+        if (before == Verdict.SUSPENDED && !holds) revert AlreadyMarked();
 
         Policy memory p = _policy;
-        uint256 left = active - (rows[0] >> 160);
-        bool enough = 3 * left > 2 * uint256(active) && seatsActive > p.minSeats;
+        uint256 left = active - weight;
+        bool enough = weight == 0 || (3 * left > 2 * uint256(active) && seatsActive > p.minSeats);
         bool suspends = p.conflict == Effect.SUSPEND && enough;
-        if (suspends) {
-            registry.suspend(seat, _until(p.conflictSeconds));
-        } else if (convicted[key]) {
-            revert AlreadyMarked();
-        }
-        convicted[key] = true;
+        // a burnt seat has nothing to lose
+        if (suspends) suspends = registry.suspend(seat, _until(p.conflictSeconds));
+        if (!suspends && before != Verdict.NONE) revert AlreadyMarked();
+        _verdicts[key] = suspends ? Verdict.SUSPENDED : Verdict.MARKED;
         emit ConflictProven(seat, key, first.epoch, first.term, suspends);
     }
 
@@ -267,6 +273,11 @@ contract Certificates is ICertificates {
         return (uint64(_deposed[seat] >> 64), uint64(_deposed[seat]));
     }
 
+    /// @inheritdoc ICertificates
+    function convicted(address key) external view returns (bool) {
+        return _verdicts[key] != Verdict.NONE;
+    }
+
     // ------------------------------------------------------- what was signed
 
     function _digest(
@@ -280,12 +291,13 @@ contract Certificates is ICertificates {
         return Domain.digest(domain, keccak256(abi.encode(typehash, epoch, term, index, last)));
     }
 
-    function _voteDigest(bytes32 domain, Vote calldata v) private pure returns (bytes32) {
+    function _signer(bytes32 domain, Vote calldata v, uint256 seat) private pure returns (address) {
         bytes32 typehash = NULLIFY_TYPEHASH;
         if (v.kind == NOTARIZE) typehash = NOTARIZE_TYPEHASH;
         else if (v.kind == FINALIZE) typehash = FINALIZE_TYPEHASH;
         bytes32 last = v.kind == NULLIFY ? bytes32(uint256(v.reason)) : v.blockHash;
-        return _digest(domain, typehash, v.epoch, v.term, v.index, last);
+        bytes32 digest = _digest(domain, typehash, v.epoch, v.term, v.index, last);
+        return _recover(digest, v.r, v.vs, seat);
     }
 
     /// @dev The three pair rules.
@@ -320,8 +332,14 @@ contract Certificates is ICertificates {
     // ----------------------------------------------------- what an epoch is
 
     function _snapshotOf(uint64 epoch) private returns (Snapshot memory s) {
-        if (_snapshots[epoch].weight == 0 && openFounding() != epoch) revert UnknownEpoch(epoch);
+        s = _snapshots[epoch];
+        if (s.weight != 0) return s;
+        if (openFounding() != epoch) revert UnknownEpoch(epoch);
         return _snapshots[epoch];
+    }
+
+    function _recoveries() private view returns (uint16 recoveries) {
+        (,,, recoveries) = registry.electorate("", 1, 0);
     }
 
     function _record(bytes calldata boundary, bytes calldata body)

@@ -65,12 +65,12 @@ interface ICertificates {
     error StaleLeader();
     /// Nothing shows who led that term.
     error LeaderUnknown();
-    /// The seat has no node, or one whose key or weight changed since.
+    /// The seat has no node, or one whose key or weight changed since; it does not answer for the key.
     error NotSeated(uint256 seat);
     /// Too little would be left.
     error BelowMinimum(uint256 weight, uint256 seats);
     error NoConflict();
-    /// Recorded already.
+    /// Recorded already, with all that follows from it.
     error AlreadyMarked();
 
     event EpochOpened(uint64 indexed epoch, uint64 version, uint32 weight);
@@ -136,7 +136,8 @@ interface ICertificates {
         bytes32 vs
     ) external;
 
-    /// @notice Shows two votes of a seat's present key that no correct member signs both.
+    /// @notice Shows two votes of one key that no correct member signs both. The seat pays for the key on it,
+    ///         and for one that left it within the registry's `evidenceWindow`.
     function proveConflict(uint256 seat, Vote calldata first, Vote calldata second) external;
 
     // ------------------------------------------------------ registry's owner

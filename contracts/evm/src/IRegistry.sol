@@ -60,6 +60,7 @@ interface IRegistry {
     /// Neither the seat owner, nor a bound instance, nor a valid owner signature.
     error NotAuthorized();
     error BadIncarnation(uint48 have);
+    /// The key belongs to another seat, where it sits or once sat.
     error KeyInUse();
     error InstanceInUse();
     /// The instance id is zero.
@@ -70,6 +71,8 @@ interface IRegistry {
     error BadLease();
     error BadScheme();
     error SeatLocked();
+    /// A key sits on the seat, or left it not long enough ago, and the seat answers for it until then.
+    error StillAnswers(uint40 until);
     error WalletHasSeat();
     error NotOnCurve();
     error NoNode();
@@ -186,8 +189,10 @@ interface IRegistry {
 
     // ------------------------------------------------------- certificates
 
-    /// @notice Stops the seat's node; nobody registers there before `until` unless the owner lifts it.
-    function suspend(uint256 seat, uint40 until) external;
+    /// @notice Stops the seat's node, if there is one; nobody registers there before `until` unless the
+    ///         owner lifts it. A cool-down that lasts longer stays.
+    /// @return whether there is such a seat: a burnt one cannot be suspended
+    function suspend(uint256 seat, uint40 until) external returns (bool);
 
     // ------------------------------------- guardian (may only take away)
 
@@ -213,6 +218,19 @@ interface IRegistry {
         external
         view
         returns (uint256[] memory rows, uint32 active, uint16 seatsActive, uint16 recoveries);
+    /// @notice Which seat answers for what a key signed: that which it sits on, or left less than
+    ///         `evidenceWindow` ago (put out, swept, replaced, burnt). Nobody while its app or root is not
+    ///         live: then its secret may be anybody's.
+    /// @return seat zero for none
+    /// @return weight with which the seat votes now, by whichever key
+    /// @return holds whether this key votes with it
+    /// @return active weight, and number of seats, of all now
+    function answers(address key)
+        external
+        view
+        returns (uint32 seat, uint32 weight, bool holds, uint32 active, uint16 seatsActive);
+    /// @notice Seconds for which a seat answers for a key that left it. So long it cannot be transferred.
+    function evidenceWindow() external view returns (uint40);
     function version() external view returns (uint64);
     function digest() external view returns (bytes32);
     function launched()

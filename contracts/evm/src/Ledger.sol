@@ -35,11 +35,6 @@ abstract contract Ledger is Slots, IRegistry {
     }
 
     /// @inheritdoc IRegistry
-    function currentRootEpoch() external view returns (uint16) {
-        return _currentRootEpoch;
-    }
-
-    /// @inheritdoc IRegistry
     function rules() external view returns (address) {
         return _rules;
     }
@@ -61,7 +56,8 @@ abstract contract Ledger is Slots, IRegistry {
 
     /// @inheritdoc IRegistry
     function lastChange() external view returns (uint64, uint64, bytes32) {
-        return (_lastChange.blockNumber, _lastChange.version, _lastChange.digest);
+        uint32 v = _changeVersion;
+        return (_changeBlock, v, v == _version ? _digest : _changeDigest);
     }
 
     /// @dev Follows a change of the row: weights, then one digest step.
@@ -69,32 +65,39 @@ abstract contract Ledger is Slots, IRegistry {
     /// @param rekeyed a node that is still ACTIVE got another key
     function _commit(uint256 seat, uint32 before, bool rekeyed) internal {
         Node storage n = _nodes[seat];
-        (uint32 weight, uint8 status) = (n.weight, n.status);
+        (uint32 weight, uint8 status, uint32 since) = (n.weight, n.status, n.since);
         uint32 counts = status == ACTIVE ? weight : 0;
-        uint64 v = _version + 1;
-        if (v > type(uint32).max) revert BadWeight();
-        _version = v;
+        // fields of one word are read together, and written together below
+        (uint32 last, uint32 changed, uint32 total) = (_version, _changeVersion, _activeWeight);
+        uint16 seats = _activeSeats;
+        if (last == type(uint32).max) revert BadWeight();
+        uint32 v = last + 1;
         (bytes32 keyX, bool keyOdd, bytes20 instanceId) = (n.keyX, n.form & 1 == 1, n.instanceId);
+        bytes32 digest_ = _digest;
         bytes32 rolled = keccak256(
-            abi.encode(_digest, v, block.number, seat, keyX, keyOdd, instanceId, weight, status)
+            abi.encode(digest_, v, block.number, seat, keyX, keyOdd, instanceId, weight, status)
         );
         _digest = rolled;
         if (rekeyed || counts != before) {
             // cannot overflow: the sum of all granted weights fits 32 bits
-            uint32 total = _activeWeight - before + counts;
-            _activeWeight = total;
-            if (before == 0) ++_activeSeats;
-            if (counts == 0) --_activeSeats;
+            total = total - before + counts;
+            if (before == 0) ++seats;
+            if (counts == 0) --seats;
             _past[v] = Past({
                 blockNumber: uint48(block.number),
+                time: uint40(block.timestamp),
                 total: total,
-                previous: uint32(_lastChange.version),
+                previous: changed,
                 seat: uint32(seat),
                 weightBefore: before,
-                sinceBefore: n.since
+                sinceBefore: since
             });
-            n.since = uint32(v);
-            _lastChange = Change(uint64(block.number), v, rolled);
+            n.since = v;
+            (_version, _changeVersion, _changeBlock) = (v, v, uint48(block.number));
+            (_activeWeight, _activeSeats) = (total, seats);
+        } else {
+            if (last == changed) _changeDigest = digest_;
+            _version = v;
         }
         emit NodeChanged(seat, v, keyX, keyOdd, instanceId, weight, status);
     }

@@ -13,20 +13,21 @@ import {Certificates} from "./Certificates.sol";
 import {Domain} from "./Domain.sol";
 import {IRegistry} from "./IRegistry.sol";
 import {KeyClaims} from "./KeyClaims.sol";
+import {Pages} from "./Pages.sol";
 import {Rules} from "./Rules.sol";
-import {TrustAnchors} from "./TrustAnchors.sol";
 
 /// @title Seats (ERC-721 with weights) and the attested nodes that sit on them.
 /// @notice Reading order: IRegistry (what there is), KeyClaims (what dstack signs), Ledger (rows,
-///         weights, digest), TrustAnchors (roots, apps, app keys), this file, then Annex (a cluster
-///         that lost its quorum; history).
+///         weights, digest), TrustAnchors (roots, apps, app keys), Electorate (who votes, who answers
+///         for a key), Pages (rows for readers), this file, then Annex (a cluster that lost its
+///         quorum; history).
 ///
 ///         Who may do what. The contract owner (a timelock or Safe) grants, weighs and burns seats
 ///         and names the trust anchors. The guardian may only take away. The seat owner decides
 ///         which instance sits on the seat. The node key speaks for the node. Anybody may relay,
 ///         certify app keys and sweep. No function takes money, and none calls out except ERC-1271
 ///         (static) to a seat owner that is a contract.
-contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
+contract Registry is Pages, Ownable2Step, Pausable {
     bytes32 private constant REGISTER_TYPEHASH = keccak256(
         "Register(uint256 seat,bytes32 keyX,bool keyOdd,bytes20 instanceId,uint8 scheme,uint48 incarnation,uint64 deadline,string endpoint)"
     );
@@ -39,6 +40,9 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     uint256 private constant DEADLINE_AHEAD_MAX = 1 days;
     uint40 private constant LEASE_MAX = 365 days;
 
+    // first of all, so that it shares a word with what Pausable keeps, which is read beside it
+    uint32 private _leaseSeconds;
+
     /// @notice Most seats that may exist at a time.
     uint32 public immutable maxSeats;
 
@@ -48,7 +52,6 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     /// @notice May only take away: pause, revoke roots, deactivate nodes.
     address public guardian;
 
-    mapping(address signer => uint256 seat) private _seatOfSigner;
     mapping(bytes20 instanceId => uint256 seat) private _seatOfInstance;
     /// @inheritdoc IRegistry
     mapping(uint256 seat => bytes20) public override boundInstance;
@@ -316,39 +319,17 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     // --------------------------------------------------------- certificates
 
     /// @inheritdoc IRegistry
-    function suspend(uint256 seat, uint40 until) external {
+    function suspend(uint256 seat, uint40 until) external returns (bool) {
         if (msg.sender != _certificates) revert NotCertificates();
-        if (_nodes[seat].status != ACTIVE) revert NoNode();
-        _stop(seat, until);
+        Node storage n = _nodes[seat];
+        if (n.weight == 0) return false;
+        if (n.status == ACTIVE) _stop(seat, until);
+        else if (n.expiresAt < until) n.expiresAt = until;
         emit SeatSuspended(seat, until);
+        return true;
     }
 
     // ---------------------------------------------------------------- views
-
-    /// @inheritdoc IRegistry
-    function electorate(bytes calldata list, uint256 stride, uint64 version_)
-        external
-        view
-        returns (uint256[] memory rows, uint32, uint16, uint16)
-    {
-        rows = new uint256[](list.length / stride);
-        // most nodes share app and root with the one before: asked once, kept
-        uint256 known = type(uint256).max;
-        bool live = false;
-        unchecked {
-            for (uint256 i = 0; i < rows.length; ++i) {
-                uint256 word = _firstWord(uint32(bytes4(list[i * stride:])));
-                if (word >> 248 != ACTIVE || uint32(word >> 192) > version_) continue;
-                uint256 anchors = uint24(word >> 224);
-                if (known != anchors) {
-                    live = _anchorsLive(uint8(anchors >> 16), uint16(anchors));
-                    known = anchors;
-                }
-                if (live) rows[i] = uint192(word);
-            }
-        }
-        return (rows, _activeWeight, _activeSeats, _recoveryCount);
-    }
 
     /// @inheritdoc IRegistry
     function expectsInstance(bytes20 instanceId) external view returns (bool) {
@@ -358,37 +339,6 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     /// @inheritdoc IRegistry
     function minter() external view returns (address, uint32) {
         return (_minter, _minterWeightMax);
-    }
-
-    /// @inheritdoc IRegistry
-    function page(uint256 from, uint256 count)
-        external
-        view
-        returns (Member[] memory members, uint256 next)
-    {
-        uint256 last = _seatCount;
-        if (from == 0) from = 1;
-        if (from > last) return (members, 0);
-        uint256 end = last + 1;
-        if (count < end - from) {
-            end = from + count;
-            next = end;
-        }
-        uint256 found = 0;
-        for (uint256 seat = from; seat < end; ++seat) {
-            if (_nodes[seat].weight != 0) ++found;
-        }
-        members = new Member[](found);
-        found = 0;
-        for (uint256 seat = from; seat < end; ++seat) {
-            if (_nodes[seat].weight != 0) members[found++] = _row(seat);
-        }
-    }
-
-    /// @inheritdoc IRegistry
-    function member(uint256 seat) external view returns (Member memory) {
-        if (_nodes[seat].weight == 0) revert NoSuchSeat();
-        return _row(seat);
     }
 
     /// @inheritdoc IRegistry
@@ -427,7 +377,12 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     {
         from = _ownerOf(seat);
         if (to != address(0)) {
-            if (from != address(0) && !_launch.transfersAllowed) revert SeatLocked();
+            if (from != address(0)) {
+                if (!_launch.transfersAllowed) revert SeatLocked();
+                // the seat pays for its keys: not before the last one is free may it be another's
+                uint40 answering = _answersUntil(_nodes[seat]);
+                if (block.timestamp < answering) revert StillAnswers(answering);
+            }
             if (balanceOf(to) != 0) revert WalletHasSeat();
         }
         super._update(to, seat, auth);
@@ -439,7 +394,7 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
         (uint48 incarnation, uint32 since) = (n.incarnation, n.since);
         uint40 until = n.status == ACTIVE ? 0 : n.expiresAt;
         if (n.signer != address(0)) {
-            delete _seatOfSigner[n.signer];
+            _leave(n);
             delete _seatOfInstance[n.instanceId];
         }
         if (boundInstance[seat] != 0) _bind(seat, 0);
@@ -475,13 +430,13 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
         if (bound != 0) _bind(seat, 0);
     }
 
-    /// @dev One seat per key and per instance; what the seat held before is set free.
+    /// @dev One seat per key, for ever, and per instance, which is set free when another comes.
     function _occupy(uint256 seat, Node storage n, address signer, bytes20 instanceId) private {
-        address oldSigner = n.signer;
-        if (oldSigner != signer) {
-            if (_seatOfSigner[signer] != 0) revert KeyInUse();
-            if (oldSigner != address(0)) delete _seatOfSigner[oldSigner];
-            _seatOfSigner[signer] = seat;
+        if (n.signer != signer) {
+            uint32 its = _sittings[signer].seat;
+            if (its == 0) _sittings[signer].seat = uint32(seat);
+            else if (its != seat) revert KeyInUse();
+            if (n.signer != address(0)) _leave(n);
             n.signer = signer;
         }
         bytes20 oldInstanceId = n.instanceId;
@@ -575,24 +530,5 @@ contract Registry is TrustAnchors, ERC721, Ownable2Step, Pausable {
     function _checkEndpoint(string calldata endpoint) private pure {
         uint256 length = bytes(endpoint).length;
         if (length == 0 || length > ENDPOINT_BYTES_MAX) revert BadEndpoint();
-    }
-
-    function _row(uint256 seat) private view returns (Member memory) {
-        Node storage n = _nodes[seat];
-        return Member({
-            seat: seat,
-            owner: _ownerOf(seat),
-            weight: n.weight,
-            status: n.status,
-            rootEpoch: n.rootEpoch,
-            scheme: n.form >> 1,
-            keyOdd: n.form & 1 == 1,
-            expiresAt: n.expiresAt,
-            incarnation: n.incarnation,
-            instanceId: n.instanceId,
-            keyX: n.keyX,
-            signer: n.signer,
-            endpoint: n.endpoint
-        });
     }
 }

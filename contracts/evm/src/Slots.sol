@@ -34,16 +34,19 @@ abstract contract Slots {
         bytes32 digest;
     }
 
-    /// @dev The state right after the last commit that changed who votes, by which key or weight.
-    struct Change {
-        uint64 blockNumber;
-        uint64 version;
-        bytes32 digest;
+    /// @dev To which seat a key belongs, for ever: dstack derives it from the seat, so no honest key ever
+    ///      needs another. The rest is of a key that is not in its seat's row any more.
+    struct Sitting {
+        uint32 seat;
+        uint40 until; // unix seconds; how long a key that is gone answers for what it signed
+        uint16 rootEpoch; // with which it sat here
+        uint8 appIndex;
     }
 
     /// @dev One word for each version that changed who votes: two lists, each linked backwards.
     struct Past {
         uint48 blockNumber;
+        uint40 time; // of that block, unix seconds
         uint32 total; // active weight from this version on
         uint32 previous; // the change before this one; 0 for none
         uint32 seat;
@@ -73,23 +76,25 @@ abstract contract Slots {
     // Slots 0 to 8 are what light clients prove against a block header: their place is part of the
     // interface (artifacts/Registry.json lists it).
 
-    /// slot 0
-    uint64 internal _version;
+    /// slot 0; the last change is the last commit that changed who votes, by which key or weight
+    uint32 internal _version;
+    uint32 internal _changeVersion;
+    uint48 internal _changeBlock;
     uint32 internal _activeWeight;
     uint32 internal _grantedWeight;
     uint32 internal _seatCount;
     uint16 internal _liveSeats;
     uint16 internal _activeSeats;
-    uint32 internal _leaseSeconds;
-    uint16 internal _currentRootEpoch;
     uint16 internal _recoveryCount;
     /// slot 1
     bytes32 internal _digest;
     /// slots 2 and 3
     Launch internal _launch;
-    /// slots 4 and 5
-    Change internal _lastChange;
-
+    /// slot 4: the digest right after the last change; without meaning while that is the newest version,
+    /// whose digest stands in slot 1: a change need not write the same word twice
+    bytes32 internal _changeDigest;
+    /// slot 5
+    mapping(address signer => Sitting) internal _sittings;
     /// slot 6
     mapping(uint256 seat => Node) internal _nodes;
     /// slot 7

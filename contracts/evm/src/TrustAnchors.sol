@@ -27,6 +27,7 @@ abstract contract TrustAnchors is Ledger {
 
     uint40 private constant NO_END = type(uint40).max;
 
+    uint16 private _currentRootEpoch;
     mapping(uint16 epoch => Root) private _roots;
     /// Nodes keep a one-byte number of their app in place of its 20-byte id, which saves them a word.
     mapping(uint8 index => App) private _apps;
@@ -59,6 +60,11 @@ abstract contract TrustAnchors is Ledger {
         }
         _appKeys[key] = AppKey(appId, rootEpoch);
         emit AppKeyCertified(key, appId, rootEpoch);
+    }
+
+    /// @inheritdoc IRegistry
+    function currentRootEpoch() external view returns (uint16) {
+        return _currentRootEpoch;
     }
 
     /// @inheritdoc IRegistry

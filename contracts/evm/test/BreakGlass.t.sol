@@ -227,10 +227,7 @@ contract BreakGlassTest is Fixture {
     function test_a_sold_seat_comes_without_the_sellers_vote() public {
         vote(1);
         vote(3);
-        vm.prank(OWNER);
-        reg.setTransfersAllowed(true);
-        vm.prank(wallet(3));
-        reg.transferFrom(wallet(3), STRANGER, 3);
+        sell(3, wallet(3), STRANGER);
         refused(seats(1, 3), noMajority(4));
     }
 

@@ -27,6 +27,7 @@ interface Vm {
         returns (address);
     function prank(address sender) external;
     function warp(uint256 timestamp) external;
+    function getBlockTimestamp() external view returns (uint256);
     function roll(uint256 blockNumber) external;
     function chainId(uint256 id) external;
     function deal(address account, uint256 wei_) external;

@@ -46,16 +46,13 @@ abstract contract CourtFixture is Fixture {
     }
 
     function suspending() internal {
+        policy(ICertificates.Effect.SUSPEND);
+    }
+
+    /// The same for deposed leaders and for liars.
+    function policy(ICertificates.Effect effect) internal {
         vm.prank(OWNER);
-        court.setPolicy(
-            ICertificates.Policy(
-                ICertificates.Effect.SUSPEND,
-                ICertificates.Effect.SUSPEND,
-                1 days,
-                type(uint40).max,
-                3
-            )
-        );
+        court.setPolicy(ICertificates.Policy(effect, effect, 1 days, type(uint40).max, 3));
     }
 
     function wallet(uint256 seat) internal pure returns (address) {

@@ -14,10 +14,7 @@ contract ElectionsTest is CourtFixture {
         public
     {
         crowd(4, true);
-        vm.prank(OWNER);
-        reg.setTransfersAllowed(true);
-        vm.prank(wallet(4));
-        reg.transferFrom(wallet(4), STRANGER, 4);
+        sell(4, wallet(4), STRANGER);
         Head memory h = head(0, 1, 0, 1);
         bytes memory parts = finalization(h, 2, 4); // with the seller's node
         vm.expectRevert(abi.encodeWithSelector(ICertificates.NoQuorum.selector, 2, 4));

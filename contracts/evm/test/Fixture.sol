@@ -135,7 +135,7 @@ abstract contract Fixture is Cheats {
             instanceId: instanceId,
             scheme: scheme,
             incarnation: incarnation,
-            deadline: uint64(block.timestamp + 10 minutes),
+            deadline: uint64(time() + 10 minutes),
             endpoint: endpoint
         });
         bytes memory text = purposeText(at, seat, instanceId);
@@ -169,6 +169,24 @@ abstract contract Fixture is Cheats {
         bytes memory signature =
             signAnnounce(reg, nodeSecret, seat, incarnation, deadline, endpoint);
         reg.announce(seat, incarnation, deadline, endpoint, signature);
+    }
+
+    /// A seat changes hands when it answers for no key any more.
+    function sell(uint256 seat, address from, address to) internal {
+        if (reg.member(seat).status == 1) {
+            vm.prank(from);
+            reg.deactivate(seat);
+        }
+        vm.warp(time() + reg.evidenceWindow());
+        vm.prank(OWNER);
+        reg.setTransfersAllowed(true);
+        vm.prank(from);
+        reg.transferFrom(from, to, seat);
+    }
+
+    /// The compiler takes block.timestamp for a constant.
+    function time() internal view returns (uint256) {
+        return vm.getBlockTimestamp();
     }
 
     // ------------------------------------------------- texts and signatures

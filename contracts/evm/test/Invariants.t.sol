@@ -9,7 +9,8 @@ import {Fixture, IDeployed} from "./Fixture.sol";
 /// pools of wallets, keys and instances, so that they collide.
 contract Crowd is Fixture {
     uint256 internal constant WALLETS = 6;
-    uint256 internal constant KEYS = 5;
+    uint256 internal constant INSTANCES = 5;
+    uint256 public constant KEYS = 18;
 
     bytes32 public replayedDigest;
     uint64 public replayedVersion;
@@ -23,6 +24,9 @@ contract Crowd is Fixture {
     uint64 public changedVersion;
     bytes32 public changedDigest;
     mapping(bytes32 seat => bytes32) private _say;
+
+    /// Who owned the seat of a key when it last had a vote there.
+    mapping(address key => address) public sat;
 
     mapping(uint256 seat => uint48) private _incarnationMax;
     uint48[] private _pastBlocks;
@@ -49,6 +53,7 @@ contract Crowd is Fixture {
             try reg.member(seat) returns (IRegistry.Member memory m) {
                 if (m.incarnation < _incarnationMax[seat]) incarnationFell = true;
                 _incarnationMax[seat] = m.incarnation;
+                if (m.status == 1) sat[m.signer] = m.owner;
             } catch {}
         }
     }
@@ -71,8 +76,8 @@ contract Crowd is Fixture {
         Proof memory p = proofOf(
             reg,
             seat,
-            1 + key % KEYS,
-            bytes20(uint160(1 + instance % KEYS)),
+            _key(seat, key),
+            bytes20(uint160(1 + instance % INSTANCES)),
             incarnation,
             scheme % 2,
             ENDPOINT
@@ -89,14 +94,14 @@ contract Crowd is Fixture {
         uint48 incarnation = _incarnation(seat) + step % 4;
         uint64 deadline = uint64(block.timestamp + 60);
         bytes memory signature =
-            signAnnounce(reg, 1 + key % KEYS, seat, incarnation, deadline, ENDPOINT);
+            signAnnounce(reg, _key(seat, key), seat, incarnation, deadline, ENDPOINT);
         try reg.announce(seat, incarnation, deadline, ENDPOINT, signature) {} catch {}
     }
 
     function bindInstance(uint256 seat, uint256 instance) external followed {
         seat = _seat(seat);
         vm.prank(_ownerOf(seat));
-        try reg.bindInstance(seat, bytes20(uint160(instance % (KEYS + 1)))) {} catch {}
+        try reg.bindInstance(seat, bytes20(uint160(instance % (INSTANCES + 1)))) {} catch {}
     }
 
     function deactivate(uint256 seat, uint256 who) external followed {
@@ -147,7 +152,8 @@ contract Crowd is Fixture {
     function time(uint32 seconds_) external {
         _pastBlocks.push(uint48(block.number));
         _pastTotal[uint48(block.number)] = reg.activeWeight();
-        vm.warp(block.timestamp + seconds_ % (3 days));
+        // now and then for as long as nobody would answer for who left before
+        vm.warp(block.timestamp + (seconds_ % 8 == 7 ? 15 days : seconds_ % (3 days)));
         vm.roll(block.number + 1 + seconds_ % 100);
         for (uint256 i = 0; i < _pastBlocks.length; ++i) {
             if (reg.totalWeightAt(_pastBlocks[i]) != _pastTotal[_pastBlocks[i]]) {
@@ -185,6 +191,11 @@ contract Crowd is Fixture {
         if (say == _say[log.topics[1]]) return;
         _say[log.topics[1]] = say;
         (changedBlock, changedVersion, changedDigest) = (block.number, version, replayedDigest);
+    }
+
+    /// One of three keys that the seat has for itself while it is new, sometimes any.
+    function _key(uint256 seat, uint256 key) private pure returns (uint256) {
+        return 1 + (key % 4 == 0 ? key / 4 : 3 * seat + key % 3) % KEYS;
     }
 
     function _wallet(uint256 who) private pure returns (address) {
@@ -278,6 +289,16 @@ contract InvariantsTest is Fixture {
                 yes(a.signer == address(0) || a.signer != b.signer, "one seat per key");
                 yes(a.instanceId == 0 || a.instanceId != b.instanceId, "one seat per instance");
             }
+        }
+    }
+
+    function invariant_nobody_answers_for_a_key_of_another_owner() public view {
+        for (uint256 secret = 1; secret <= crowd.KEYS(); ++secret) {
+            (uint32 seat,,,,) = reg.answers(vm.addr(secret));
+            if (seat == 0) continue;
+            try reg.ownerOf(seat) returns (address owner) {
+                eq(owner, crowd.sat(vm.addr(secret)), "who owned it when the key had a vote");
+            } catch {} // burnt
         }
     }
 

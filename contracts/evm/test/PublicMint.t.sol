@@ -77,10 +77,7 @@ contract PublicMintTest is Fixture {
         vm.expectRevert(PublicMint.OnePerWallet.selector);
         mint.mintNodeAccess{value: PRICE}();
         // nor after she gave it away
-        vm.prank(OWNER);
-        reg.setTransfersAllowed(true);
-        vm.prank(alice);
-        reg.transferFrom(alice, STRANGER, seat);
+        sell(seat, alice, STRANGER);
         vm.prank(alice);
         vm.expectRevert(PublicMint.OnePerWallet.selector);
         mint.mintNodeAccess{value: PRICE}();

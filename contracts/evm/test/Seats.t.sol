@@ -70,9 +70,14 @@ contract SeatsTest is Fixture {
         send(p);
         // selling the seat does not help
         vm.prank(OWNER);
-        reg.setTransfersAllowed(true);
-        vm.prank(alice);
-        reg.transferFrom(alice, STRANGER, seat);
+        reg.setLease(30 days);
+        vm.warp(until);
+        enlist(seat, alice, NODE1, INSTANCE1, 2);
+        vm.prank(GUARDIAN);
+        reg.deactivate(seat);
+        sell(seat, alice, STRANGER);
+        reason = abi.encodeWithSelector(IRegistry.CoolingDown.selector, until + 30 days);
+        p = proof(seat, NODE2, INSTANCE2, 3);
         vm.prank(STRANGER);
         vm.expectRevert(reason);
         send(p);
@@ -83,14 +88,15 @@ contract SeatsTest is Fixture {
         reg.liftSuspension(seat);
         vm.prank(OWNER);
         reg.liftSuspension(seat);
-        enlist(seat, STRANGER, NODE2, INSTANCE2, 2);
+        vm.prank(STRANGER);
+        send(p);
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.NoNode.selector);
         reg.liftSuspension(seat);
         // her own decision is hers to take back at once
         vm.prank(STRANGER);
         reg.deactivate(seat);
-        enlist(seat, STRANGER, NODE1, INSTANCE1, 3);
+        enlist(seat, STRANGER, NODE1, INSTANCE1, 4);
     }
 
     function test_a_minter_grants_light_seats_only() public {
@@ -129,9 +135,14 @@ contract SeatsTest is Fixture {
         vm.prank(court);
         reg.suspend(seat, type(uint40).max);
         eq(reg.activeWeight() + reg.activeSeats(), 0, "no weight");
+        // a cool-down is never shortened, nor begun where there is no seat any more
         vm.prank(court);
-        vm.expectRevert(IRegistry.NoNode.selector);
-        reg.suspend(seat, 1);
+        yes(reg.suspend(seat, 1), "there is such a seat");
+        eq(reg.member(seat).expiresAt, type(uint40).max, "until");
+        vm.prank(OWNER);
+        reg.burnSeat(seat);
+        vm.prank(court);
+        yes(!reg.suspend(seat, 1), "burnt");
     }
 
     function test_the_annex_does_nothing_on_its_own_and_hides_nothing() public {
@@ -206,7 +217,7 @@ contract SeatsTest is Fixture {
         eq(rows.length, 1, "rows");
         eq(rows[0].seat, 2, "row");
         eq(grant(alice, 1), 3, "next number");
-        enlist(3, alice, NODE1, INSTANCE1, 1);
+        enlist(3, alice, NODE2, INSTANCE1, 1);
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.NoSuchSeat.selector);
         reg.burnSeat(seat);
@@ -278,7 +289,7 @@ contract SeatsTest is Fixture {
         reg.burnSeat(1); // its node had no say any more
         stays();
         changes(true);
-        enlist(2, bob, NODE1, INSTANCE1, 1);
+        enlist(2, bob, 0x333, INSTANCE1, 1);
         changes(true);
         vm.prank(OWNER);
         reg.burnSeat(2);

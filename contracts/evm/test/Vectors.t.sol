@@ -34,10 +34,12 @@ interface Files {
 contract VectorMembers {
     mapping(uint256 seat => uint256 row) public rows;
     uint32 public weight;
+    mapping(address signer => uint256 seat) public seatOf;
     uint256 public suspended;
 
     function set(uint256 seat, uint32 weight_, address signer) external {
         rows[seat] = uint256(weight_) << 160 | uint160(signer);
+        seatOf[signer] = seat;
         weight += weight_;
     }
 
@@ -57,8 +59,18 @@ contract VectorMembers {
         return (3, 1, weight); // the epoch of the vectors' leadership
     }
 
-    function suspend(uint256, uint40) external {
+    function answers(address key)
+        external
+        view
+        returns (uint32, uint32, bool, uint32 active, uint16)
+    {
+        uint256 seat = seatOf[key];
+        return (uint32(seat), uint32(rows[seat] >> 160), true, 1_000_000, 1000);
+    }
+
+    function suspend(uint256, uint40) external returns (bool) {
         ++suspended;
+        return true;
     }
 }
 

@@ -243,6 +243,18 @@ class Target:
         await self.do(who or HOLDERS[seat - 1], "register", *proof.call)
         return proof
 
+    async def leave(self, holder: LocalKey, seat: int) -> None:
+        """Takes the seat's node off, and waits until the seat answers for no key any more."""
+        await self.do(holder, "deactivate", seat)
+        await self.at_time(await self.now() + await self.view("evidenceWindow"))
+
+    async def sell(self, giver: LocalKey, to: LocalKey, seat: int) -> None:
+        """A seat with a node changes hands, as soon as the rules let it."""
+        await self.do(OWNER, "setTransfersAllowed", True)
+        if self.sound:
+            await self.leave(giver, seat)
+        await self.do(giver, "transferFrom", wallet(giver), wallet(to), seat)
+
     # ------------------------------------------------------------ what one sees
 
     async def state(self) -> tuple[Any, ...]:

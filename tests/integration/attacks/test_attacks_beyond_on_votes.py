@@ -128,6 +128,7 @@ async def test_X13_a_recovery_needs_a_majority_that_stands_for_the_whole_time(
     ours: Target,
 ) -> None:
     await launched(ours)
+    await ours.leave(CAROL, 3)
     vote = (1, 77, BLOCK)
     for seat, holder in ((1, ALICE), (2, BOB), (3, CAROL)):
         await ours.do(holder, "voteRecovery", seat, *vote)
@@ -242,7 +243,7 @@ async def test_X15_nobody_honest_is_convicted_and_a_liar_that_left_is_when_it_re
     await refused(first, (4, *second[1:]), "NoConflict")
     await refused(first, (*second[:4], b"c" * 32, *second[5:]), "BadSignature(2)")
     await refused(first, cluster.conflict(3)[1], "BadSignature(2)")
-    await refused(first, second, "BadSignature(3)", seat=3)
+    await refused(first, second, "NotSeated(3)", seat=3)
     await refused(first, second, "NotSeated(9)", seat=9)
     high = 2**32 + 2
     await refused(first, second, f"NotSeated({high})", seat=high)
@@ -259,12 +260,34 @@ async def test_X15_nobody_honest_is_convicted_and_a_liar_that_left_is_when_it_re
     for a in honest:
         for b in honest:
             await refused(a, b, "NoConflict")
-    # It sees what comes and steps aside: the seat is clean, the key is not.
+    # It sees what comes and steps aside, with another machine on its seat: put out all the same.
     await ours.do(BOB, "deactivate", 2)
-    await refused(first, second, "NotSeated(2)")
-    await seated(ours, 2, incarnation=2)
+    await ours.enlist(2, "another machine", incarnation=2)
     await ours.do(STRANGER, *show, first, second, at="certificates")
     assert (await ours.row(2))["status"] == 2
+    # Forgiven is forgiven: nobody puts the other machine out again. But the key that lied, yes.
+    await ours.do(OWNER, "liftSuspension", 2)
+    await ours.enlist(2, "another machine", incarnation=3)
+    await refused(first, second, "AlreadyMarked")
+    await seated(ours, 2, incarnation=4)
+    await ours.do(STRANGER, *show, first, second, at="certificates")
+    assert (await ours.row(2))["status"] == 2
+
+
+async def test_X21_no_seat_is_sold_before_it_answers_for_nobody(ours: Target) -> None:
+    cluster = await launched(ours)
+    await ours.do(OWNER, "setTransfersAllowed", True)
+    sale = ("transferFrom", wallet(BOB), wallet(STRANGER), 2)
+    await ours.attack(BOB, *sale, refusal=f"StillAnswers({2**40 - 1})")
+    await ours.do(BOB, "deactivate", 2)
+    until_s = await ours.now() + await ours.view("evidenceWindow")
+    await ours.attack(BOB, *sale, refusal=f"StillAnswers({until_s})")
+    await ours.at_time(until_s)
+    await ours.do(BOB, *sale)
+    await ours.enlist(2, "the buyer's machine", STRANGER, incarnation=2)
+    shown = ("proveConflict", 2, *cluster.conflict(2))
+    await ours.attack(GUARDIAN, *shown, at="certificates", refusal="NotSeated(2)")
+    assert (await ours.row(2))["status"] == 1
 
 
 async def test_X16_a_dead_root_stays_dead_and_an_older_one_takes_no_key_over(
@@ -344,14 +367,15 @@ async def test_X18_whoever_pauses_stops_entries_and_no_exit(ours: Target) -> Non
     await ours.attack(GUARDIAN, "unpause", refusal="OwnableUnauthorizedAccount")
     await ours.do(STRANGER, "proveConflict", 4, *cluster.conflict(4), at="certificates")
     await ours.do(ALICE, "deactivate", 1)
-    await ours.do(OWNER, "setTransfersAllowed", True)
-    await ours.do(BOB, "transferFrom", wallet(BOB), wallet(STRANGER), 2)
+    await ours.do(BOB, "deactivate", 2)
     await ours.do(CAROL, "voteRecovery", 3, 1, 77, BLOCK)
     await ours.do(STRANGER, "sweep", [3])
     await ours.do(OWNER, "burnSeat", 3)
     assert await ours.view("activeWeight") == 0
     await ours.do(OWNER, "unpause")
     await ours.do(ALICE, "register", *again.call)
+    await ours.do(GUARDIAN, "pause")
+    await ours.sell(ALICE, STRANGER, 1)
 
 
 async def test_X20_no_recovery_opens_with_a_set_that_nobody_could_object_to(ours: Target) -> None:

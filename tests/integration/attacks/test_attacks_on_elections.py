@@ -46,8 +46,7 @@ async def lead(cluster: Cluster, term: int, seat: int) -> None:
 
 async def test_O1_who_sold_the_seat_votes_no_more_and_who_bought_it_does(election: Target) -> None:
     cluster = await launched(election)
-    await election.do(OWNER, "setTransfersAllowed", True)
-    await election.do(DAN, "transferFrom", wallet(DAN), wallet(STRANGER), 4)
+    await election.sell(DAN, STRANGER, 4)
     # By wallet, in the vote for a recovery.
     vote = ("voteRecovery", 4, 1, 77, b"h" * 32)
     await election.attack(DAN, *vote, refusal="NotSeatOwner")
