@@ -337,7 +337,6 @@ async def _run_core(
             config.node.seat,
             engine,
             partial(trio.to_thread.run_sync, shown_epoch, store),
-            service.row_of,
             evidence=config.chain.submit_evidence,
             leaders=config.chain.record_leaders,
             deposals=config.chain.depose_leaders,

@@ -1,12 +1,13 @@
 """Shows the chain what the cluster has decided about its members: liars, and leaders if asked for.
 
-Theory of operation. Only what stands in final blocks is shown: evidence that convicted a member,
+Theory of operation. What stands in final blocks is shown: evidence that convicted a member,
 and, each behind a setting of its own because they cost gas at every change of leader, who leads and
 who was deposed; an epoch is shown before them, once. All members know the same and any may send it,
 so they take turns: the leader at once, each further one a turn later, if by then the chain does not
-know. The contract refuses what it knows already, and a refusal costs nothing, so nothing is paid
-twice but by two that send in the same moment. Nothing here ever holds consensus up: what fails is
-tried again, and shows in ``status``.
+know. Evidence against a key that left the set stands in no block, but all members have it (R14),
+and its seat answers on the chain for a while. The contract refuses what it knows already, and a
+refusal costs nothing, so nothing is paid twice but by two that send in the same moment. Nothing
+here ever holds consensus up: what fails is tried again, and shows in ``status``.
 
 Whatever the settings, ``certificates`` gives the same to an operator, who may pay for it instead.
 """
@@ -24,13 +25,15 @@ from chain import (
     CallReverted,
     Certificates,
     ChainError,
-    Member,
     Shown,
     ShownDeposal,
     ShownEpoch,
     TxState,
 )
+from chain.keys import recover
+from consensus.digests import digest_of
 from consensus.engine import Engine
+from consensus.evidence import is_present
 from consensus.types import Block, Certificate, Evidence
 from node.served import StorageError
 from node.showing import shown_deposal, shown_leader, signed_vote
@@ -78,7 +81,6 @@ class Witness:
         seat: our own.
         engine: the running core.
         read_epoch: how an epoch began, from what is final and on disk; raises StorageError.
-        row_of: what the registry has of a seat, None for nothing.
         evidence, leaders, deposals: what is shown.
     """
 
@@ -88,7 +90,6 @@ class Witness:
         seat: int,
         engine: Engine,
         read_epoch: Callable[[int], Awaitable[ShownEpoch | None]],
-        row_of: Callable[[int], Member | None],
         *,
         evidence: bool,
         leaders: bool,
@@ -100,7 +101,6 @@ class Witness:
         self._seat = seat
         self._engine = engine
         self._read_epoch = read_epoch
-        self._row_of = row_of
         self._evidence = evidence
         self._leaders = leaders
         self._deposals = deposals
@@ -129,10 +129,9 @@ class Witness:
 
     def _add_conflict(self, pair: Evidence) -> None:
         seat = pair.first.seat
-        row = self._row_of(seat)
-        if seat == self._seat or row is None or not row.node_key:
+        if seat == self._seat:
             return
-        key = row.node_key
+        key = recover(digest_of(self._engine.cluster_id, pair.first), pair.first.signature)
 
         async def send() -> None:
             await self._certificates.prove_conflict(
@@ -144,6 +143,14 @@ class Witness:
 
         what = f"conflicting votes of seat {seat} in epoch {pair.first.epoch}"
         self._add(("conflict", key), what, send, known)
+
+    def _add_departed(self) -> None:
+        """Evidence that no block takes any more: its key left the set."""
+        previous = self._engine.previous
+        sets = (self._engine.validators,) + ((previous,) if previous is not None else ())
+        for pair in self._engine.evidence:
+            if not is_present(pair, sets):
+                self._add_conflict(pair)
 
     def _add_epoch(self, epoch: int) -> None:
         """One that the contract must know before leaders and deposals count there."""
@@ -202,6 +209,8 @@ class Witness:
                     self._add_conflict(pair)
         self._add_epoch(self._engine.validators.epoch)
         while True:
+            if self._evidence:
+                self._add_departed()
             for showing in self._waiting():
                 # What others need comes first, and is waited for.
                 if self._is_due(showing) and not await self._show(showing):

@@ -16,8 +16,9 @@ from chain import (
     ShownEpoch,
     ShownLeader,
 )
+from chain.keys import LocalKey, keccak256, recover
 from consensus.compact import compact_parts
-from consensus.digests import header_bytes
+from consensus.digests import digest_of, header_bytes
 from consensus.types import (
     Block,
     Boundary,
@@ -33,11 +34,14 @@ from node.showing import shown_epoch, signed_vote
 from node.witness import RETRY_S, TURN_S, Witness
 
 SIGNATURE = b"\x01" * 64 + b"\x1b"
+CLUSTER = b"c" * 32
 ALREADY = CallReverted("AlreadyMarked", "AlreadyMarked()", b"")
 
 
 def vote(seat: int, block: bytes, kind: VoteKind = VoteKind.NOTARIZE) -> Vote:
-    return Vote(kind, 0, View(1, 4), seat, block, 0, SIGNATURE)
+    unsigned = Vote(kind, 0, View(1, 4), seat, block, 0, b"")
+    key = LocalKey(keccak256(bytes([seat])))
+    return unsigned._replace(signature=key.sign(digest_of(CLUSTER, unsigned)))
 
 
 def pair(seat: int) -> Evidence:
@@ -89,7 +93,8 @@ class Chain:
 
 
 def key_of(seat: int) -> bytes:
-    return bytes([2, seat]) + bytes(31)
+    signed = vote(seat, b"a" * 32)
+    return recover(digest_of(CLUSTER, signed), signed.signature)
 
 
 def member(
@@ -102,10 +107,14 @@ def member(
     proof: Any = None,
     signed: Any = None,
     store: Any = None,
+    previous: Any = None,
     **what: bool,
 ) -> Witness:
+    seats = (1, 2, 3, 4)
     engine = SimpleNamespace(
-        validators=SimpleNamespace(seats=(1, 2, 3, 4), epoch=epoch),
+        cluster_id=CLUSTER,
+        validators=SimpleNamespace(seats=seats, epoch=epoch, keys={s: key_of(s) for s in seats}),
+        previous=previous,
         view=View(1, 0),
         leader=lambda term: leader,
         evidence=kept,
@@ -123,7 +132,6 @@ def member(
         seat,
         engine,  # type: ignore[arg-type]
         read_epoch,
-        lambda s: SimpleNamespace(node_key=key_of(s)),  # type: ignore[arg-type,return-value]
         **what,
     )
 
@@ -182,6 +190,20 @@ async def test_what_convicted_before_a_restart_is_shown_after_it(autojump_clock:
     chain = Chain()
     await run_all(member(chain, 3, kept=(pair(2), pair(4))))
     assert [shown[2] for shown in chain.shown] == [2], "4 is accused, not convicted"
+
+
+async def test_evidence_of_who_left_the_set_is_shown_though_no_block_takes_it(
+    autojump_clock: Any,
+) -> None:
+    chain = Chain()
+    before = SimpleNamespace(
+        epoch=0, keys={1: key_of(1), 4: b"a key that was replaced", 5: key_of(5)}
+    )
+    kept = (pair(1), pair(4), pair(5))
+    members = [member(chain, seat, kept=kept, epoch=1, previous=before) for seat in (2, 3)]
+    await run_all(*members)
+    assert [shown[2] for shown in chain.shown] == [4, 5], "1 waits for a block"
+    assert [states(each) for each in members] == [["known"] * 2, ["shown"] * 2]
 
 
 async def test_a_refusal_ends_it_and_trouble_is_tried_again_later(autojump_clock: Any) -> None:
@@ -334,6 +356,6 @@ async def test_an_epoch_that_is_pruned_holds_up_nothing_and_one_of_before_a_rest
 
 
 def test_a_nullify_vote_names_no_block() -> None:
-    shown = signed_vote(vote(2, b"a" * 32, VoteKind.NULLIFY))
+    shown = signed_vote(vote(2, b"a" * 32, VoteKind.NULLIFY)._replace(signature=SIGNATURE))
     assert shown.block_hash == bytes(32) and shown.kind == 2
     assert shown.fields()[-2:] == (b"\x01" * 32, b"\x01" * 32)
