@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chain import CallReverted, ChainConfigError, InsufficientFunds, TransactionError, TxState
+from chain import ChainConfigError, TxState
 from chain.fees import ether
 from chain.transactions import contract_address
 from deploy.contract import Creation, create_beside
+from deploy.operator.plan import priced
 from deploy.operator.session import Session
 from deploy.operator.verbs import EXIT_WOULD_FAIL, Answer, Options
 from deploy.operator.wording import plain
@@ -32,12 +33,13 @@ async def create(
         f"from     0x{sender.address.hex()}, nonce {nonce}",
         f"address  {fields['contract']}",
     ]
-    try:
-        # Only the first can be tried: the others need what is not there yet.
-        estimate = await sender.estimate(b"", creations[0].code())
-    except (CallReverted, InsufficientFunds, TransactionError) as error:
-        fields |= {"would": "fail", "reason": str(error)}
-        return Answer(fields, [*lines, f"FAILS    {error}", "nothing was sent"], EXIT_WOULD_FAIL)
+    # Only the first can be tried: the others need what is not there yet.
+    estimate, refusal = await priced(
+        sender, b"", creations[0].code(), must_pay=session.can_sign
+    )
+    if estimate is None or refusal:
+        fields |= {"would": "fail", "reason": refusal}
+        return Answer(fields, [*lines, f"FAILS    {refusal}", "nothing was sent"], EXIT_WOULD_FAIL)
     fields |= {"gas": estimate.gas, "cost_max_eth": ether(estimate.cost_max)}
     more = " for the first" if len(creations) > 1 else ""
     lines.append(f"cost     at most {fields['cost_max_eth']} ETH{more}: {estimate.gas} gas")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from chain import CallReverted, ChainConfigError, InsufficientFunds, TransactionError
+from chain import ChainConfigError
 from chain.deployment import write_deployment
 from chain.fees import ether
 from chain.journal import OPEN_STATES
@@ -23,6 +23,7 @@ from deploy.operator import arguments as read
 from deploy.operator.audit import audit
 from deploy.operator.audit_view import as_json, as_lines
 from deploy.operator.keys import OnlyLooking, open_key
+from deploy.operator.plan import priced
 from deploy.operator.session import journal_path, open_looking, policy, quorum
 from deploy.operator.verbs import EXIT_WOULD_FAIL, Answer, Options, Verbs
 from deploy.operator.wording import plain
@@ -79,11 +80,11 @@ async def _deploy(options: Options) -> Answer:
         elif any(entry["state"] in OPEN_STATES for entry in sender.status()):
             lines.append("before   a deployment that was broken off goes on")
         else:
-            try:
-                estimate = await sender.estimate(b"", code)
-            except (CallReverted, InsufficientFunds, TransactionError) as error:
-                fields |= {"would": "fail", "reason": str(error)}
-                return Answer(fields, [*lines, f"FAILS    {error}", "nothing was sent"],
+            can_sign = not isinstance(key, OnlyLooking)
+            estimate, refusal = await priced(sender, b"", code, must_pay=can_sign)
+            if estimate is None or refusal:
+                fields |= {"would": "fail", "reason": refusal}
+                return Answer(fields, [*lines, f"FAILS    {refusal}", "nothing was sent"],
                               EXIT_WOULD_FAIL)  # fmt: skip
             nonce = await sender.next_nonce()
             fields |= {

@@ -10,6 +10,7 @@ from chain import (
     Estimate,
     InsufficientFunds,
     TransactionError,
+    TransactionSender,
 )
 from chain.fees import GWEI, ether
 from deploy.calls import Call
@@ -101,13 +102,9 @@ async def plan_call(owner: RegistryOwner, call: Call, effect: Effect, *, must_pa
     """
     order = owner.order(call)
     sender = owner.sender
-    estimate, refusal = None, ""
-    try:
-        estimate = await sender.price(order.to, order.data, value=order.value)
-        if must_pay:
-            await sender.afford(estimate.cost_max)
-    except (CallReverted, InsufficientFunds, TransactionError) as error:
-        refusal = str(error)
+    estimate, refusal = await priced(
+        sender, order.to, order.data, value=order.value, must_pay=must_pay
+    )
     return Plan(
         call=call,
         names=owner.argument_names(call),
@@ -119,6 +116,20 @@ async def plan_call(owner: RegistryOwner, call: Call, effect: Effect, *, must_pa
         effect=effect,
         refusal=refusal,
     )
+
+
+async def priced(
+    sender: TransactionSender, to: bytes, data: bytes, *, value: int = 0, must_pay: bool
+) -> tuple[Estimate | None, str]:
+    """What a transaction would cost, None when it is refused before that; and why it would fail."""
+    estimate = None
+    try:
+        estimate = await sender.price(to, data, value=value)
+        if must_pay:
+            await sender.afford(estimate.cost_max)
+    except (CallReverted, InsufficientFunds, TransactionError) as error:
+        return estimate, str(error)
+    return estimate, ""
 
 
 def _short(value: Any) -> str:
