@@ -118,8 +118,9 @@ class Turning(Convicting):
 
     def _record_to_propose(self) -> NextEpoch | None:
         """R15: what we as the leader would end the epoch with."""
-        if self._due is not None and self._is_settled(self._due.chain_block):
-            return self._due
+        due = self._due
+        if due is not None and self._is_settled(due.chain_block) and not self._is_too_early():
+            return due
         if self.view.term > len(self.order):
             return order_only(self.validators, self._origin)
         return None
@@ -130,6 +131,22 @@ class Turning(Convicting):
             return True
         seen = [s for s, peer in self.prober.peers.items() if peer.chain_block >= chain_block]
         return self.validators.is_quorum(self.validators.weight([*seen, self.seat]))
+
+    def _is_too_early(self) -> bool:
+        """True while so many say that they do not see the change that no quorum is left.
+
+        To propose it, or to complain that nobody does, would then only cost leaders. Who did not
+        say anything may see it.
+        """
+        if self._due is None:
+            return False
+        blind = [
+            seat
+            for seat, peer in self.prober.peers.items()
+            if seat in self.connected and 0 < peer.chain_block < self._due.chain_block
+        ]
+        left = self.validators.total - self.validators.weight(blind)
+        return not self.validators.is_quorum(left)
 
     def _accepts(self, record: NextEpoch, term: int) -> bool:
         """R15: is it what we compute ourselves from a view of the registry that we saw?"""

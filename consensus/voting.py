@@ -208,7 +208,7 @@ class Voting(Turning):
         """R15: a leader that leaves a due epoch unproposed is found wanting."""
         if self._is_due:
             self._set_timer(Timer.EPOCH, self.durations.epoch_grace_ms)
-            if not self._is_ending():
+            if not (self._is_ending() or self._is_too_early()):
                 self._nullify(Reason.STALE_EPOCH)
 
     def _join(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from consensus.epochs import opened_set
 from consensus.interface import (
     Alarm,
+    ChainHead,
     EpochOpened,
     EpochRecord,
     MembershipSeen,
@@ -161,6 +162,31 @@ def test_a_leader_waits_until_a_quorum_can_see_the_change_too() -> None:
     for seat in (s for s in (1, 2, 3, 4) if s != leader):
         peers[seat].chain_block = town.number
     town.pass_time(4)
+    assert set(town.epochs().values()) == {1}
+
+
+def test_no_leader_is_lost_over_a_change_that_too_many_do_not_see_yet() -> None:
+    """Endpoints of two members in four stand still: leaders would fail one after the other."""
+    town = Town(4, 5)
+    town.number += 1
+    for seat in town.engines:
+        town.step(seat, ChainHead(town.number + (seat in (1, 2)), 1))
+    for _ in range(4):
+        town.fire(Timer.HEALTH)
+        town.deliver()
+    town.change(*founders(town, 5), tell=(1, 2))
+    town.pass_time(2)
+    town.fire(Timer.EPOCH, 1, 2)
+    town.commit(1, 2, 3, 4)
+    assert town.terms() == {1} and set(town.epochs().values()) == {0}
+    town.number -= 1
+    for seat in (3, 4):
+        town.step(seat, ChainHead(town.number + 1, 2))
+    town.change(*founders(town, 5), tell=(3, 4))
+    for _ in range(4):
+        town.fire(Timer.HEALTH)
+        town.deliver()
+    town.pass_time()
     assert set(town.epochs().values()) == {1}
 
 
