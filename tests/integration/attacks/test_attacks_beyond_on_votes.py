@@ -1,4 +1,4 @@
-"""X01, X12 to X20: attacks on certificates, recoveries, roots and what stands beside them.
+"""X01, X12 to X21: attacks on certificates, recoveries, roots and what stands beside them.
 
 On ours alone. X01, X19 and X20 worked until they were tried here.
 """

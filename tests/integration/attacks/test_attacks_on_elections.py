@@ -12,7 +12,7 @@ from consensus.types import Reason
 from tests.integration.anvil_chain import APP_ID
 from tests.integration.attacks.ballots import Cluster, header_bytes, launched, seated
 from tests.integration.attacks.compiling import Compiled
-from tests.integration.attacks.conftest import flawed_contract, our_contracts
+from tests.integration.attacks.founding import flawed_contract, our_contracts
 from tests.integration.attacks.proofs import point
 from tests.integration.attacks.target import (
     ALICE,
@@ -36,10 +36,10 @@ async def deposed(target: Target, seat: int, term: int) -> bool:
     return bool(await target.view("lastDeposed", seat, at="certificates") == (0, term))
 
 
-async def lead(cluster: Cluster, term: int, seat: int) -> None:
-    """The seat leads that term, by everybody's word."""
+async def lead(cluster: Cluster, term: int, seat: int, *, without: int = 0) -> None:
+    """The seat leads that term, by everybody's word, or all but one's."""
     header = cluster.header(term, seat)
-    parts = cluster.finalization(header, cluster.nodes)
+    parts = cluster.finalization(header, sorted(cluster.nodes.keys() - {without}))
     call = ("recordLeader", header_bytes(header), parts)
     await cluster.target.do(STRANGER, *call, at="certificates")
 
@@ -52,7 +52,7 @@ async def test_O1_who_sold_the_seat_votes_no_more_and_who_bought_it_does(electio
     await election.attack(DAN, *vote, refusal="NotSeatOwner")
     election.harm(not await election.defend(STRANGER, *vote))
     # By the key of the node that he kept, in a vote of the cluster.
-    await lead_without(cluster, 1, 2, missing=4)
+    await lead(cluster, 1, 2, without=4)
     parts = cluster.nullification(1, 1, (1, 3, 4))
     await election.attack(
         DAN, "depose", 0, 1, 1, parts, *BY_RECORD, at="certificates", refusal="NoQuorum(2, 4)"
@@ -61,13 +61,6 @@ async def test_O1_who_sold_the_seat_votes_no_more_and_who_bought_it_does(electio
     if election.sound:
         others = cluster.nullification(1, 1, (1, 2, 3))
         await election.do(DAN, "depose", 0, 1, 1, others, *BY_RECORD, at="certificates")
-
-
-async def lead_without(cluster: Cluster, term: int, seat: int, *, missing: int) -> None:
-    header = cluster.header(term, seat)
-    parts = cluster.finalization(header, sorted(cluster.nodes.keys() - {missing}))
-    call = ("recordLeader", header_bytes(header), parts)
-    await cluster.target.do(STRANGER, *call, at="certificates")
 
 
 async def test_O2_no_registration_goes_without_its_proofs(election: Target) -> None:

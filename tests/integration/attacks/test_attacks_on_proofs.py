@@ -1,4 +1,4 @@
-"""E01 to E13 and E17, E18, E22 to E24: forged, copied, replayed and misused proofs of a node."""
+"""E01 to E07, E11 to E13, E17, E18, E22 to E24: forged, copied, replayed and misused proofs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chain.rows import usable_endpoint
 from contracts import artifact
 from tests.integration.anvil_chain import APP, APP_ID, CHAIN_ID, KMS, address, instance
 from tests.integration.attacks.compiling import Compiled
-from tests.integration.attacks.conftest import flawed_contract, our_contracts
+from tests.integration.attacks.founding import flawed_contract, our_contracts
 from tests.integration.attacks.proofs import key, kms_signature, point, signed, twin
 from tests.integration.attacks.target import (
     ABIS,
@@ -25,6 +25,8 @@ from tests.integration.attacks.target import (
     Target,
     certificate,
     founding_values,
+    hexed,
+    wallet,
 )
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
@@ -62,6 +64,7 @@ async def test_E02_random_bytes_are_no_signature_and_nothing_is_no_key(target: T
     target.harm(accepted > 0)
     nothing = (await target.proof(2, "evil")).bent(key_x=bytes(32), key_y=bytes(32))
     await target.attack(BOB, "register", *nothing.call, refusal="NotOnCurve")
+    await target.enlist(2, "bob", incarnation=2)
 
 
 async def test_E03_nobody_rewrites_the_row_of_a_seat_that_is_not_hers(target: Target) -> None:
@@ -75,8 +78,7 @@ async def test_E03_nobody_rewrites_the_row_of_a_seat_that_is_not_hers(target: Ta
     if target.sound:
         await target.attack(STRANGER, "register", *other.call, refusal="NotAuthorized")
         await target.attack(BOB, "register", *other.call, refusal="NotAuthorized")
-    # With the owner's binding a stranger may send it, but not what the node did not sign.
-    if target.sound:
+        # With the owner's binding a stranger may send it, but not what the node did not sign.
         await target.do(ALICE, "bindInstance", 1, hers.instance_id)
         await target.attack(STRANGER, "register", *mine.call, refusal="BadSignature")
         await target.do(STRANGER, "register", *mine.signed_by(hers.node).call)
@@ -151,7 +153,7 @@ async def test_E11_members_of_a_root_that_was_replaced_neither_renew_nor_stay(
     target: Target,
 ) -> None:
     hers = await target.enlist(1, "alice")
-    await target.do(OWNER, "rotateRoot", "0x" + address(key("new root")).hex(), 0)
+    await target.do(OWNER, "rotateRoot", hexed(address(key("new root"))), 0)
     renewed = hers.announcement(2, hers.endpoint, await target.now() + 3600)
     await target.attack(STRANGER, "announce", *renewed, refusal="RootNotLive(1)")
     await target.defend(STRANGER, "sweep", [1])
@@ -181,8 +183,8 @@ async def test_E12_no_root_is_zero_and_a_failed_recovery_is_no_signer(
         made = await target.create(compiled.creation_code("FlawedMembership", *values))
         assert isinstance(made, bytes)
         target.at = dict.fromkeys(ABIS, made)
-        await target.do(OWNER, "grantSeat", "0x" + ALICE.address.hex(), 1)
-        await target.do(OWNER, "grantSeat", "0x" + BOB.address.hex(), 1)
+        await target.do(OWNER, "grantSeat", wallet(ALICE), 1)
+        await target.do(OWNER, "grantSeat", wallet(BOB), 1)
     await target.attack(
         STRANGER, "certifyAppKey", APP_ID, *point(EVIL_KEY), nobody, 1,
         refusal="ECDSAInvalidSignature",
@@ -190,7 +192,7 @@ async def test_E12_no_root_is_zero_and_a_failed_recovery_is_no_signer(
     forged = await target.proof(2, "evil", app=EVIL_KEY)
     await target.attack(BOB, "register", *forged.call, refusal="BadAppKey")
     target.harm(await target.listed(2, forged.key_x))
-    await target.attack(OWNER, "rotateRoot", "0x" + bytes(20).hex(), 0, refusal="ZeroAddress")
+    await target.attack(OWNER, "rotateRoot", hexed(bytes(20)), 0, refusal="ZeroAddress")
     if target.sound:
         honest = await target.proof(2, "bob")
         for bent in (
@@ -310,6 +312,7 @@ async def test_E24_the_empty_instance_id_is_nobodys(target: Target) -> None:
         await target.do(BOB, "bindInstance", 2, bytes(20))
         await target.attack(STRANGER, "register", *nobody.call, refusal="BadInstance")
         assert await target.view("activeWeight") == 0
+        await target.enlist(2, "bob")
 
 
 async def test_the_flawed_rules_refuse_what_they_should_so_that_attacks_mean_something(
@@ -323,7 +326,7 @@ async def test_the_flawed_rules_refuse_what_they_should_so_that_attacks_mean_som
     assert await target.refused(ALICE, "register", *nowhere.call)
     nobody = replace(honest, app_signature=signed(EVIL_KEY, bytes(32))[:64] + b"\0")
     assert await target.refused(ALICE, "register", *nobody.call)
-    assert await target.refused(STRANGER, "grantSeat", "0x" + STRANGER.address.hex(), 1)
+    assert await target.refused(STRANGER, "grantSeat", wallet(STRANGER), 1)
     assert await target.refused(STRANGER, "bindInstance", 1, instance("evil"))
     await target.do(ALICE, "register", *honest.call)
     assert await target.listed(1, honest.key_x)

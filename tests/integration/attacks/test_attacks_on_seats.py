@@ -20,7 +20,7 @@ from chain.replay import node_change, proven
 from deploy import operator
 from tests.integration.anvil_chain import CHAIN_ID, KMS, address
 from tests.integration.attacks.compiling import Compiled
-from tests.integration.attacks.conftest import flawed_contract, our_contracts
+from tests.integration.attacks.founding import flawed_contract, our_contracts
 from tests.integration.attacks.proofs import key, point
 from tests.integration.attacks.target import (
     ABIS,
@@ -32,6 +32,7 @@ from tests.integration.attacks.target import (
     OWNER,
     STRANGER,
     Target,
+    hexed,
     wallet,
 )
 
@@ -105,7 +106,7 @@ async def test_E14_nobody_takes_the_seats_by_taking_them(target: Target) -> None
     taken += not target.sound
     # Open as it was meant to be: the first is his, no second one.
     if target.sound:
-        await target.do(OWNER, "setMinter", "0x" + target.at["mint"].hex(), 1)
+        await target.do(OWNER, "setMinter", hexed(target.at["mint"]), 1)
     await target.do(OWNER, "setClusterConfig", 0, MAX_SEATS, 1, True, at="mint")
     await target.do(*buy, at="mint")
     for _ in range(4):
@@ -133,7 +134,7 @@ async def test_E15_what_is_paid_too_much_comes_back_and_the_rest_can_be_taken_ou
     target: Target,
 ) -> None:
     if target.sound:
-        await target.do(OWNER, "setMinter", "0x" + target.at["mint"].hex(), 1)
+        await target.do(OWNER, "setMinter", hexed(target.at["mint"]), 1)
     await target.do(OWNER, "setClusterConfig", ETHER, MAX_SEATS, 1, True, at="mint")
     await target.do(STRANGER, "mintNodeAccess", at="mint", value_wei=5 * ETHER)
     kept = await target.balance(target.at["mint"])
@@ -162,7 +163,7 @@ async def test_E16_dstacks_question_about_a_boot_is_understood_and_answered(
         await target.do(OWNER, "addComposeHash", compose, at="rules")
         await target.do(OWNER, "addOsImage", image, at="rules")
         await target.do(OWNER, "setBootRules", True, True, False, at="rules")
-    nobody = "0x" + bytes(20).hex()
+    nobody = hexed(bytes(20))
 
     async def answer(
         *, app_id: bytes = app, compose: bytes = compose, tcb: str = "UpToDate"
