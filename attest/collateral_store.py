@@ -61,6 +61,7 @@ class CollateralStore:
         self._renewed_s: dict[Platform, int] = {}
         self._failed: OrderedDict[Platform, tuple[int, str]] = OrderedDict()
         self._locks: dict[Platform, trio.Lock] = {}
+        self._writing = trio.Lock()  # two writers of one file would mix their bytes
 
     def peek(self, platform: Platform) -> Collateral | None:
         """What is in memory, without looking further."""
@@ -158,7 +159,8 @@ class CollateralStore:
 
     async def _write(self, path: Path, collateral: Collateral) -> None:
         try:
-            await trio.to_thread.run_sync(replace_file, path, collateral.to_json())
+            async with self._writing:
+                await trio.to_thread.run_sync(replace_file, path, collateral.to_json())
         except OSError as error:
             self._on_failure(f"{path.name}: {error.strerror}")
 

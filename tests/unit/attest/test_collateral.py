@@ -395,6 +395,25 @@ async def test_families_that_a_liar_names_push_nobody_out_for_good(
     assert len(pccs.asked) == asked
 
 
+async def test_collateral_that_several_members_bring_at_once_is_written_by_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing: list[bool] = []
+
+    async def write(*_: object) -> None:
+        assert not writing, "two write the same file"
+        writing.append(True)
+        await trio.testing.wait_all_tasks_blocked()
+        writing.clear()
+
+    monkeypatch.setattr("attest.collateral_store.trio.to_thread.run_sync", write)
+    store = CollateralStore([], folder=tmp_path)
+    async with trio.open_nursery() as nursery:
+        for later in range(3):
+            newer = replace(COLLATERAL, issued_s=COLLATERAL.issued_s + later)
+            nursery.start_soon(store.remember, FAMILY, newer)
+
+
 async def test_older_collateral_never_replaces_newer() -> None:
     store = CollateralStore([], bundle=[(FAMILY, COLLATERAL)])
     await store.remember(FAMILY, replace(COLLATERAL, issued_s=COLLATERAL.issued_s - 1))
