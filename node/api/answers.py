@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import trio
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from node.facade import NodeError
 
@@ -40,3 +43,22 @@ def error_answer(
 ) -> Response:
     """``{"error": {"code": ..., "message": ...}}``."""
     return answer({"error": {"code": code, "message": message}}, status, headers)
+
+
+class LargeAnswer(Response):
+    """An answer that is made when one of a few places is free, and keeps it until it is sent: a
+    crowd of clients that do not read costs no more memory than there are places.
+
+    ``make`` may raise what a route may.
+    """
+
+    def __init__(self, places: trio.Semaphore, make: Callable[[], Awaitable[Response]]) -> None:
+        super().__init__()
+        self._places = places
+        self._make = make
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ``Response``."""
+        async with self._places:
+            response = await self._make()
+            await response(scope, receive, send)

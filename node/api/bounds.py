@@ -8,6 +8,8 @@ JSON_BODY_BYTES_MAX = 4 * 1024  # bodies of POST requests
 TXN_BODY_BYTES_MAX = 512 * 1024  # JSON may take six characters for a byte
 CONNECTION_URL_BYTES_MAX = 512
 WATCHERS_MAX = 64  # event streams at once
+LARGE_ANSWERS_MAX = 32  # made at once, of up to 2 MB each; others wait until one of them is sent
+SMALL_RANGE_KEYS_MAX = 16  # a range of so many is no large answer
 
 IDLE_TIMEOUT_S = 60  # a kept-alive connection without a request; also for the head of a request
 BODY_TIMEOUT_S = 10  # the whole body of a request

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from node.api.answers import Refused, answer
+from node.api.answers import LargeAnswer, Refused, answer
 from node.api.bounds import JSON_BODY_BYTES_MAX
 from node.api.kv import read_body, request_id
 from node.api.registration import check_json
@@ -17,8 +18,11 @@ from node.facade import LeaseState, NodeFacade
 from node.kv_json import read_number, show_bytes
 
 
-def lease_routes(facade: NodeFacade) -> list[Route]:
-    """Grant, keep alive, revoke, look."""
+def lease_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route]:
+    """Grant, keep alive, revoke, look; ``places`` are those of large answers."""
+
+    async def all_leases() -> Response:
+        return answer({"leases": [_show(lease) for lease in await facade.kv.leases()]})
 
     async def leases(request: Request) -> Response:
         if request.method == "POST":
@@ -28,7 +32,7 @@ def lease_routes(facade: NodeFacade) -> list[Route]:
                 read_number(row, "ttl_ms"), read_number(row, "lease", 0), request_id(request)
             )
             return answer({"lease": granted.lease, "ttl_ms": granted.ttl_ms})
-        return answer({"leases": [_show(lease) for lease in await facade.kv.leases()]})
+        return LargeAnswer(places, all_leases)
 
     async def lease(request: Request) -> Response:
         number = _number(request)

@@ -32,6 +32,7 @@ from node.api.bounds import (
     CONNECTIONS_MAX,
     HEADER_BYTES_MAX,
     IDLE_TIMEOUT_S,
+    LARGE_ANSWERS_MAX,
     SEND_TIMEOUT_S,
     STOP_GRACE_S,
     TOKEN_BYTES_MAX,
@@ -70,10 +71,11 @@ def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> 
     Raises:
         ApiError: the token file is unusable.
     """
+    places = trio.Semaphore(LARGE_ANSWERS_MAX)
     routes = [
         *kv_routes(facade),  # first: the busy ones
-        *transaction_routes(facade),
-        *lease_routes(facade),
+        *transaction_routes(facade, places),
+        *lease_routes(facade, places),
         *watch_routes(facade, streams),
         *read_routes(facade, streams),
         *registration_routes(facade),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,8 +24,8 @@ from consensus.commands import (
     prefix_end,
 )
 from consensus.errors import WireError
-from node.api.answers import answer
-from node.api.bounds import TXN_BODY_BYTES_MAX
+from node.api.answers import LargeAnswer, answer
+from node.api.bounds import SMALL_RANGE_KEYS_MAX, TXN_BODY_BYTES_MAX
 from node.api.kv import read_body, request_id
 from node.api.registration import check_json
 from node.api.values import (
@@ -41,8 +42,8 @@ _SPAN = (*_BYTES, "end", "end_base64", "prefix", "prefix_base64")
 _OPERATIONS = ("put", "delete", "range")
 
 
-def transaction_routes(facade: NodeFacade) -> list[Route]:
-    """Ranges and transactions."""
+def transaction_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route]:
+    """Ranges and transactions; ``places`` are those of large answers."""
 
     async def kv_range(request: Request) -> Response:
         if request.method == "DELETE":
@@ -55,21 +56,36 @@ def transaction_routes(facade: NodeFacade) -> list[Route]:
             request, "prefix", "key", "end", "limit", "revision", "stale", "count_only", "keys_only"
         )
         key, end = query.span()
-        found = await facade.kv.range(
-            key,
-            end,
-            limit=query.number("limit", 0) or 0,
-            revision=query.number("revision"),
-            linearizable=not query.switch("stale"),
-            count_only=query.switch("count_only"),
-        )
-        return answer(show_found(found, keys_only=query.switch("keys_only")))
+        limit, revision = query.number("limit", 0) or 0, query.number("revision")
+        linearizable, count_only = not query.switch("stale"), query.switch("count_only")
+        keys_only = query.switch("keys_only")
+
+        async def make() -> Response:
+            found = await facade.kv.range(
+                key,
+                end,
+                limit=limit,
+                revision=revision,
+                linearizable=linearizable,
+                count_only=count_only,
+            )
+            return answer(show_found(found, keys_only=keys_only))
+
+        if count_only or 1 <= limit <= SMALL_RANGE_KEYS_MAX:
+            return await make()
+        return LargeAnswer(places, make)
 
     async def txn(request: Request) -> Response:
         check_json(request)
-        body = await read_body(request, TXN_BODY_BYTES_MAX)
-        outcome = await facade.kv.txn(read_txn(body), request_id(request))
-        return answer(show_outcome(outcome))
+        wanted = read_txn(await read_body(request, TXN_BODY_BYTES_MAX))
+        outcome = await facade.kv.txn(wanted, request_id(request))
+
+        async def make() -> Response:
+            return answer(show_outcome(outcome))
+
+        if any(isinstance(response, Found) for response in outcome.responses or ()):
+            return LargeAnswer(places, make)
+        return await make()
 
     return [
         Route("/v1/kv", kv_range, methods=["GET", "DELETE"]),

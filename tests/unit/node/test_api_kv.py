@@ -12,13 +12,16 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from kv_node import KvNode
 from memory_node import make_config
+from starlette.responses import Response
 from test_api_routes import error_of
 
 from consensus.commands import Range, Txn
 from node import history, keyvalue
 from node.api import serve, watch
+from node.api.answers import LargeAnswer
 
 
 @pytest.fixture
@@ -243,6 +246,27 @@ async def test_many_large_answers_leave_all_other_tasks_their_turns(
         nursery.cancel_scope.cancel()
     # Two, where one task had its turn last and the other first.
     assert len(turns) == 20 and max(Counter(turns).values()) <= 2
+
+
+async def test_a_crowd_that_does_not_read_large_answers_has_few_of_them_made() -> None:
+    places, sent, made = trio.Semaphore(2), trio.Event(), 0
+
+    class Slow(Response):
+        async def __call__(self, *_: Any) -> None:
+            await sent.wait()
+
+    async def make() -> Response:
+        nonlocal made
+        made += 1
+        return Slow()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(LargeAnswer(places, make), {}, None, None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert made == 2
+        sent.set()
+    assert made == 5
 
 
 # --- leases -------------------------------------------------------------------------------------
