@@ -157,6 +157,11 @@ class NodeRegistrar:
             if not await self._certified(identity):
                 raise
 
+    async def is_paused(self) -> bool:
+        """Whether nobody can register or renew a lease, at the finalized block."""
+        (paused,) = await self._registry.call("paused")
+        return bool(paused)
+
     async def sweep(self, seats: Sequence[int]) -> TxOutcome:
         """Takes out those of these seats whose lease, root or app ended; the rest is passed over.
 

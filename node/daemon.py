@@ -341,8 +341,10 @@ async def _run_core(
             leaders=config.chain.record_leaders,
             deposals=config.chain.depose_leaders,
         )
+        registrar = NodeRegistrar(service.registry, service.sender)
         service.sweeper = sweeper = Sweeper(
-            NodeRegistrar(service.registry, service.sender).sweep,
+            registrar.sweep,
+            registrar.is_paused,
             lambda: service.keeper.membership if service.keeper is not None else None,
             partial(turn_of, engine, config.node.seat),
             config.node.seat,

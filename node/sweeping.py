@@ -5,8 +5,9 @@ that from the same final block (``Membership.speaks``). Its weight stays in the 
 somebody sweeps, which anybody may; with each such seat the cluster can do without one member less.
 So members see to it themselves, in turns, the leader first. They give it time, because a node that
 was only late with its lease announces itself and is back, while one that was swept has to register
-anew. And they sweep nothing while those who speak are no quorum of the registry's weight: when that
-much went mute at once (a long pause, a chain that stood still), people decide.
+anew. And they sweep nothing while those who speak are no quorum of the registry's weight, nor while
+the registry is paused, when nobody can renew a lease: a cluster would sweep itself empty, seat by
+seat. Then people decide.
 
 What one node does here binds nobody: the contract judges each seat, and the cluster follows what is
 final there. The contract refuses nothing, so a turn is longer than a block takes to become final.
@@ -45,6 +46,7 @@ class Sweeper:
 
     Args:
         sweep: sends the transaction for these seats; raises ChainError.
+        is_paused: whether the registry lets nobody renew a lease; raises ChainError.
         membership: the newest, None before the first.
         turn: how many members come before us, None without a vote.
         seat: our own, which we leave to others.
@@ -53,6 +55,7 @@ class Sweeper:
     def __init__(
         self,
         sweep: Callable[[Sequence[int]], Awaitable[object]],
+        is_paused: Callable[[], Awaitable[bool]],
         membership: Callable[[], Membership | None],
         turn: Callable[[], int | None],
         seat: int,
@@ -61,6 +64,7 @@ class Sweeper:
         turn_s: float = TURN_S,
     ) -> None:
         self._sweep = sweep
+        self._is_paused = is_paused
         self._membership = membership
         self._turn = turn
         self._seat = seat
@@ -83,21 +87,25 @@ class Sweeper:
         due = {key[0]: row for key, row in self._found.items() if self._is_due(row, now_s)}
         if not due:
             return
-        total = sum(m.weight for m in membership.active())
-        speaking = total - sum(m.weight for m in membership.mute())
-        reason = ""
-        if 3 * speaking <= 2 * total:
-            reason = f"those who speak hold {speaking} of {total}, which is no quorum"
-        else:
-            try:
+        try:
+            reason = await self._why_not(membership)
+            if not reason:
                 await self._sweep(sorted(due))
                 _log.warning("swept", seats=sorted(due))
-            except ChainError as error:
-                reason = str(error)
+        except ChainError as error:
+            reason = str(error)
         for row in due.values():
             if reason and reason != row.reason:
                 _log.warning("not_swept", seats=sorted(due), reason=reason)
             row.tried_s, row.reason = now_s, reason
+
+    async def _why_not(self, membership: Membership) -> str:
+        """Why people must decide; empty when nothing speaks against a sweep."""
+        total = sum(m.weight for m in membership.active())
+        speaking = total - sum(m.weight for m in membership.mute())
+        if 3 * speaking <= 2 * total:
+            return f"those who speak hold {speaking} of {total}, which is no quorum"
+        return "the registry is paused" if await self._is_paused() else ""
 
     def _is_due(self, row: _Mute, now_s: float) -> bool:
         turn = self._turn()

@@ -101,6 +101,11 @@ async def test_a_revoked_root_and_a_burnt_seat_and_a_chain_that_takes_finality_b
         found = await status(testnet, 1)
         assert (found["epoch"], found["weight_total"]) == (1, 5)
         await writers.wait_more(10)
+        # In ten minutes somebody would sweep it.
+        with trio.fail_after(30):
+            while not (mute := (await status(testnet, 1))["chain"]["mute"]):
+                await trio.sleep(0.1)
+        assert [(row["seat"], row["reason"]) for row in mute] == [(5, "")]
 
         await testnet.as_owner(calls.burn_seat(5))
         await testnet.wait_epoch(2, four)

@@ -266,8 +266,9 @@ async def test_nodes_of_a_disallowed_app_lose_their_say_before_anybody_sweeps(
     await found.owner.send(calls.allow_app(other_app, False))
     assert [m.seat for m in (await changed(watcher)).membership.mute()] == [1]
     sweeper = Sweeper(
-        found.registrar.sweep, lambda: found.registry.newest, lambda: 0, seat=2, grace_s=0
-    )
+        found.registrar.sweep, found.registrar.is_paused, lambda: found.registry.newest,
+        lambda: 0, seat=2, grace_s=0,
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sweeper.run)
         swept = (await changed(watcher)).membership

@@ -33,9 +33,13 @@ class Chain:
         )  # fmt: skip
         self.swept: list[tuple[float, list[int]]] = []
         self.failures: list[ChainError] = []
+        self.paused = False
 
     def disallow(self, *seats: int) -> None:
         self.now = replace(self.now, disallowed=seats)
+
+    async def is_paused(self) -> bool:
+        return self.paused
 
     async def sweep(self, seats: Sequence[int]) -> None:
         if self.failures:
@@ -45,7 +49,7 @@ class Chain:
         self.now = replace(self.now, members=left, disallowed=())
 
     def member(self, seat: int, turn: int | None = 0) -> Sweeper:
-        return Sweeper(self.sweep, lambda: self.now, lambda: turn, seat)
+        return Sweeper(self.sweep, self.is_paused, lambda: self.now, lambda: turn, seat)
 
 
 async def run(*members: Sweeper, seconds: float) -> None:
@@ -98,6 +102,18 @@ async def test_nothing_is_swept_while_those_who_speak_are_no_quorum(autojump_clo
         "those who speak hold 2 of 4, which is no quorum"
     }
     chain.disallow(4)  # the owner allows one of them again
+    await run(member, seconds=2 * RETRY_S)
+    assert [seats for _, seats in chain.swept] == [[4]]
+
+
+async def test_nothing_is_swept_while_nobody_can_renew_a_lease(autojump_clock: Any) -> None:
+    chain = Chain()
+    chain.paused = True
+    chain.disallow(4)
+    member = chain.member(1)
+    await run(member, seconds=2 * GRACE_S)
+    assert chain.swept == [] and member.status()[0]["reason"] == "the registry is paused"
+    chain.paused = False
     await run(member, seconds=2 * RETRY_S)
     assert [seats for _, seats in chain.swept] == [[4]]
 
