@@ -22,7 +22,7 @@ from .types import raw_command_id
 
 
 class Waiting(NamedTuple):
-    """A command, who gave it to us, and since when it waits for its turn (ticks)."""
+    """A command, who gave it to us, and when it came, or its client last had a turn (ticks)."""
 
     raw: bytes
     source: int
@@ -30,7 +30,7 @@ class Waiting(NamedTuple):
 
 
 class Front(NamedTuple):
-    """The command whose turn is next in a source's row, and since when (ticks)."""
+    """The command whose turn is next in a source's row, and since when it is that (ticks)."""
 
     source: int
     command_id: bytes
@@ -41,15 +41,16 @@ class _Row:
     """The commands of one source.
 
     ``heads`` has the first command of each client in the order of turns, ``behind`` what its
-    clients have after that; few have anything.
+    clients have after that; few have anything. ``turn`` is when the first head came to its turn.
     """
 
-    __slots__ = ("behind", "cost", "heads")
+    __slots__ = ("behind", "cost", "heads", "turn")
 
     def __init__(self) -> None:
         self.heads: dict[bytes, bytes] = {}
         self.behind: dict[bytes, dict[bytes, None]] = {}
         self.cost = 0
+        self.turn = 0
 
     def turns(self, without: Container[bytes]) -> Iterator[bytes]:
         """Commands in the order of turns. Those in ``without`` are skipped, their turns count:
@@ -109,7 +110,7 @@ class Mempool:
         if known is not None:
             holder = known[1]
             if holder not in (source, self._own) and row.cost < self._rows[holder].cost:
-                self._drop(command_id)
+                self._drop(command_id, now)
                 self._insert(command_id, (raw, source, known[2]))
             return None
         client = command_id[:16]
@@ -118,12 +119,12 @@ class Mempool:
         cost = max(len(raw), limits.MEMPOOL_COST_MIN)
         if source == self._own and row.cost + cost > limits.MEMPOOL_BYTES_MAX // 2:
             return "this member's clients use all of its share of the command pool"
-        if self._cost + cost > limits.MEMPOOL_BYTES_MAX and not self._make_room(source, cost):
+        if self._cost + cost > limits.MEMPOOL_BYTES_MAX and not self._make_room(source, cost, now):
             return "the command pool is full"
         self._insert(command_id, (raw, source, now))
         return None
 
-    def _make_room(self, source: int, cost: int) -> bool:
+    def _make_room(self, source: int, cost: int, now: int) -> bool:
         """Drops the newest commands of the biggest row, unless that is the asker's or our own."""
         row = self._rows.get(source)
         held = row.cost if row is not None else 0
@@ -134,15 +135,18 @@ class Mempool:
                 return False
             heads, behind = self._rows[biggest].heads, self._rows[biggest].behind
             newest = next(reversed(heads))
-            self._drop(next(reversed(behind[newest])) if newest in behind else heads[newest])
+            last = next(reversed(behind[newest])) if newest in behind else heads[newest]
+            self._drop(last, now)
         return True
 
     def _insert(self, command_id: bytes, waiting: tuple[bytes, int, int]) -> None:
-        raw, source, _ = waiting
+        raw, source, since = waiting
         row = self._rows.get(source)
         if row is None:
             row = self._rows[source] = _Row()
         client = command_id[:16]
+        if not row.heads:
+            row.turn = since
         if client not in row.heads:
             row.heads[client] = command_id
         else:
@@ -152,7 +156,7 @@ class Mempool:
         row.cost += cost
         self._cost += cost
 
-    def _drop(self, command_id: bytes) -> bytes | None:
+    def _drop(self, command_id: bytes, now: int) -> bytes | None:
         """Takes a command out of its row. The client's next one, when that was its first."""
         raw, source, _ = self._commands.pop(command_id)
         row = self._rows[source]
@@ -160,6 +164,8 @@ class Mempool:
         row.cost -= cost
         self._cost -= cost
         client = command_id[:16]
+        if next(iter(row.heads.values())) == command_id:
+            row.turn = now  # of whoever is next
         behind = row.behind.get(client)
         if row.heads[client] != command_id:
             assert behind is not None
@@ -180,7 +186,7 @@ class Mempool:
         known = self._commands.get(command_id)
         if known is None:
             return
-        following = self._drop(command_id)
+        following = self._drop(command_id, now)
         if following is not None:
             heads = self._rows[known[1]].heads
             del heads[following[:16]]
@@ -215,5 +221,5 @@ class Mempool:
         found = []
         for source, row in self._rows.items():
             command_id = next(iter(row.heads.values()))
-            found.append(Front(source, command_id, self._commands[command_id][2]))
+            found.append(Front(source, command_id, row.turn))
         return found

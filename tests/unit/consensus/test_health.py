@@ -140,6 +140,25 @@ def test_a_full_block_of_commands_that_came_earlier_is_no_censorship() -> None:
     assert fairness.suspicion.skips == 1, "there was room"
 
 
+def test_what_came_to_its_turn_late_is_not_called_left_out_at_once() -> None:
+    """A liar gives us two commands; we give the second to a busy leader when the first is done."""
+    pool = Mempool(1)
+    pool.add(command(1, 1), 3, 0)
+    pool.add(command(2, 1), 3, 0)
+    most = limits.BLOCK_COMMANDS_MAX
+    queue = [command(n, 1) for n in range(3, 3 + 3 * most)]
+    for raw in queue:
+        pool.add(raw, 4, 10)  # what the leader's blocks are full of until it comes to ours
+    pool.remove(raw_command_id(command(1, 1)), 14)
+    pool.remove(raw_command_id(queue[0]), 14)
+    fairness = Fairness()
+    assert fairness.remind(pool, 15, PATIENCE) is None, "its turn has just come"
+    assert fairness.remind(pool, 16, PATIENCE) == command(2, 1)
+    for at in (1, most):
+        fairness.saw_block(_block(*queue[at : at + most]), pool, 20, SETTLE)
+        assert fairness.suspicion and fairness.suspicion.skips == 0
+
+
 def test_a_command_that_is_served_is_suspicious_no_more() -> None:
     pool = Mempool(1)
     pool.add(command(1, 1), 3, 0)
