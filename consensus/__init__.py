@@ -10,8 +10,9 @@ function to function through a commit, a failover and a change of epoch. Begin t
 Read in this order; imports point backwards only. Values: ``limits``, ``errors``, ``validators``,
 ``commands``, ``types``, ``keccak``, ``digests``, ``signatures``, ``standing``, ``order``,
 ``codec``, ``wire``. What proves something: ``certificates``, ``compact``, ``leadership``,
-``evidence``, ``epochs``. Blocks and state: ``ledger``, ``items``, ``machine``, ``transfer``,
-``mempool``, ``health``. One member: ``interface`` (events and effects), ``proposals``,
-``catchup``, ``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``, ``voting`` (the
-rules), ``proposing``, ``syncing``, ``installing``, ``booting``, ``watching``, ``engine``.
+``evidence``, ``epochs``. Blocks and state: ``ledger``, ``items``, ``outcomes``, ``machine``,
+``transfer``, ``mempool``, ``health``. One member: ``interface`` (events and effects),
+``proposals``, ``catchup``, ``snapshots``, ``boot``, ``state``, ``convicting``, ``turning``,
+``voting`` (the rules), ``proposing``, ``syncing``, ``installing``, ``booting``, ``watching``,
+``engine``.
 """

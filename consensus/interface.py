@@ -15,7 +15,8 @@ from enum import Enum
 from . import limits
 from .health import PeerHealth
 from .ledger import Tip
-from .machine import Applied, Machine
+from .machine import Machine
+from .outcomes import Applied
 from .types import (
     Block,
     BootRequest,

@@ -73,7 +73,7 @@ class Lease:
 
 
 class Session(NamedTuple):
-    """The last request of a client and what it did (see ``machine.Result``).
+    """The last request of a client and what it did (see ``outcomes.Result``).
 
     ``used`` numbers executed requests: sessions are forgotten in its order, so it is part of the
     state and a snapshot cannot make a member forget other clients than the rest.

@@ -38,8 +38,8 @@ from chain.eip712 import domain_separator
 from consensus.digests import genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Checkpoints, Durations
-from consensus.machine import Applied
 from consensus.order import chain_seed, epoch_seed
+from consensus.outcomes import Applied
 from consensus.validators import Validator, ValidatorSet
 from contracts import artifact
 from node import api

@@ -46,7 +46,7 @@ from consensus.interface import (
     Timer,
     TimerFired,
 )
-from consensus.machine import Applied, Result
+from consensus.outcomes import Applied, Result
 from consensus.types import Reason, raw_command_id
 from node.archivist import Archivist
 from node.deadlines import Deadlines

@@ -23,7 +23,8 @@ from sortedcontainers import SortedList
 
 from consensus.commands import FROM_KEY, contains
 from consensus.items import KeyValue
-from consensus.machine import Applied, Event, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied, Event
 from node.facade import Compacted, FutureRevision
 
 REVISIONS_MAX = 65_536

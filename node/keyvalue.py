@@ -13,8 +13,8 @@ from consensus import limits
 from consensus.commands import Action, Delete, Grant, KeepAlive, Put, Revoke, Txn
 from consensus.digests import keccak256
 from consensus.items import KeyValue, Refusal
-from consensus.machine import Found as MachineFound
-from consensus.machine import Removed, Result, Written
+from consensus.outcomes import Found as MachineFound
+from consensus.outcomes import Removed, Result, Written
 from node.facade import (
     KEY_BYTES_MAX,
     VALUE_BYTES_MAX,

@@ -17,7 +17,7 @@ from chain import EvmRegistry, Member, TransactionSender, shown_json
 from consensus.commands import Action, Barrier, Command, encode_command
 from consensus.digests import keccak256
 from consensus.interface import Status
-from consensus.machine import Result
+from consensus.outcomes import Result
 from consensus.types import Reason, Vote
 from consensus.validators import ValidatorSet
 from node.attestation import Attestation

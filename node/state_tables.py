@@ -18,7 +18,8 @@ from consensus.items import (
     lease_item,
     session_item,
 )
-from consensus.machine import Changes, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Changes
 
 SCHEMA = """
 CREATE TABLE entries (

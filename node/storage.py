@@ -37,7 +37,8 @@ from consensus.interface import (
     VoteRecord,
 )
 from consensus.ledger import Tip, genesis_tip, opened_tip, tip_at
-from consensus.machine import Applied, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied
 from consensus.types import (
     GENESIS,
     Block,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 
 from consensus.commands import Barrier, Command, Delete, Put, encode_command
-from consensus.machine import Applied
+from consensus.outcomes import Applied
 from tests.simulation.members import Member
 from tests.simulation.world import World
 

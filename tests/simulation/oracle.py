@@ -22,7 +22,7 @@ from consensus.interface import (
     Output,
     VoteRecord,
 )
-from consensus.machine import Applied
+from consensus.outcomes import Applied
 from consensus.types import (
     Block,
     BootRequest,

@@ -9,8 +9,8 @@ from functools import partial
 from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.interface import ChainHead, Durations, LeaderChanged, Output
-from consensus.machine import Applied
 from consensus.order import leader_order
+from consensus.outcomes import Applied
 
 from .bad_leaders import BAD_FROM_MS, VICTIM
 from .members import Member

@@ -23,7 +23,8 @@ from consensus.commands import (
     Txn,
     encode_command,
 )
-from consensus.machine import Applied, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied
 from consensus.types import Block
 from tests.simulation import campaign, world
 from tests.simulation.scenario import Settings

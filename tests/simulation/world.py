@@ -13,7 +13,7 @@ from consensus.commands import Action, Barrier, Command, Delete, Put, encode_com
 from consensus.digests import genesis_hash, keccak256
 from consensus.engine import Engine
 from consensus.interface import Durations
-from consensus.machine import Applied
+from consensus.outcomes import Applied
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode
 

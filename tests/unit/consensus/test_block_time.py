@@ -10,7 +10,8 @@ from consensus import limits
 from consensus.commands import Delete, Grant, KeepAlive, Put
 from consensus.interface import Received, Timer, TimerFired
 from consensus.items import Refusal
-from consensus.machine import Applied, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied
 from consensus.types import View, VoteKind
 from consensus.wire import ProposalMessage, VoteMessage
 

@@ -10,7 +10,8 @@ from clusters import block, command
 from consensus import limits
 from consensus.commands import Tag
 from consensus.items import Session
-from consensus.machine import Applied, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied
 from consensus.types import Block, View
 
 TURNS = (Tag.PUT, Tag.PUT, Tag.DELETE)

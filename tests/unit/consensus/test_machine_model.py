@@ -19,7 +19,8 @@ from consensus.commands import (
     encode_command,
 )
 from consensus.items import KeyValue
-from consensus.machine import Applied, Found, Machine, Removed, Result, Written
+from consensus.machine import Machine
+from consensus.outcomes import Applied, Found, Removed, Result, Written
 from consensus.transfer import Importer, export
 from consensus.types import View
 from tests.kv_model import Model, Outcome, Row

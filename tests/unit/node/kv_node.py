@@ -8,7 +8,8 @@ from memory_node import MemoryNode
 
 from consensus.commands import Action, Command, encode_command
 from consensus.digests import keccak256
-from consensus.machine import Machine, Result
+from consensus.machine import Machine
+from consensus.outcomes import Result
 from consensus.types import View
 from consensus.wire import make_block
 from node.facade import Entry, KeyValueFacade, Write

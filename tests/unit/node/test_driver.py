@@ -30,7 +30,8 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
-from consensus.machine import Machine, Result
+from consensus.machine import Machine
+from consensus.outcomes import Result
 from consensus.types import View
 from consensus.wire import make_block
 from node import votelog

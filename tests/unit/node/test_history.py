@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.commands import Command, Delete, Put, contains, encode_command
-from consensus.machine import Applied, Machine
+from consensus.machine import Machine
+from consensus.outcomes import Applied
 from consensus.types import View
 from consensus.wire import make_block
 from node import history as module
