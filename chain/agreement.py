@@ -19,6 +19,7 @@ decides what this node sees: choose independent operators and k > n/2.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,13 +306,22 @@ class FinalizedReader:
         """The endpoints, those that are well first: for questions asked one after the other."""
         return sorted(self.endpoints, key=lambda e: bool(self._health[e.name].complaint))
 
-    async def kth_highest(self, method: str, params: Sequence[Any]) -> int:
-        """A number that at least k endpoints have reached: fewer than k liars cannot raise it."""
+    async def kth_highest(
+        self, method: str, params: Sequence[Any], *, settled: bool = False
+    ) -> int:
+        """A number that at least k endpoints have reached: fewer than k liars cannot raise it.
+
+        ``settled``: honest endpoints mostly give the same, so as long as fewer than k do, the
+        others are waited for: else the quickest liar could lower it.
+        """
+
+        def decides(found: list[int]) -> bool:
+            return not settled or max(Counter(found).values()) >= self.quorum
 
         async def ask(endpoint: RpcEndpoint) -> int:
             return decoding.quantity(await endpoint.call(method, params))
 
-        answers = await self.ask_all(ask)
+        answers = await self.ask_all(ask, decides)
         numbers = sorted((a for _, a in answers if isinstance(a, int)), reverse=True)
         if len(numbers) < self.quorum:
             raise NoAgreement(method, self.quorum, {e.name: str(a) for e, a in answers})

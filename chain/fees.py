@@ -102,7 +102,11 @@ class Pricing:
                 raise BadChainData("the fee history is malformed") from None
             return base, _median(tips) if tips else 0
 
-        answers = await self._reader.ask_all(ask)
+        def decides(found: list[tuple[int, int]]) -> bool:
+            bases = [base for base, _ in found]
+            return max(bases) <= 2 * min(bases)  # else the quickest liar could lower the median
+
+        answers = await self._reader.ask_all(ask, decides)
         views = [answer for _, answer in answers if isinstance(answer, tuple)]
         if len(views) < self._reader.quorum:
             raise NoAgreement("fees", self._reader.quorum, {e.name: str(a) for e, a in answers})

@@ -198,7 +198,7 @@ class TransactionSender:
 
     async def afford(self, cost: int) -> None:
         """Raises InsufficientFunds when the address holds less than ``cost`` wei."""
-        balance = await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        balance = await self.balance()
         if balance < cost:
             raise InsufficientFunds(
                 f"insufficient funds: 0x{self.address.hex()} on chain {self.reader.chain_id} holds"
@@ -209,13 +209,14 @@ class TransactionSender:
     async def next_nonce(self) -> int:
         """The nonce that the next transaction of this key would get."""
         account = [hexed(self.address), "latest"]
-        mined = await self.reader.kth_highest("eth_getTransactionCount", account)
+        mined = await self.reader.kth_highest("eth_getTransactionCount", account, settled=True)
         # An endpoint may lag behind what this journal knows to be used.
         return max([mined, *(1 + entry.nonce for entry in self._journal.entries)])
 
     async def balance(self) -> int:
         """Wei that the key's address holds, as at least k endpoints confirm."""
-        return await self.reader.kth_highest("eth_getBalance", [hexed(self.address), "latest"])
+        account = [hexed(self.address), "latest"]
+        return await self.reader.kth_highest("eth_getBalance", account, settled=True)
 
     def done(self, intent: str) -> TxOutcome | None:
         """How the newest transaction of a purpose ended, if it is final and not forgotten."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import trio
-from faulty_chain import CONTRACT, FakeChain, Fault, Server
+from faulty_chain import CONTRACT, FakeChain, Fault, Server, http
 
 from chain.abi import ContractAbi
 from chain.errors import (
@@ -218,6 +219,25 @@ async def test_one_endpoint_cannot_raise_nonce_or_fees(serve, reader_of) -> None
     assert estimate.gas == 50_000 and estimate.fee_max < 3 * GWEI
     with trio.fail_after(10):
         assert (await sender.send("pay", CONTRACT, b"")).nonce == 0
+
+
+async def test_the_quickest_endpoint_cannot_lower_balance_nonce_or_fees(serve, reader_of) -> None:
+    """Of three, one lies and one is slower than the patience for those that are not needed."""
+    servers, sender = await start(serve, reader_of)
+    for server in servers[:2]:
+        server.chain.methods["eth_getTransactionCount"] = "0x7"
+    slow, liar = servers[1], servers[2].chain.methods
+    liar["eth_getBalance"] = "0x0"
+    liar["eth_feeHistory"] = {"baseFeePerGas": ["0x1"], "reward": [["0x1"]]}
+
+    async def respond(stream: trio.SocketStream, body: bytes) -> None:
+        await trio.sleep(0.3)
+        await stream.send_all(http(json.dumps(slow.rpc(body)).encode()))
+
+    slow.respond = respond
+    assert await sender.next_nonce() == 7
+    estimate = await sender.estimate(CONTRACT, b"")
+    assert estimate.fee_max > GWEI
 
 
 async def test_fees_above_the_ceiling_are_not_paid(serve, reader_of) -> None:
