@@ -110,7 +110,7 @@ class VoteMessage:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificates passed on (R3, R5, R7)."""
+    """Certificates passed on (R5, R7)."""
 
     certificates: tuple[Certificate, ...]
 

@@ -36,17 +36,11 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator
-from consensus.wire import (
-    Certificates,
-    Message,
-    ProposalMessage,
-    SyncReply,
-    VoteMessage,
-    decode_boot_request,
-)
+from consensus.wire import Message, ProposalMessage, VoteMessage, decode_boot_request
 from tests.kv_model import Model
 
 from .duties import Duties
+from .spoken import certificates_in, vote_in
 
 if TYPE_CHECKING:
     from .members import Member
@@ -145,7 +139,7 @@ class Oracle:
                 self.fail(f"seat {member.seat} has another order of leaders in epoch {epoch}")
         persisted = {r.vote for r in output.persist if isinstance(r, VoteRecord)}
         for send in output.send:
-            vote = _vote_in(send.message)
+            vote = vote_in(send.message)
             if vote is not None and vote.signature and vote not in persisted:
                 if vote.seat != member.seat:
                     self.fail(f"seat {member.seat} sends a vote of seat {vote.seat}")
@@ -208,13 +202,13 @@ class Oracle:
             self.fail(f"seat {member.seat} opens epoch {epoch} without a finalization")
 
     def sends(self, member: Member, message: Message) -> None:
-        vote = _vote_in(message, member.seat)
+        vote = vote_in(message, member.seat)
         if vote is not None:
             if vote not in member.store.votes_ever:
                 self.fail(f"seat {member.seat} sends a vote that is not on its disk: {vote}")
             self._own_vote(member.seat, vote)
             self._may_vote(member, message)
-        for certificate in _certificates_in(message):
+        for certificate in certificates_in(message):
             self.certificate(certificate, member.seat)
 
     def _acknowledged(self, seat: int, request: BootRequest) -> None:
@@ -237,7 +231,7 @@ class Oracle:
             raw = other.store.acknowledged.get(member.seat)
             if raw is not None and decode_boot_request(raw).incarnation >= claim[1]:
                 witnesses.add(other.seat)
-        vote = _vote_in(message, member.seat)
+        vote = vote_in(message, member.seat)
         assert vote is not None
         epochs = range(max(0, vote.epoch - 1), vote.epoch + 1)
         if not any(3 * self.weight(witnesses, e) > 2 * self.total(e) for e in epochs):
@@ -246,7 +240,7 @@ class Oracle:
 
     def heard(self, seat: int, message: Message) -> None:
         """A liar sends: remembered for convictions."""
-        vote = _vote_in(message, seat)
+        vote = vote_in(message, seat)
         if vote is not None and self.signed(vote):
             at = spot(vote.epoch, vote.view)
             self._votes[seat][at, vote.kind].add((vote.block, vote.reason))
@@ -552,25 +546,3 @@ class Oracle:
                 seat = evidence.first.seat
                 if seat in honest or seat not in guilty:
                     self.fail(f"evidence against seat {seat}, which did nothing wrong")
-
-
-def _vote_in(message: Message, seat: int = 0) -> Vote | None:
-    match message:
-        case VoteMessage(_, vote):
-            return vote
-        case ProposalMessage(_, p) if seat:
-            h = p.block.header
-            return Vote(NOTARIZE, h.epoch, h.view, seat, p.block.hash, 0, p.signature)
-    return None
-
-
-def _certificates_in(message: Message) -> tuple[Certificate, ...]:
-    match message:
-        case Certificates(certificates):
-            return certificates
-        case ProposalMessage(_, p):
-            parent = () if p.parent is None else (p.parent,)
-            return (*parent, *p.block.nullifications)
-        case SyncReply(_, _, finalization, head):
-            return (finalization,) if head is None else (finalization, head.finalization)
-    return ()
