@@ -141,7 +141,9 @@ async def test_a_member_that_lies_is_convicted_on_the_chain_and_out_of_the_next_
     testnet: Testnet,
 ) -> None:
     await testnet.wait_all_linked()
-    leader = await testnet.leader()
+    leader = (await testnet.wait_leader()).leader
+    assert leader is not None
+    epoch = (await status(testnet, leader))["epoch"] + 1
     liar = next(seat for seat in testnet.seats if seat != leader)
     others = {seat: 1 for seat in testnet.seats if seat != liar}
     async with writing(testnet, voters_only=True) as writers:
@@ -152,7 +154,7 @@ async def test_a_member_that_lies_is_convicted_on_the_chain_and_out_of_the_next_
         key = (await status(testnet, liar))["node_key"]
         (testnet.state.node_dir(liar) / "lie").touch()
 
-        await testnet.wait_epoch(2, others)
+        await testnet.wait_epoch(epoch, others)
         await writers.wait_more(10)
     registry = await look(testnet)
     row = registry.membership.member(liar)
@@ -161,7 +163,7 @@ async def test_a_member_that_lies_is_convicted_on_the_chain_and_out_of_the_next_
     (convicted,) = await certificates_view(testnet, "convicted", address(key))
     assert convicted
     # Only the finalized chain put it out: everybody opened that epoch at one height.
-    heights = {event["height"] for seat in others for event in opened(testnet, seat, 2)}
+    heights = {event["height"] for seat in others for event in opened(testnet, seat, epoch)}
     assert len(heights) == 1
     out = await status(testnet, liar)
     assert (out["state"], out["weight"]) == ("observing", 0)
