@@ -44,6 +44,7 @@ _OPERATIONS = ("put", "delete", "range")
 
 def transaction_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route]:
     """Ranges and transactions; ``places`` are those of large answers."""
+    encoding = trio.Lock()  # one for each turn of the loop: all of a block are answered together
 
     async def kv_range(request: Request) -> Response:
         if request.method == "DELETE":
@@ -81,7 +82,8 @@ def transaction_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route
         outcome = await facade.kv.txn(wanted, request_id(request))
 
         async def make() -> Response:
-            return answer(show_outcome(outcome))
+            async with encoding:
+                return answer(show_outcome(outcome))
 
         if any(isinstance(response, Found) for response in outcome.responses or ()):
             return LargeAnswer(places, make)
