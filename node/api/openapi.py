@@ -25,7 +25,8 @@ _BYTES = {"type": "string", "format": "binary", "maxLength": VALUE_BYTES_MAX}
 _REQUEST_ID = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "the same write under the same id is applied once, also when sent again",
+    "description": "the same write under the same id is applied once, also when sent again; "
+    "another write under it is done as another one",
     "schema": {"type": "string", "minLength": 1, "maxLength": REQUEST_ID_BYTES_MAX},
 }
 
