@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,8 @@ HERE = Path(__file__).resolve().parent
 CHECKS = HERE / "symbolic"
 PLACE = HERE / "out" / "symbolic"
 HALMOS_TIMEOUT_S = 1800
-LOOPS_MAX = (
-    32  # rounds of one loop on one path; going beyond is an error, never left out in silence
-)
+# rounds of one loop on one path: going beyond is an error, never left out in silence
+LOOPS_MAX = 32
 FOUND, PROVED = 1, 0  # halmos' numbers for a counterexample and for none
 
 _CHECK = re.compile(
@@ -195,8 +195,8 @@ def lay_out() -> dict[str, bool]:
 
     In the copy every flaw stands behind a switch, the base fee of the block, so that each file is
     compiled once more and not once for each flaw. Gives for each check to run, as
-    ``Contract.check``, whether it must hold. Raises HalmosError when a flaw's text is not found
-    once, or a check has no flaw that it must find.
+    ``file:Contract.check``, whether it must hold. Raises HalmosError when a flaw's text is not
+    found once, or a check has no flaw that it must find.
     """
     texts = {f"symbolic/{file.name}": file.read_text() for file in sorted(CHECKS.glob("*.sol"))}
     files = dict(texts)
@@ -204,9 +204,11 @@ def lay_out() -> dict[str, bool]:
         closure = build.source_closure(name)
         files |= {path: text for path, text in closure.items() if path.startswith("src/")}
     wanted = {
-        f"{contract}.{check}": True for text in texts.values() for contract, check in _checks(text)
+        f"{name}:{contract}.{check}": True
+        for name, text in texts.items()
+        for contract, check in _checks(text)
     }
-    known = {name.split(".")[1] for name in wanted}
+    known = {name.rpartition(".")[2] for name in wanted}
     if known != {flaw.check for flaw in FLAWS}:
         odd = sorted(known ^ {flaw.check for flaw in FLAWS})
         raise HalmosError(f"each check needs a flaw, and each flaw a check: {', '.join(odd)}")
@@ -221,7 +223,7 @@ def lay_out() -> dict[str, bool]:
     for name, text in texts.items():
         for contract, check in _checks(text):
             wanted |= {
-                f"{contract}Flawed.{check}_{number}": False
+                f"flawed/{name}:{contract}Flawed.{check}_{number}": False
                 for number, flaw in enumerate(FLAWS, 1)
                 if flaw.check == check
             }
@@ -267,8 +269,11 @@ def run(wanted: dict[str, bool]) -> dict[str, int]:
     program, environment = command("halmos"), with_forge()
     report = PLACE / "report.json"
     report.unlink(missing_ok=True)
-    contracts = "|".join(sorted({name.split(".")[0] for name in wanted}))
+    contracts = "|".join(sorted(set(re.findall(r":(\w+)\.", " ".join(wanted)))))
     arguments = ["--match-contract", f"^({contracts})$", "--loop", str(LOOPS_MAX), "--early-exit"]
+    # the solver of the lock file, and none that lies on the path or could be downloaded
+    solver = [str(program.with_name("yices-smt2")), "--smt2-model-format", "--bvconst-in-decimal"]
+    arguments += ["--solver-command", shlex.join(solver)]
     process = subprocess.run(
         [str(program), "--no-status", *arguments, "--json-output", str(report)],
         cwd=PLACE,
@@ -285,7 +290,7 @@ def run(wanted: dict[str, bool]) -> dict[str, int]:
     numbers = {}
     for place, results in json.loads(report.read_text())["test_results"].items():
         for result in results:
-            name = f"{place.split(':')[1]}.{result['name'].split('(')[0]}"
+            name = f"{place}.{result['name'].split('(')[0]}"
             numbers[name] = -1 if result["num_bounded_loops"] else result["exitcode"]
     return numbers
 
@@ -316,8 +321,8 @@ def main() -> int:
     if wrong:
         print(
             f"What halmos said, with its counterexamples: {PLACE / 'halmos.log'}\n"
-            "A check without Flaw in its name tells of the sources; one with it could not tell the"
-            " planted flaw (FLAWS in contracts/evm/halmos.py) from the right code.",
+            "A check in symbolic/ tells of the sources. One in flawed/ could not tell the flaw of"
+            " its number (FLAWS in contracts/evm/halmos.py) from the right code.",
             file=sys.stderr,
         )
     return 1 if wrong else 0

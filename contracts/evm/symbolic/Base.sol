@@ -11,8 +11,7 @@ interface Symbols {
 /// Checks that halmos runs for all values of their arguments at once. A failed `assert` is a
 /// counterexample; a revert only ends a path, so what must not revert is called and asserted.
 abstract contract Base {
-    Symbols internal constant vm =
-        Symbols(address(uint160(uint256(keccak256("hevm cheat code")))));
+    Symbols internal constant vm = Symbols(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     /// The character of a nibble, without a branch: 64 of them in a row must not make 2^64 paths.
     function digit(uint256 nibble) internal pure returns (uint256 character) {

@@ -72,9 +72,8 @@ contract BoundaryChecks is Base {
         public
         view
     {
-        bytes memory body = abi.encodePacked(
-            hex"9490909096", number(epoch), number(chainBlock), hex"c420", hash
-        );
+        bytes memory body =
+            abi.encodePacked(hex"9490909096", number(epoch), number(chainBlock), hex"c420", hash);
         try this.record(body) returns (uint64 haveEpoch, uint64 haveBlock) {
             assert(haveEpoch == epoch && haveBlock == chainBlock);
         } catch {

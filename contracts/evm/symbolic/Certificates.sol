@@ -198,8 +198,6 @@ contract CertificatesChecks is Base {
         pure
         returns (bytes memory)
     {
-        return abi.encodePacked(
-            epoch, term, index, proposer, rest, rest, rest, bytes24(rest)
-        );
+        return abi.encodePacked(epoch, term, index, proposer, rest, rest, rest, bytes24(rest));
     }
 }

@@ -70,7 +70,9 @@ contract KeyClaimsChecks is Base {
         bytes32 otherX,
         bool otherOdd
     ) public pure {
-        vm.assume(KeyClaims.kmsClaim(appId, x, odd) == KeyClaims.kmsClaim(otherApp, otherX, otherOdd));
+        vm.assume(
+            KeyClaims.kmsClaim(appId, x, odd) == KeyClaims.kmsClaim(otherApp, otherX, otherOdd)
+        );
         assert(appId == otherApp && x == otherX && odd == otherOdd);
     }
 }
