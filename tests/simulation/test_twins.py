@@ -36,6 +36,12 @@ def test_a_doubled_seat_neither_splits_nor_stops_the_cluster() -> None:
     assert tally.forks > 0, "no fork above a third: the schedules are too tame"
 
 
+def test_a_fork_that_only_the_twins_see_is_a_fork() -> None:
+    trial = rounds.run_seed(739948010804)  # they stop, and the others are too few to go on
+    assert not trial.failure
+    assert trial.forked
+
+
 def test_the_digest_depends_on_nothing_but_the_seeds(tmp_path: Path) -> None:
     results = tmp_path / "results"
     whole = sweep.run(1, 40)
