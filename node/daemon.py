@@ -52,13 +52,14 @@ from node.membership import MembershipFeed
 from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
 from node.served import StorageError
-from node.service import URLS_PREFIX, NodeService
+from node.service import NodeService
 from node.showing import shown_epoch
 from node.signing import NodeSigner, RecoveringVerifier
 from node.statelock import StateLock
 from node.storage import DATABASE_FILE, Store
 from node.sweeping import Sweeper
 from node.turns import turn_of
+from node.urls import URLS_PREFIX
 from node.witness import Witness
 
 EXIT_CLEAN = 0

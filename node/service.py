@@ -14,6 +14,7 @@ import trio
 
 from attest import NodeIdentity
 from chain import EvmRegistry, Member, TransactionSender, shown_json
+from chain.eip712 import domain_separator
 from consensus.commands import Action, Barrier, Command, encode_command
 from consensus.digests import keccak256
 from consensus.interface import Status
@@ -38,13 +39,13 @@ from node.membership import MembershipFeed
 from node.network import Mesh, peer_id_of
 from node.seat import SeatKeeper
 from node.served import StorageError
+from node.signing import NodeSigner
 from node.sweeping import Sweeper
+from node.urls import URL_BYTES_MAX, read_url, signed_url, url_key
 from node.witness import Witness
 
 VERSION = version("dstack-cluster")
-URLS_PREFIX = b"_cluster/urls/"
 SESSION_TAG = b"dstack-cluster/request-id/v2"
-URL_BYTES_MAX = 2048
 FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
 
 
@@ -72,6 +73,7 @@ class NodeService:
         self._client = secrets.token_bytes(16)
         self._sequence = 0
         self._barriers = _Barriers(self)
+        self._cluster_id = domain_separator(config.chain.chain_id, config.chain.contract)
 
     @property
     def validators(self) -> ValidatorSet | None:
@@ -271,8 +273,11 @@ class NodeService:
     def _url(self, seat: int) -> str | None:
         if self.driver is None:
             return None
-        entry = self.driver.history.get(URLS_PREFIX + str(seat).encode())
-        return entry.value.decode("utf-8", "replace") if entry else None
+        entry, row = self.driver.history.get(url_key(seat)), self.row_of(seat)
+        key = row.node_key if row is not None else self.driver.engine.validators.keys.get(seat)
+        if entry is None or not key:
+            return None
+        return read_url(entry.value, key, self._cluster_id, seat)
 
     async def watch_peers(self) -> AsyncIterator[list[dict[str, Any]]]:
         """See ``NodeFacade.watch_peers``; round-trip times alone are no change."""
@@ -449,12 +454,15 @@ class NodeService:
 
     async def announce_url(self, connection_url: str) -> None:
         """See ``NodeFacade.announce_url``."""
-        value = connection_url.encode()
-        if len(value) > URL_BYTES_MAX:
+        if len(connection_url.encode()) > URL_BYTES_MAX:
             raise BadRequest(f"a connection URL has at most {URL_BYTES_MAX} bytes")
-        seat = self.config.node.seat
+        seat, identity = self.config.node.seat, self.identity
+        if identity is None:
+            raise Unavailable(self._waiting_for())
         if self._url(seat) != connection_url:
-            await self.kv.put(URLS_PREFIX + str(seat).encode(), value)
+            signer = NodeSigner(identity.secret)
+            value = signed_url(signer, self._cluster_id, seat, connection_url)
+            await self.kv.put(url_key(seat), value)
 
 
 class _Barriers:

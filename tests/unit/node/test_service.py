@@ -12,11 +12,15 @@ import pytest
 import trio
 import trio.lowlevel
 
+from attest import SecretKey
+from chain.eip712 import domain_separator
 from consensus.commands import Compare, Put, Range, Relation, Target, Txn
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
 from node.facade import BadRequest, Found, NotDone, TxnOutcome, Unavailable, Write
 from node.service import NodeService
-from tests.unit.node.small_cluster import Cluster, small_cluster
+from node.signing import NodeSigner
+from node.urls import signed_url, url_key
+from tests.unit.node.small_cluster import Cluster, secret, small_cluster
 
 FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
 
@@ -49,6 +53,37 @@ async def test_a_read_on_any_node_sees_every_write_that_ended_before_it(tmp_path
             entry = await services[1 + (number + 2) % 4].get(b"key", linearizable=True)
             assert entry is not None and entry.value == value
             assert entry.version == number + 1
+
+
+async def test_no_member_can_say_under_which_url_another_serves(tmp_path: Path) -> None:
+    async with four_services(tmp_path) as (_, services):
+        for seat in (1, 2):
+            services[seat].identity = SimpleNamespace(secret=SecretKey(secret(seat)))  # type: ignore[assignment]
+        await services[1].announce_url("https://one.example")
+        own = await services[1].get(url_key(1), linearizable=True)
+        assert own is not None
+        assert services[1]._own_row()["connection_url"] == "https://one.example"
+        # A liar's daemon has committed what it likes.
+        cluster_id = domain_separator(1, bytes(20))
+        liar = NodeSigner(SecretKey(secret(2)))
+        for value in (
+            signed_url(liar, cluster_id, 1, "https://liar.example"),
+            b"https://liar.example",
+            own.value[:65] + b"https://liar.example",
+            signed_url(
+                NodeSigner(SecretKey(secret(1))), bytes(32), 1, "https://other-cluster.example"
+            ),
+            own.value[:65] + b"\xff",
+            b"",
+        ):
+            await services[2].kv.put(url_key(1), value)
+            await services[1].barrier()
+            assert services[1]._own_row()["connection_url"] is None
+        await services[2].kv.put(url_key(2), own.value)
+        await services[2].barrier()
+        assert services[2]._own_row()["connection_url"] is None
+        await services[1].announce_url("https://one.example")  # what the SDK does at each start
+        assert services[1]._own_row()["connection_url"] == "https://one.example"
 
 
 def test_a_chain_that_stops_to_finalize_is_an_alarm() -> None:
