@@ -9,9 +9,9 @@ import {Vm} from "./Cheats.sol";
 import {Fixture, IDeployed} from "./Fixture.sol";
 
 /// The attacks that an earlier membership contract fell to, each by its number, and each refused.
-/// E16 (the boot check of dstack had another shape there) has no counterpart here: this contract
-/// does not govern boots. E25 (the public root of a simulator as trust anchor) is a matter of
-/// configuration that no contract can see; the deployment command refuses those roots.
+/// E16 (the boot check of dstack had another shape there) is in AppAuth.t.sol. E25 (the public root
+/// of a simulator as trust anchor) is a matter of configuration that no contract can see; the
+/// deployment command refuses those roots.
 contract AttacksTest is Fixture {
     uint256 internal constant NODE = 0x111;
     uint256 internal constant EVIL = 0xE71;
