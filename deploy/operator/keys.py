@@ -71,10 +71,10 @@ def open_key(options: argparse.Namespace) -> PayingSigner:
     if options.signer is not None:
         return SocketSigner(options.signer)
     if options.keystore is not None:
-        raw = _read(options.keystore, KEYSTORE_BYTES_MAX)
+        raw = read_file(options.keystore, KEYSTORE_BYTES_MAX)
         return decrypt(raw, _password(options.password_file, options.keystore))
     if options.key_file is not None:
-        secret = _read(options.key_file, KEY_FILE_BYTES_MAX, private=True)
+        secret = read_file(options.key_file, KEY_FILE_BYTES_MAX, private=True)
         return _from_hex(secret, str(options.key_file))
     name = options.insecure_env_key
     if name not in os.environ:
@@ -85,7 +85,7 @@ def open_key(options: argparse.Namespace) -> PayingSigner:
 def _password(file: Path | None, keystore: Path) -> bytes:
     if file is not None:
         # Editors end a file with a newline; a password does not.
-        return _read(file, PASSWORD_BYTES_MAX, private=True).rstrip(b"\r\n")
+        return read_file(file, PASSWORD_BYTES_MAX, private=True).rstrip(b"\r\n")
     if not sys.stdin.isatty():
         raise ChainConfigError("there is no terminal to ask for the password: use --password-file")
     return getpass.getpass(f"password of {keystore}: ").encode()
@@ -98,7 +98,8 @@ def _from_hex(text: bytes, what: str) -> LocalKey:
         raise ChainConfigError(f"{what} holds no secret of 32 bytes in hex") from None
 
 
-def _read(path: Path, bytes_max: int, *, private: bool = False) -> bytes:
+def read_file(path: Path, bytes_max: int, *, private: bool = False) -> bytes:
+    """A whole file; ``private`` ones must be closed to others. Raises ChainConfigError."""
     try:
         with path.open("rb") as file:
             # The open file is asked, not the path: that could be another one by now.

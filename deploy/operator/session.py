@@ -14,6 +14,7 @@ from chain.keys import PayingSigner
 from deploy.contract import RegistryOwner, open_owner_sender, open_registry, verify_code
 from deploy.operator import arguments as read
 from deploy.operator.companions import companions
+from deploy.operator.endpoints import endpoint
 from deploy.operator.keys import OnlyLooking, open_key
 
 DEPLOYMENT_FILE = Path("deployment.json")
@@ -42,8 +43,10 @@ def add_chain_arguments(parser: argparse.ArgumentParser) -> None:
         "--deployment", type=Path, default=DEPLOYMENT_FILE, metavar="FILE",
         help=f"what contract deploy wrote; default: {DEPLOYMENT_FILE}",
     )  # fmt: skip
-    group.add_argument("--rpc", action="append", required=True, metavar="URL",
-                       help="an endpoint; give several that nobody runs together")  # fmt: skip
+    group.add_argument("--rpc", type=endpoint, action="append", required=True,
+                       metavar="URL|env:NAME|file:PATH",
+                       help="an endpoint; give several that nobody runs together. One with an API"
+                       " key is named, not given: arguments are in the process list")  # fmt: skip
     group.add_argument("--quorum", type=read.positive, metavar="K",
                        help="endpoints that must agree; default: more than half")  # fmt: skip
     group.add_argument("--single-rpc-insecure", action="store_true",

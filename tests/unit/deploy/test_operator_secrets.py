@@ -19,6 +19,7 @@ from deploy.operator.cli import _parser
 
 SECRET = keccak256(b"a secret of the process list")
 PASSWORD = "a password that nobody types"
+API_KEY = "of-a-paid-endpoint"
 
 
 @pytest.fixture
@@ -64,6 +65,44 @@ def test_an_rpc_url_with_an_api_key_may_stand_in_a_file(tmp_path: Path) -> None:
     assert (options.epoch, options.yes) == (3, False)
 
 
+@pytest.mark.parametrize(
+    ("text", "mode", "expected"),
+    [
+        ("https://one.example/an-api-key\n", 0o600, ""),
+        ("https://one.example/an-api-key\n", 0o644, "open to others"),
+        ("one.example/an-api-key", 0o600, "does not hold one http(s) URL"),
+        ("https://one.example/an-api-key https://two.example", 0o600, "does not hold one"),
+        ("https://one.example/an-api-key" + 3000 * "y", 0o600, "longer than"),
+    ],
+)
+def test_an_rpc_url_may_stand_in_a_file_of_its_own_that_is_closed_to_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, mode: int, expected: str
+) -> None:
+    file = tmp_path / "rpc.url"
+    file.write_text(text)
+    file.chmod(mode)
+    words = ["root", "revoke", "--rpc", f"file:{file}", "--key-file", "k", "3"]
+    if not expected:
+        assert _parser().parse_args(words).rpc == [text.strip()]
+        return
+    with pytest.raises(SystemExit):
+        _parser().parse_args(words)
+    said = capsys.readouterr().err
+    assert expected in said and "an-api-key" not in said
+
+
+def test_an_rpc_url_may_stand_in_a_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["root", "revoke", "--rpc", "env:CHAIN_URL", "--key-file", "k", "3"]
+    monkeypatch.setenv("CHAIN_URL", "https://one.example/an-api-key")
+    assert _parser().parse_args(words).rpc == ["https://one.example/an-api-key"]
+    monkeypatch.delenv("CHAIN_URL")
+    with pytest.raises(SystemExit):
+        _parser().parse_args(words)
+    assert "no variable CHAIN_URL" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("source", ["keystore", "key-file", "environment"])
 def test_no_key_or_password_in_process_list_or_output(
     tmp_path: Path, silent_rpc: tuple[str, threading.Event, threading.Event], source: str
@@ -83,12 +122,15 @@ def test_no_key_or_password_in_process_list_or_output(
         "key-file": ["--key-file", str(tmp_path / "key")],
         "environment": ["--insecure-env-key", "OPERATOR_KEY"],
     }[source]  # fmt: skip
-    environment = dict(os.environ)
+    environment = dict(os.environ, CHAIN_URL=f"{url}/v2/{API_KEY}")
+    (tmp_path / "url").write_text(f"{url}/v2/{API_KEY}")
+    (tmp_path / "url").chmod(0o600)
+    endpoint = "env:CHAIN_URL" if source == "environment" else f"file:{tmp_path / 'url'}"
     if source == "environment":
         environment["OPERATOR_KEY"] = SECRET.hex()
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.operator.cli", "launch", "--yes", "--single-rpc-insecure",
-         "--rpc", url, "--deployment", str(deployment(tmp_path / "deployment.json")), *words],
+         "--rpc", endpoint, "--deployment", str(deployment(tmp_path / "deployment.json")), *words],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         cwd=Path(__file__).parents[3],
     )  # fmt: skip
@@ -100,5 +142,5 @@ def test_no_key_or_password_in_process_list_or_output(
     finally:
         process.kill()
     assert process.returncode == 1 and b"127.0.0.1" in output
-    for secret in (SECRET.hex(), PASSWORD):
+    for secret in (SECRET.hex(), PASSWORD, API_KEY):
         assert secret.encode() not in line + output
