@@ -10,10 +10,11 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
+
+from node.log_stream import LogStream
 
 REDACTED = "<redacted>"
 TEXT_LENGTH_MAX = 4096
@@ -67,13 +68,21 @@ def configure_logging(
         renderer = structlog.dev.ConsoleRenderer(
             colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
+
+    def lost_line(count: int) -> str:
+        line: Any = {"event": "log_lines_lost", "count": count}
+        for process in (*shared, renderer):
+            line = process(None, "warning", line)
+        return f"{line}\n"
+
+    lines = cast(TextIO, LogStream(out, lost_line))
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Enduring(out))),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -88,21 +97,6 @@ def configure_logging(
         library.handlers[:] = []
         library.propagate = True
         library.setLevel(max(number, logging.WARNING))
-
-
-class _Enduring:
-    """A stream that nobody dies of: a line that has no space or no reader any more is lost."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def write(self, text: str) -> None:
-        with suppress(OSError):
-            self._out.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._out.flush()
 
 
 def configure_command_logging(level: str = "info") -> None:

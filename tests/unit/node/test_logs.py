@@ -4,7 +4,10 @@ import errno
 import io
 import json
 import logging
-from collections.abc import Iterator
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -139,6 +142,78 @@ def test_a_full_disk_or_a_reader_that_left_costs_lines_and_nothing_else(number: 
 
     configure_logging(stream=Gone())
     structlog.get_logger("node").critical("a line")
+
+
+def pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def unix_sockets() -> tuple[int, int]:
+    reader, writer = socket.socketpair()
+    return reader.detach(), writer.detach()
+
+
+def read_now(fd: int) -> list[str]:
+    os.set_blocking(fd, False)
+    data = b""
+    try:
+        while piece := os.read(fd, 65536):
+            data += piece
+    except BlockingIOError:
+        pass
+    os.set_blocking(fd, True)
+    return data.decode().splitlines()
+
+
+@pytest.mark.parametrize("make", [pipe, unix_sockets])
+@pytest.mark.parametrize("library", [False, True])
+def test_a_reader_of_the_log_that_stands_still_costs_lines_and_nothing_else(
+    make: Callable[[], tuple[int, int]], library: bool
+) -> None:
+    reader, writer = make()
+    write: Callable[[str], None]
+    with os.fdopen(writer, "w") as out:
+        configure_logging("json", "info", stream=out)
+        if library:
+            write = logging.getLogger("some.library").warning
+        else:
+            write = structlog.get_logger("node").info
+        writing = threading.Thread(
+            target=lambda: [write(f"{n} " + 3000 * "x") for n in range(500)], daemon=True
+        )
+        writing.start()
+        writing.join(20)
+        assert not writing.is_alive(), "who logs waits for who reads"
+        kept = read_now(reader)
+        write("it reads again")
+        told, newest = (json.loads(line) for line in read_now(reader)[-2:])
+        os.close(reader)
+    whole = [line for line in kept if line.endswith("}")]
+    assert [json.loads(line)["event"].split()[0] for line in whole] == [
+        str(n) for n in range(len(whole))
+    ]
+    assert (told["event"], told["level"]) == ("log_lines_lost", "warning")
+    assert told["count"] == 500 - len(whole) and newest["event"] == "it reads again"
+
+
+def test_a_line_longer_than_a_pipe_takes_at_once_is_whole_when_somebody_reads() -> None:
+    reader, writer = os.pipe()
+    found: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reader, 1000):
+            found.append(piece)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    with os.fdopen(writer, "w") as out:
+        configure_logging("json", "info", stream=out)
+        fields = {f"field{n}": 4000 * "y" for n in range(4)}
+        structlog.get_logger("node").info("long", **fields)
+    reading.join(20)
+    os.close(reader)
+    line = json.loads(b"".join(found))
+    assert {name: line[name] for name in fields} == fields
 
 
 def test_chatty_libraries_are_quiet_but_their_warnings_come_through_clean() -> None:
