@@ -16,6 +16,7 @@ Where no endpoint gives account proofs, k equal answers must do for all of it. `
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,6 +120,7 @@ class EvmRegistry:
         self._members_how = "not read yet"
         self.newest: Membership | None = None
         self.last_error: ChainError | None = None
+        self._failing_since_s: float | None = None  # monotonic
 
     @property
     def chain_id(self) -> int:
@@ -187,7 +189,7 @@ class EvmRegistry:
         while True:
             try:
                 seen = await follower.look()
-                self.last_error = None
+                self.last_error = self._failing_since_s = None
             except (FinalityAlarm, PinMismatch, WrongChain) as error:
                 self.last_error = error
                 _log.error("chain.stopped", reason=str(error))
@@ -196,10 +198,17 @@ class EvmRegistry:
                 if str(error) != str(self.last_error):
                     _log.warning("chain.waiting", reason=str(error))
                 self.last_error = error
+                if self._failing_since_s is None:
+                    self._failing_since_s = time.monotonic()
             else:
                 if seen is not None:
                     yield seen
             await trio.sleep(self._poll_interval_s)
+
+    def failing_s(self) -> float | None:
+        """For how long all looks of ``watch`` failed, the last with ``last_error``; else None."""
+        since_s = self._failing_since_s
+        return None if since_s is None else time.monotonic() - since_s
 
     # ------------------------------------------------------------------ further reads
 

@@ -155,9 +155,9 @@ class RecoveryVote:
 class PolicyText:
     """The attestation policy that the registry names: what members' quotes are checked against.
 
-    The registry holds ``version`` (it only rises) and ``digest``, the keccak256 of ``text``. The
-    text itself may come from anybody, so whoever makes this value has hashed it: ``text`` always
-    matches ``digest``. What the bytes mean is for ``attest`` to read.
+    The registry's rules hold ``version`` (it only rises; other rules count anew) and ``digest``,
+    the keccak256 of ``text``. The text itself may come from anybody, so whoever makes this value
+    has hashed it: ``text`` always matches ``digest``. ``attest`` reads what the bytes mean.
     """
 
     version: int

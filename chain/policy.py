@@ -116,7 +116,8 @@ class PolicyReader:
                 failures[endpoint.name] = str(error)
             except (EndpointError, RpcFault) as error:
                 failures[endpoint.name] = str(error)
-        raise NoAgreement(f"text of policy {version}, 0x{digest.hex()}", 1, failures)
+        what = f"the text of policy {version}, 0x{digest.hex()} (a file may give it, too)"
+        raise NoAgreement(what, 1, failures)
 
     async def _text_from(
         self, endpoint: RpcEndpoint, rules: bytes, version: int, block_number: int

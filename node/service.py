@@ -47,6 +47,7 @@ from node.witness import Witness
 VERSION = version("dstack-cluster")
 SESSION_TAG = b"dstack-cluster/request-id/v2"
 FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
+UNREAD_S = 60  # endpoints may be away or disagree for a moment
 
 
 class NodeService:
@@ -176,6 +177,12 @@ class NodeService:
         age_s = self.registry.reader.finalized_age_s() if self.registry is not None else None
         if age_s is not None and age_s > FINALITY_STALL_S:
             found.append(f"the chain's finalized block has not moved for {age_s:.0f} s")
+        unread_s = self.registry.failing_s() if self.registry is not None else None
+        if self.registry is not None and unread_s is not None and unread_s > UNREAD_S:
+            found.append(
+                f"the registry is not followed: for {unread_s:.0f} s nothing new could be read "
+                f"from it: {self.registry.last_error}"
+            )
         if self.driver is not None and self.keeper is not None and self.keeper.trouble:
             found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")
         for part in (self.feed, self.attestation):
@@ -192,6 +199,9 @@ class NodeService:
     def _waiting_for(self) -> str:
         if self.keeper is not None and self.keeper.trouble:
             return f"{self.phase}: {self.keeper.trouble}"
+        if self.keeper is not None and self.keeper.membership is None and self.registry is not None:
+            error = self.registry.last_error
+            return self.phase if error is None else f"{self.phase}: {error}"
         return self.phase
 
     def _connected(self) -> int:

@@ -65,21 +65,20 @@ class PolicyBook:
         return text
 
     async def saw(self, policy: PolicyText | None) -> None:
-        """What the registry names at its newest finalized block."""
+        """What the registry names at its newest finalized block; to be told in order."""
         current = self.current
         if policy is None:
             if current is not None and not self._is_missing:
-                # Versions only rise, so this is no answer of the registry that we know.
                 self._log.error("policy_missing", version=current.version)
             self._is_missing = True
             return
         self._is_missing = False
+        # No order of versions: other rules that the registry's owner puts in place count anew, and
+        # members must not differ by who has seen the old ones.
         if current is not None and (policy.version, policy.digest) == (
             current.version,
             current.digest,
         ):
-            return
-        if current is not None and policy.version < current.version:
             return
         self._take(policy)
         await self._keep(policy)
@@ -102,7 +101,7 @@ class PolicyBook:
             "text": policy.text.hex(),
         }
         async with self._lock:
-            if self.current is None or self.current.version != policy.version:
+            if self.current is None or self.current.digest != policy.digest:
                 return
             try:
                 await trio.to_thread.run_sync(replace_json, self._memory, fields)
@@ -113,4 +112,10 @@ class PolicyBook:
         """What an operator must look at now."""
         if self.current is None:
             return ["the registry names no attestation policy yet: no member can be accepted"]
-        return [self.current.trouble] if self.current.trouble else []
+        found = [self.current.trouble] if self.current.trouble else []
+        if self._is_missing:
+            found.append(
+                "the registry names no attestation policy any more: "
+                f"policy {self.current.version} stays in force"
+            )
+        return found

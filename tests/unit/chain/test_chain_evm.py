@@ -151,6 +151,7 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_of_each_new_block(
         async def mend() -> None:
             while registry.last_error is None:
                 await trio.sleep(0.005)
+            assert registry.failing_s() is not None
             server = servers[1].chain
             with_members(server, [row(1), row(2)], version=4, changed=(11, 4, b"4" * 32))
 
@@ -160,6 +161,7 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_of_each_new_block(
         assert (first.membership.version, second.membership.version) == (3, 4)
         assert first.changed and second.changed
         assert registry.last_error is None and registry.status()["alarm"] is None
+        assert registry.failing_s() is None
         # The same version with another endpoint is a change too; a block alone is none.
         for server in servers:
             server.chain.finalized = 12

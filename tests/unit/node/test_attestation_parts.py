@@ -80,12 +80,27 @@ async def test_the_newest_policy_is_in_force_and_survives_a_restart(tmp_path: Pa
     await book.saw(ALL)
     await book.saw(ALL)
     await book.saw(replace(ALL, version=3))
-    await book.saw(replace(ALL, version=2))  # an older sighting that took longer
-    await book.saw(None)
     assert changes == [1, 3] and book.alarms() == []
     again = PolicyBook(tmp_path / "policy.json")
     assert again.remember() == ALL.text
     assert again.current == book.current
+
+
+async def test_rules_that_take_the_place_of_others_are_followed_from_their_first_policy_on(
+    tmp_path: Path,
+) -> None:
+    book = PolicyBook(tmp_path / "policy.json")
+    await book.saw(replace(ALL, version=3))
+    await book.saw(None)  # the new rules name none yet: nobody is let in by that
+    assert book.current is not None and book.current.version == 3
+    (alarm,) = book.alarms()
+    assert "names no attestation policy any more: policy 3 stays in force" in alarm
+    other = ALL.text.replace(b"{", b"{ ", 1)
+    await book.saw(PolicyText(1, keccak256(other), other))
+    assert (book.current.version, book.current.digest) == (1, keccak256(other))
+    assert book.alarms() == []
+    again = PolicyBook(tmp_path / "policy.json")
+    assert again.remember() == other
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"\xff\xfe", b"[" * 20_000])

@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 
 from attest import SecretKey
+from chain import ChainError
 from chain.eip712 import domain_separator
 from consensus.commands import Compare, Put, Range, Relation, Target, Txn
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
@@ -90,8 +91,23 @@ def test_a_chain_that_stops_to_finalize_is_an_alarm() -> None:
     service = NodeService(config(1))
     for age_s, alarms in ((None, 0), (600.0, 0), (2000.0, 1)):
         reader = SimpleNamespace(finalized_age_s=lambda age_s=age_s: age_s)
-        service.registry = SimpleNamespace(reader=reader)  # type: ignore[assignment]
+        service.registry = SimpleNamespace(reader=reader, failing_s=lambda: None)  # type: ignore[assignment]
         assert len(service.alarms()) == alarms
+
+
+def test_a_registry_that_cannot_be_read_while_the_chain_goes_on_is_an_alarm_and_says_why() -> None:
+    service = NodeService(config(1))
+    for failing_s, alarms in ((None, 0), (20.0, 0), (90.0, 1)):
+        service.registry = SimpleNamespace(  # type: ignore[assignment]
+            reader=SimpleNamespace(finalized_age_s=lambda: 3.0),
+            failing_s=lambda failing_s=failing_s: failing_s,
+            last_error=ChainError("nobody gives the text of policy 2"),
+        )
+        assert len(service.alarms()) == alarms
+    assert "for 90 s" in service.alarms()[0] and "the text of policy 2" in service.alarms()[0]
+    service.phase = "registering the seat"
+    service.keeper = SimpleNamespace(trouble="", membership=None, alarm="")  # type: ignore[assignment]
+    assert service._waiting_for() == "registering the seat: nobody gives the text of policy 2"
 
 
 async def test_many_reads_share_few_barriers(tmp_path: Path) -> None:
