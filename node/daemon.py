@@ -48,6 +48,7 @@ from node.attestation.fence import BootFence
 from node.attestation.setup import open_attestation
 from node.config import Config, ConfigError, TimingConfig, check_startable
 from node.driver import Driver, SafetyStop
+from node.lookups import NameLookups
 from node.membership import MembershipFeed
 from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
@@ -102,6 +103,7 @@ async def run_daemon(config: Config) -> int:
     if config.insecure.names():
         _log.warning("insecure_modes", modes=list(config.insecure.names()))
     permit_files()
+    trio.socket.set_custom_hostname_resolver(NameLookups())
     service = NodeService(config)
     try:
         async with trio.open_nursery() as nursery:

@@ -20,6 +20,7 @@ from node import daemon
 from node.config import ApiConfig, ChainConfig, Config, InsecureConfig, NodeConfig
 from node.daemon import EXIT_FAILED, EXIT_SAFETY, _exit_status, durations, run_daemon
 from node.driver import SafetyStop
+from node.lookups import NameLookups
 from node.service import NodeService
 from node.statelock import StateLock
 from node.storage import StorageError
@@ -70,6 +71,7 @@ async def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
             assert await run_daemon(replace(config(tmp_path), api=api)) == EXIT_FAILED
     (line,) = [line for line in lines if line["log_level"] == "critical"]
     assert line["event"] == "failed" and line["kind"] == "ApiError"
+    assert isinstance(trio.socket.set_custom_hostname_resolver(None), NameLookups)
 
 
 def test_it_permits_itself_as_many_open_files_as_its_bounds_need() -> None:
