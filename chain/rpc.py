@@ -55,7 +55,8 @@ class RpcEndpoint:
         try:
             parts = urlsplit(url)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
-        except ValueError:
+            (host or "").encode("idna")  # else each lookup of the name would fail so
+        except ValueError:  # also UnicodeError
             raise ChainConfigError("an RPC URL does not parse") from None
         if scheme not in ("http", "https") or not host:
             raise ChainConfigError("an RPC URL must be http:// or https:// with a host")

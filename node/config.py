@@ -18,10 +18,9 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from node.config_deployment import DEPLOYMENT_KEYS, Contradiction, fill_from_deployment
 from node.config_values import (
@@ -29,6 +28,7 @@ from node.config_values import (
     WrongValue,
     address20,
     api_listen,
+    came_text,
     choice,
     flag,
     hash32,
@@ -36,9 +36,11 @@ from node.config_values import (
     listens_only_here,
     multiaddr,
     path_text,
+    plain_value,
     rpc_url,
     several,
     source_url,
+    toml_text,
 )
 
 ENV_PREFIX = "DSTACK_CLUSTER_"
@@ -336,7 +338,7 @@ def parse_config(
             expected = ", ".join(f"[{name}]" for name in _KEYS)
             raise ConfigError(f"{source}: {section}: unknown section; expected one of {expected}")
         if not isinstance(table, dict):
-            raise ConfigError(f"{source}: {section}: expected a table, came {_came(table)}")
+            raise ConfigError(f"{source}: {section}: expected a table, came {came_text(table)}")
         for name, value in table.items():
             if name not in keys:
                 expected = ", ".join(keys)
@@ -365,7 +367,7 @@ def _fill_from_deployment(found: dict[str, tuple[Any, str]], source: str, base_d
         fill_from_deployment(found, base_dir / path_text(value), readers)
     except WrongValue as wrong:
         raise ConfigError(
-            f"{source}: chain.deployment: expected {wrong}; came {_came(value)}"
+            f"{source}: chain.deployment: expected {wrong}; came {came_text(value)}"
         ) from None
     except Contradiction as contradiction:
         raise ConfigError(f"{source}: chain.deployment: {contradiction}") from None
@@ -413,7 +415,7 @@ def _build(found: dict[str, tuple[Any, str]], source: str, base_dir: Path) -> Co
                 values[item.name] = key.read(value)
             except WrongValue as wrong:
                 raise ConfigError(
-                    f"{where}: {full}: expected {wrong}; came {_came(value)}"
+                    f"{where}: {full}: expected {wrong}; came {came_text(value)}"
                 ) from None
             if key.relative:
                 values[item.name] = base_dir / values[item.name]
@@ -478,13 +480,6 @@ def _check_together(config: Config) -> None:
             raise wrong(f"timing.{small}", f"less than timing.{large} = {high}", low)
 
 
-def _came(value: Any) -> str:
-    """A value as errors show it: short, and long texts cut."""
-    text = repr(value) if not isinstance(value, str) else f'"{value}"'
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 # --- printing ----------------------------------------------------------------------------------
 
 
@@ -501,7 +496,7 @@ def config_json(config: Config) -> dict[str, Any]:
     return {
         section: {
             item.name: {
-                "value": _plain(value, mask=True),
+                "value": plain_value(value, mask=True),
                 "source": config.sources.get(f"{section}.{item.name}", "default"),
             }
             for item in fields(kind)
@@ -511,46 +506,12 @@ def config_json(config: Config) -> dict[str, Any]:
     }
 
 
-def masked_url(url: str) -> str:
-    """The URL's origin, with ``/***`` when there was more."""
-    parts = urlsplit(url)
-    rest = parts.path.strip("/") or parts.query
-    return f"{parts.scheme}://{parts.netloc}" + ("/***" if rest else "")
-
-
-def _plain(value: Any, mask: bool) -> Any:
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple):
-        return [_plain(item, mask) for item in value]
-    if mask and isinstance(value, str) and value.startswith(("http://", "https://")):
-        return masked_url(value)
-    assert not is_dataclass(value)
-    return value
-
-
-def _toml_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_text(item) for item in value) + "]"
-    if isinstance(value, int):
-        return str(value)
-    escaped = "".join(
-        {'"': '\\"', "\\": "\\\\"}.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}"
-        for c in value
-    )
-    return f'"{escaped}"'
-
-
 def _toml_value(value: Any) -> str:
-    return _toml_text(_plain(value, mask=False))
+    return toml_text(plain_value(value, mask=False))
 
 
 def _shown_value(value: Any) -> str:
-    return _toml_text(_plain(value, mask=True))
+    return toml_text(plain_value(value, mask=True))
 
 
 def _print(

@@ -1,4 +1,5 @@
-"""How single configuration values are read: one function per kind, each refusing all else.
+"""How single configuration values are read: one function per kind, each refusing all else; and
+how they are shown.
 
 A reader takes what TOML (or a flag, or the environment) gave and returns the typed value, or
 raises ``WrongValue`` whose text finishes the sentence "expected ...".
@@ -125,6 +126,7 @@ def rpc_url(value: Any) -> str:
     try:
         parts = urlsplit(value)
         port_good = parts.port is None or parts.port > 0
+        (parts.hostname or "").encode("idna")  # no label is empty or too long
     except ValueError:
         raise WrongValue(expected) from None
     if (
@@ -194,3 +196,56 @@ def listens_only_here(listen: str) -> bool:
         return True
     host = listen.rpartition(":")[0].strip("[]")
     return ipaddress.ip_address(host).is_loopback
+
+
+# --- for errors and listings ---
+
+
+def masked_url(url: str) -> str:
+    """The URL's scheme, host and port; ``***`` for the rest, where API keys and passwords are."""
+    scheme, separator, rest = url.partition("://")
+    if "@" in rest:  # where a password ends, one with a slash in it leaves to guess
+        return f"{scheme}{separator}***"
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return f"{scheme}{separator}{host}" + ("/***" if rest[len(host) :].strip("/") else "")
+
+
+def came_text(value: Any) -> str:
+    """A value as errors show it: short, long texts cut, no more of a URL than where it leads."""
+    text = f'"{_masked(value)}"' if isinstance(value, str) else repr(_masked(value))
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return masked_url(value) if isinstance(value, str) and "://" in value else value
+
+
+def plain_value(value: Any, mask: bool) -> Any:
+    """As JSON has it; ``mask`` cuts URLs."""
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [plain_value(item, mask) for item in value]
+    if mask and isinstance(value, str) and value.startswith(("http://", "https://")):
+        return masked_url(value)
+    return value
+
+
+def toml_text(value: Any) -> str:
+    """A plain value as TOML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_text(item) for item in value) + "]"
+    if isinstance(value, int):
+        return str(value)
+    escaped = "".join(
+        {'"': '\\"', "\\": "\\\\"}.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}"
+        for c in value
+    )
+    return f'"{escaped}"'

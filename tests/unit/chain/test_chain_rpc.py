@@ -134,7 +134,16 @@ async def test_a_fault_carries_code_text_and_revert_data(serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/", "file:///etc/passwd", "http://", "host:1", "http://a:b:c/"]
+    "url",
+    [
+        "ftp://host/",
+        "file:///etc/passwd",
+        "http://",
+        "host:1",
+        "http://a:b:c/",
+        "http://a..b/",
+        "http://" + 64 * "a" + ".example/",
+    ],
 )
 def test_only_http_urls_are_taken(url: str) -> None:
     with pytest.raises(ChainConfigError):

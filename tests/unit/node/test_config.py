@@ -16,10 +16,10 @@ from node.config import (
     check_startable,
     config_json,
     load_config,
-    masked_url,
     parse_config,
     show_config,
 )
+from node.config_values import masked_url
 
 
 def parse(**sections: dict[str, Any]) -> Config:
@@ -65,6 +65,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("chain", "rpc", ["ftp://x"], "an http(s) URL"),
     ("chain", "rpc", ["http://user:pw@x"], "without user name"),
     ("chain", "rpc", ["http://x:99999"], "an http(s) URL"),
+    ("chain", "rpc", ["http://a..b"], "an http(s) URL"),
+    ("chain", "rpc", ["http://" + 64 * "a" + ".example"], "an http(s) URL"),
     ("chain", "rpc", ["http://x", "http://x"], "without repetition"),
     ("chain", "rpc_quorum", 2, "at most the 1"),
     ("chain", "kms_roots", ["0x12"], "20 bytes"),
@@ -92,6 +94,23 @@ def test_a_wrong_value_is_refused_with_source_key_expectation_and_value(
     assert text.startswith(f"test.toml: {section}.{key}: expected ")
     assert expected in text
     assert "came" in text and len(text) < 400 and text.isprintable()
+
+
+@pytest.mark.parametrize(
+    "rpc",
+    [
+        ["https://user:api-key@one.example/v2"],
+        ["https://user:api/api-key@one.example/v2"],
+        ["https://one.example/v2/api-key#fragment"],
+        ["https://one.example?k=api-key "],
+        ["https://one.example/api-key", "https://one.example/api-key"],
+        "https://one.example/api-key",
+    ],
+)
+def test_a_refused_url_is_shown_without_what_may_be_its_key(rpc: Any) -> None:
+    with pytest.raises(ConfigError, match=r"came .*https://(\*\*\*|one\.example)") as caught:
+        parse(chain={"rpc": rpc})
+    assert "api-key" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
