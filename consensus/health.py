@@ -11,6 +11,7 @@ what one of them cannot see for sure is left to the number of those who saw the 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import limits
@@ -118,63 +119,83 @@ class Suspicion:
 
 
 class Fairness:
-    """Finds censorship: a command whose turn it is, and that the leader leaves out all the same.
+    """Finds censorship: commands whose turn it is, and that the leader leaves out all the same.
 
     Sources take turns and commands of a source keep their order (``mempool``), so a fair leader
     that has a command which is next in its source's row puts it into its next blocks. Whoever
     gave it to us may not have given it to the leader; we do, before we count anything against it.
+
+    Each source's front is judged by itself: a leader could else keep the oldest of its own
+    commands back, serve its other ones, and leave everybody else out meanwhile.
     """
 
     def __init__(self) -> None:
-        self.suspicion: Suspicion | None = None
+        self.suspicions: dict[int, Suspicion] = {}  # by source
 
     def forget(self) -> None:
-        """Another leader, or the command was served."""
-        self.suspicion = None
+        """Another leader."""
+        self.suspicions.clear()
 
     def remind(self, mempool: Mempool, now: int, patience: int) -> bytes | None:
-        """The encoded command to remind the leader of: the one whose turn is due longest.
+        """The encoded command to remind the leader of: one of those whose turn is due, the oldest.
 
         ``patience`` is how many ticks a command may wait before. None: nothing to say, or the
-        leader was told already.
+        leader was told of all of them already.
         """
-        front = min(mempool.fronts(), key=lambda f: (f.since, f.source), default=None)
-        known = self.suspicion
-        if front is None or now - front.since < patience:
-            self.suspicion = None
+        due = {f.source: f for f in mempool.fronts() if now - f.since >= patience}
+        for source, suspicion in list(self.suspicions.items()):
+            front = due.get(source)
+            if front is None or front.command_id != suspicion.front.command_id:
+                del self.suspicions[source]  # it was served, or its row moved on
+        untold = (front for source, front in due.items() if source not in self.suspicions)
+        oldest = min(untold, key=lambda f: (f.since, f.source), default=None)
+        if oldest is None:
             return None
-        if known is not None and known.front.command_id == front.command_id:
-            return None
-        self.suspicion = Suspicion(front, now)
-        waiting = mempool.get(front.command_id)
+        self.suspicions[oldest.source] = Suspicion(oldest, now)
+        waiting = mempool.get(oldest.command_id)
         assert waiting is not None
         return waiting.raw
 
-    def saw_block(self, block: Block, mempool: Mempool, now: int, settle: int) -> None:
-        """Judges a block that the leader proposed: did it skip the command under suspicion?
+    def saw_block(
+        self,
+        block: Block,
+        mempool: Mempool,
+        now: int,
+        settle: int,
+        is_below: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
+        """Judges a block that the leader proposed: which of the commands did it skip?
 
         ``settle`` is how many ticks apart two commands may arrive in another order elsewhere, and
         how long the reminder may take. A block is excused when it serves what the same source
         gave us before or little later, or when it is full of commands as old as that.
+        ``is_below`` tells whether a command is in a block that is not final yet.
         """
-        s = self.suspicion
-        if s is None or now - s.reminded < settle:
+        judged = [s for s in self.suspicions.values() if now - s.reminded >= settle]
+        if not judged:
             return
-        if s.front.command_id in block.command_ids:
-            self.suspicion = None
-            return
-        newest_excused = s.front.since + settle
-        fresh, size = False, 0
+        oldest: dict[int, int] = {}  # when of each source the first came that is in the block
+        newest, size = 0, 0
         for raw in block.commands:
             size += len(raw)
             waiting = mempool.get(raw_command_id(raw))
-            if waiting is None or waiting.since > newest_excused:
-                fresh = True
-            elif waiting.source == s.front.source:
+            since = now + 1 if waiting is None else waiting.since  # what we do not have is new
+            newest = max(newest, since)
+            if waiting is not None:
+                oldest[waiting.source] = min(since, oldest.get(waiting.source, since))
+        is_full = _is_full(len(block.commands), size)
+        for s in judged:
+            newest_excused = s.front.since + settle
+            served = s.front.command_id in block.command_ids or is_below(s.front.command_id)
+            if served or oldest.get(s.front.source, now + 1) <= newest_excused:
                 s.skips = 0
-                return
-        if fresh or not _is_full(len(block.commands), size):
-            s.skips += 1
+            elif newest > newest_excused or not is_full:
+                s.skips += 1
+
+    def skipped(self, times: int) -> Front | None:
+        """Of the commands that so many blocks in a row left out, the one that waits longest."""
+        fronts = (s.front for s in self.suspicions.values() if s.skips >= times)
+        return min(fronts, key=lambda f: (f.since, f.source), default=None)
 
 
 def _is_full(commands: int, size: int) -> bool:

@@ -64,11 +64,9 @@ class Watching(Booting):
             self.pace.forget()
             return None
         self._mind_commands(leader)
-        suspicion = self.fairness.suspicion
-        if suspicion is not None and suspicion.skips >= SKIPS_MAX:
-            waits = self.tick - suspicion.front.since
-            if waits >= d.ticks(self._longer(d.censor_ms)):
-                return Reason.CENSORSHIP
+        skipped = self.fairness.skipped(SKIPS_MAX)
+        if skipped is not None and self.tick - skipped.since >= d.ticks(self._longer(d.censor_ms)):
+            return Reason.CENSORSHIP
         window = d.ticks(self._longer(d.slow_ms))
         if self.pace.is_slow(window, BLOCKS_MIN):
             return Reason.SLOW
@@ -121,14 +119,10 @@ class Watching(Booting):
 
     def _saw_proposal(self, block: Block) -> None:
         """We vote for a block of the leader; does it leave somebody out?"""
-        suspicion = self.fairness.suspicion
-        if suspicion is None or block.next_epoch is not None:
-            return
-        if self._is_proposed(suspicion.front.command_id):
-            self.fairness.forget()
+        if not self.fairness.suspicions or block.next_epoch is not None:
             return
         settle = self.durations.ticks(self.durations.censor_ms // 4)
-        self.fairness.saw_block(block, self.mempool, self.tick, settle)
+        self.fairness.saw_block(block, self.mempool, self.tick, settle, self._is_proposed)
 
     def _enter(self, view: View) -> None:
         if view.term != self.view.term:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.interface import ChainHead, Event
 from consensus.types import View
@@ -48,11 +49,47 @@ class AnswersNothing(BadLeader):
 class ClientCensor(BadLeader):
     """Leaves out the commands of some clients, whoever passes them on."""
 
+    left_out: tuple[bytes, ...] = (VICTIM,)
+
     def receive(self, sender: int, message: Message) -> None:
         if isinstance(message, Commands):
-            kept = tuple(raw for raw in message.commands if not raw.startswith(VICTIM))
+            kept = tuple(raw for raw in message.commands if not raw.startswith(self.left_out))
             message = Commands(kept)
         super().receive(sender, message)
+
+
+class DecoyCensor(ClientCensor):
+    """Leaves out those clients behind old commands of its own: it serves one in each block.
+
+    All have the others in its row. That one of them stands still at its head looks like patience.
+    """
+
+    decoys = 2000
+    left_out = (VICTIM, b"decoy")
+
+    def __init__(self, world: World, seat: int) -> None:
+        super().__init__(world, seat)
+        self._at = View(0, 0)
+        world.after(BAD_FROM_MS - 500.0, self._begin)
+
+    def _begin(self) -> None:
+        numbers = range(self.decoys)
+        self._left = [
+            encode_command(Command(b"decoy %10d" % n, 1, Put(b"decoy", b""))) for n in numbers
+        ]
+        for peer in self.friends():
+            self.tell(peer, Commands(tuple(self._left)))
+        self._serve()
+
+    def _serve(self) -> None:
+        if self.engine is not None and self.engine.view != self._at and len(self._left) > 1:
+            self._at = self.engine.view
+            self.submit(self._left.pop())
+        self.world.after(5.0, self._serve)
+
+    def transmit(self, to: int | None, message: Message) -> None:
+        if not isinstance(message, Commands):
+            super().transmit(to, message)
 
 
 class MemberCensor(BadLeader):
@@ -139,4 +176,6 @@ BAD_LEADERS: dict[str, type[Liar]] = {
     "withholds_finality": WithholdsFinality,
     "ignores_the_chain": IgnoresTheChain,
 }
+# Those whose stories need more than random runs have: they take no part in these.
+STORIES: dict[str, type[Liar]] = {"decoy_censor": DecoyCensor}
 LIARS: dict[str, type[Liar]] = adversaries.GALLERY | BAD_LEADERS | IMPOSTORS

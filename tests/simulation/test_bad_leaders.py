@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from consensus.engine import Engine
+from consensus.health import Fairness
 from consensus.interface import Durations
+from consensus.mempool import Mempool
 from consensus.types import Reason, View, Vote, VoteKind
 from tests.simulation.adversaries import Liar
 from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
@@ -44,6 +46,11 @@ def test_who_is_left_out_by_a_leader_that_still_has_a_quorum_loses_nothing(kind:
     victim = Writer(reign, reign.victim, VICTIM, 100.0)
     reign.run_for(6000.0)
     assert victim.done >= 5 and victim.slowest_ms < 1500.0
+
+
+def test_a_leader_that_leaves_clients_out_behind_old_commands_of_its_own_is_replaced() -> None:
+    elapsed = replaced_after("decoy_censor", DEFAULTS, busy=True)
+    assert elapsed is not None and elapsed <= 3500.0
 
 
 def test_a_leader_that_follows_the_chain_no_more_is_replaced() -> None:
@@ -154,6 +161,24 @@ class BlindToCensorship(Engine):
         pass
 
 
+class _OneAtATime(Fairness):
+    """Minds no command but the one that waits longest."""
+
+    def remind(self, mempool: Mempool, now: int, patience: int) -> bytes | None:
+        raw = super().remind(mempool, now, patience)
+        oldest = min(self.suspicions, key=lambda s: self.suspicions[s].front.since, default=None)
+        self.suspicions = {s: why for s, why in self.suspicions.items() if s == oldest}
+        return raw
+
+
+class BlindToAllButTheOldest(Engine):
+    """A leader can hide the one whom it leaves out behind an older command of its own."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.fairness = _OneAtATime()
+
+
 class BlindToPace(Engine):
     """Lets a leader take its time."""
 
@@ -167,6 +192,11 @@ MISSED: tuple[Directed, ...] = (
         BlindToCensorship,
         ("R12",),
         lambda e: replaced_after("client_censor", DEFAULTS, engine_class=e) is not None,
+    ),
+    Directed(
+        BlindToAllButTheOldest,
+        ("R12",),
+        lambda e: replaced_after("decoy_censor", DEFAULTS, engine_class=e) is not None,
     ),
     Directed(
         BlindToPace,

@@ -17,7 +17,7 @@ from consensus.outcomes import Applied
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode
 
-from .bad_leaders import LIARS
+from .bad_leaders import LIARS, STORIES
 from .members import Member
 from .oracle import Oracle
 from .registry import SimChain
@@ -201,7 +201,7 @@ class World:
             if kind is None:
                 self.members[seat] = Member(self, seat, engine_class)
             else:
-                self.members[seat] = LIARS[kind](self, seat)
+                self.members[seat] = (LIARS | STORIES)[kind](self, seat)
 
     def new_store(self, seat: int) -> SimStore:
         s = self.scenario
