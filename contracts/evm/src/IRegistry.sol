@@ -78,6 +78,8 @@ interface IRegistry {
     error NoNode();
     error AlreadyLaunched();
     error NothingToLaunch();
+    /// Who votes changed since the owner looked.
+    error OtherFounders();
     error NotGuardian();
     error BadWeight();
     error TooManySeats();
@@ -167,8 +169,10 @@ interface IRegistry {
 
     // ------------------------------------------------------- contract owner
 
-    /// @notice Fixes version, digest and weight of epoch 0, once.
-    function launch() external;
+    /// @notice Fixes version, digest and weight of epoch 0, once: of those founders whom the owner looked at.
+    /// @param founders the digest of `lastChange` when they were looked at; whoever came, left or got
+    ///        another key or weight since then makes it another one
+    function launch(bytes32 founders) external;
     /// @notice Also the minter's, up to its weight.
     function grantSeat(address to, uint32 weight) external returns (uint256 seat);
     function setWeight(uint256 seat, uint32 weight) external;

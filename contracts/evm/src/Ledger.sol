@@ -56,8 +56,7 @@ abstract contract Ledger is Slots, IRegistry {
 
     /// @inheritdoc IRegistry
     function lastChange() external view returns (uint64, uint64, bytes32) {
-        uint32 v = _changeVersion;
-        return (_changeBlock, v, v == _version ? _digest : _changeDigest);
+        return (_changeBlock, _changeVersion, _voters());
     }
 
     /// @dev Follows a change of the row: weights, then one digest step.
@@ -100,6 +99,11 @@ abstract contract Ledger is Slots, IRegistry {
             _version = v;
         }
         emit NodeChanged(seat, v, keyX, keyOdd, instanceId, weight, status);
+    }
+
+    /// @dev The digest right after the last change of who votes: what tells one set of voters from another.
+    function _voters() internal view returns (bytes32) {
+        return _changeVersion == _version ? _digest : _changeDigest;
     }
 
     /// @dev The weight with which a seat votes now: what `_commit` wants to know of before.

@@ -205,10 +205,11 @@ contract Registry is Pages, Ownable2Step, Pausable {
     // ------------------------------------------------------- contract owner
 
     /// @inheritdoc IRegistry
-    function launch() external onlyOwner {
+    function launch(bytes32 founders) external onlyOwner {
         if (_launch.blockNumber != 0) revert AlreadyLaunched();
         uint32 weight = _activeWeight;
         if (weight == 0) revert NothingToLaunch();
+        if (founders != _voters()) revert OtherFounders();
         _launch.blockNumber = uint64(block.number);
         _launch.version = _version;
         _launch.weight = weight;

@@ -17,8 +17,7 @@ contract BreakGlassTest is Fixture {
             grant(wallet(seat), uint32(5 - seat));
             enlist(seat, wallet(seat), 0x100 + seat, bytes20(uint160(0x100 + seat)), 1);
         }
-        vm.prank(OWNER);
-        reg.launch();
+        launch();
     }
 
     // ------------------------------------------------------------------ the way it goes

@@ -40,8 +40,7 @@ abstract contract CourtFixture is Fixture {
             enlist(i, wallet(i), secret(i), instance(i), 1);
         }
         if (!launched) return;
-        vm.prank(OWNER);
-        reg.launch();
+        launch();
         vm.roll(block.number + 1);
     }
 

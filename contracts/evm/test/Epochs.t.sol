@@ -196,8 +196,7 @@ contract EpochsTest is CourtFixture {
         }
         uint64 second = first + 2;
         (uint64 chainBlock,,) = reg.changeOf(reg.version());
-        vm.prank(OWNER);
-        reg.launch();
+        launch();
         vm.roll(chainBlock + 1);
         // seat 1, a quorum of itself then, makes up a boundary and a block on it
         (bytes memory boundary, bytes memory body, Head memory h) = madeUp(alone);

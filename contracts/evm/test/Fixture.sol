@@ -94,6 +94,17 @@ abstract contract Fixture is Cheats {
         return reg.grantSeat(to, weight);
     }
 
+    /// With whoever votes now.
+    function launch() internal {
+        bytes32 founders = voters();
+        vm.prank(OWNER);
+        reg.launch(founders);
+    }
+
+    function voters() internal view returns (bytes32 digest) {
+        (,, digest) = reg.lastChange();
+    }
+
     function certify(
         IDeployed at,
         bytes20 appId,

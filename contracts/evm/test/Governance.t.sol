@@ -15,40 +15,79 @@ contract GovernanceTest is Fixture {
     function test_only_the_contract_owner_launches_and_once() public {
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.NothingToLaunch.selector);
-        reg.launch();
+        reg.launch(0);
         grant(alice, 3);
         enlist(1, alice, NODE1, INSTANCE1, 1);
         // every seat granted so far is active: whoever could launch now would found a cluster of one
+        bytes32 founders = voters();
         address[3] memory others = [STRANGER, GUARDIAN, alice];
         for (uint256 i = 0; i < others.length; ++i) {
             vm.prank(others[i]);
             vm.expectRevert(
                 abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, others[i])
             );
-            reg.launch();
+            reg.launch(founders);
         }
         grant(bob, 2);
         enlist(2, bob, NODE2, INSTANCE2, 1);
-        vm.prank(OWNER);
-        reg.launch();
+        launch();
         (uint64 blockNumber, uint64 version, bytes32 digest, uint32 weight) = reg.launched();
         eq(blockNumber, block.number, "block");
         eq(version, reg.version(), "version");
         eq(digest, reg.digest(), "digest");
         eq(weight, 5, "weight");
+        founders = voters();
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.AlreadyLaunched.selector);
-        reg.launch();
+        reg.launch(founders);
     }
 
     function test_the_contract_owner_launches_with_fewer() public {
         grant(alice, 3);
         grant(bob, 2);
         enlist(1, alice, NODE1, INSTANCE1, 1);
-        vm.prank(OWNER);
-        reg.launch();
+        launch();
         (,,, uint32 weight) = reg.launched();
         eq(weight, 3, "weight");
+    }
+
+    /// By guardian, seat owner, node or the owner himself: what he looked at is what is founded, or nothing.
+    function test_the_launch_takes_nobody_but_those_whom_the_owner_looked_at() public {
+        grant(alice, 3);
+        grant(bob, 2);
+        enlist(1, alice, NODE1, INSTANCE1, 1);
+        bytes32 seen = voters();
+        enlist(2, bob, NODE2, INSTANCE2, 1);
+        founding(seen, true); // one more came
+        seen = voters();
+        vm.prank(GUARDIAN);
+        reg.deactivate(1);
+        founding(seen, true); // one was put out
+        seen = voters();
+        enlist(2, bob, 0x333, bytes20(uint160(3)), 2);
+        founding(seen, true); // another machine sits there
+        seen = voters();
+        vm.prank(OWNER);
+        reg.setWeight(2, 9);
+        founding(seen, true); // it weighs more
+        founding(0, true); // and none looked at none
+
+        // who does not vote yet, where one is reached, what a seat without a node weighs: no matter
+        seen = voters();
+        grant(address(0xCA), 1);
+        vm.prank(OWNER);
+        reg.setWeight(1, 4);
+        enlist(2, bob, 0x333, bytes20(uint160(4)), 3);
+        yes(reg.digest() != seen, "the registry went on");
+        founding(seen, false);
+        (,,, uint32 weight) = reg.launched();
+        eq(weight, 9, "weight");
+    }
+
+    function founding(bytes32 founders, bool refused) private {
+        vm.prank(OWNER);
+        if (refused) vm.expectRevert(IRegistry.OtherFounders.selector);
+        reg.launch(founders);
     }
 
     // --------------------------------------------------------------- governance
@@ -67,7 +106,7 @@ contract GovernanceTest is Fixture {
             abi.encodeCall(reg.setLease, (1)),
             abi.encodeCall(reg.setTransfersAllowed, (true)),
             abi.encodeCall(reg.unpause, ()),
-            abi.encodeCall(reg.launch, ())
+            abi.encodeCall(reg.launch, (0))
         ];
         grant(alice, 1);
         for (uint256 who = 0; who < others.length; ++who) {
