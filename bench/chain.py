@@ -166,8 +166,16 @@ class _Bench:
                 for seat, wallet in enumerate(wallets, 1)
             ]
         )
-        await self._call_all([(OWNER, "launch", ())])
+        await self._call_all([(OWNER, "launch", (await self._founders(),))])
         await self._mine(4)
+
+    async def _founders(self) -> bytes:
+        """The digest by which the launch knows whom it founds the cluster with."""
+        view = self._abi.function("lastChange")
+        call = {"to": "0x" + self._contract.hex(), "data": "0x" + view.encode().hex()}
+        answer = await self._rpc.call("eth_call", [call, "latest"])
+        _block, _version, digest = view.decode(bytes.fromhex(answer[2:]))
+        return bytes(digest)
 
     def _registration(self, seat: int, deadline_s: int) -> tuple[Any, ...]:
         node = coincurve.PrivateKey(keccak256(b"node %d" % seat))

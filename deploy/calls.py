@@ -98,9 +98,13 @@ def revoke_root(epoch: int) -> Call:
 # --- the contract itself ----------------------------------------------------------------------
 
 
-def launch() -> Call:
-    """As the contract's owner: fixes the active seats as the set of epoch 0, once."""
-    return Call("launch")
+def launch(founders: bytes) -> Call:
+    """As the contract's owner: fixes the active seats as the set of epoch 0, once.
+
+    ``founders`` is the digest of the registry's last change of who votes (32 bytes), as it was when
+    the owner looked at them: if they are others by then, the contract refuses.
+    """
+    return Call("launch", (founders,))
 
 
 def set_guardian(guardian: bytes) -> Call:

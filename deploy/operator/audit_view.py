@@ -157,7 +157,8 @@ def as_lines(seen: Audit) -> list[str]:
     lines += [
         _line("version", f"{now.version}, digest 0x{now.digest.hex()}"),
         _line("changed", "never" if change is None else
-              f"who votes, last in block {change.block_number}, version {change.version}"),
+              f"who votes, last in block {change.block_number}, version {change.version},"
+              f" digest 0x{change.digest.hex()}"),
     ]  # fmt: skip
     pending = now.pending_recovery
     if pending is not None:

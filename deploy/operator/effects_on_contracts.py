@@ -24,7 +24,7 @@ from deploy.operator.wording import Effect, time_text
 # --- the contract itself ----------------------------------------------------------------------
 
 
-def launch(now: Membership) -> Effect:
+def launch(now: Membership, founders: bytes) -> Effect:
     rows = [(m.seat, m.weight) for m in now.active()]
     names = ", ".join(f"{seat} (weight {weight})" for seat, weight in rows) or "none"
     total = sum(weight for _, weight in rows)
@@ -32,10 +32,13 @@ def launch(now: Membership) -> Effect:
     warnings = list(blockers(rows))
     if empty:
         warnings.append(f"seats without a node come in later only: {', '.join(empty)}")
+    if now.last_change is not None and now.last_change.digest != founders:
+        warnings.append(f"these are not the founders 0x{founders.hex()}: plan anew, and look again")
     return Effect(
         (
             f"founds the cluster, once: seats {names}",
             f"voting weight {total}, quorum {quorum(total)}",
+            f"these founders or none: --founders 0x{founders.hex()}",
         ),
         tuple(warnings),
     )

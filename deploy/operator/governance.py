@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from chain import ChainConfigError
 from deploy import calls
+from deploy.calls import Call
 from deploy.operator import arguments as read
-from deploy.operator.verbs import Verbs
+from deploy.operator.session import Session
+from deploy.operator.verbs import Options, Verbs
 
 
 def add(verbs: Verbs) -> None:
     """Adds them."""
-    verbs.call(
-        "launch", lambda o: calls.launch(),
-        "as contract owner: fix the active seats as the set of epoch 0, once",
+    launch = verbs.call(
+        "launch", None, "as contract owner: fix the active seats as the set of epoch 0, once",
+        prepare=_launch,
+    )  # fmt: skip
+    launch.add_argument(
+        "--founders", type=read.hash32, metavar="DIGEST",
+        help="the founders that a plan showed, these or none; needed with --yes",
     )  # fmt: skip
     verbs.call(
         "guardian", lambda o: calls.set_guardian(o.guardian),
@@ -44,3 +51,16 @@ def add(verbs: Verbs) -> None:
         "accept", lambda o: calls.accept_ownership(),
         "as the one it was offered to: take the contract over",
     )  # fmt: skip
+
+
+async def _launch(session: Session, options: Options) -> Call:
+    """Whoever is ACTIVE in its block founds the cluster: only those whom somebody looked at."""
+    if options.founders is not None:
+        return calls.launch(options.founders)
+    if options.yes:
+        raise ChainConfigError(
+            "launch --yes needs --founders: plan it first, look at the seats, and say the digest"
+            " that the plan shows"
+        )
+    change = (await session.membership()).last_change
+    return calls.launch(bytes(32) if change is None else change.digest)

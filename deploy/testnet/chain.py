@@ -129,18 +129,23 @@ class RegistryDesk:
         """As the contract's owner: the attestation policy in force from now on."""
         await self._send(CONTRACT_OWNER, calls.set_policy(text))
 
-    async def wait_all_active(self, check: Callable[[], None]) -> None:
-        """Wait until every seat has a live node; ``check`` may raise to give up."""
+    async def wait_all_active(self, check: Callable[[], None]) -> bytes:
+        """Wait until every seat has a live node; ``check`` may raise to give up.
+
+        Returns the digest by which ``launch`` knows these founders.
+        """
         while True:
             check()
+            # Before the rows: if they change meanwhile, the launch is refused.
+            _block, _version, founders = await self._look("lastChange")
             statuses = await self._statuses()
             if statuses and all(status == MemberStatus.ACTIVE for status in statuses):
-                return
+                return bytes(founders)
             await trio.sleep(POLL_S)
 
-    async def launch(self) -> None:
-        """Fix the founding set."""
-        await self._send(CONTRACT_OWNER, calls.launch())
+    async def launch(self, founders: bytes) -> None:
+        """Fix the founding set, which must be the one that was waited for."""
+        await self._send(CONTRACT_OWNER, calls.launch(founders))
 
     async def grant(self, weight: int) -> int:
         """Grant one more seat, to a new wallet; the seat's number."""

@@ -133,9 +133,9 @@ async def _steps(testnet: Testnet, say: Say) -> Testnet:
         say(f"node {node.seat} {testnet.api_url(node.seat)} (pid {process.pid})")
 
     current = testnet
-    await registry.wait_all_active(lambda: _check_daemons(current))
+    founders = await registry.wait_all_active(lambda: _check_daemons(current))
     say("every seat is registered on the chain")
-    await registry.launch()
+    await registry.launch(founders)
     await registry.aclose()
     say("registry launched: this is the validator set of epoch 0")
 

@@ -101,7 +101,7 @@ async def open_court(chain: Chain) -> Court:
         reader, OWNER, journal_path=None, abi=certificates_abi(), policy=POLICY
     )
     contract, registry = found.deployment.contract, found.registry
-    launch = registry.abi.function("launch").encode()
+    launch = registry.abi.function("launch").encode(await found.founders())
     await sender.send("launch", contract, launch, until=TxState.FINAL)
     await registry.snapshot()
     certificates = Certificates(registry, sender)

@@ -94,6 +94,12 @@ async def deploy(command: Command, tmp_path: Path) -> Deployment:
     return read_deployment(tmp_path / "deployment.json")
 
 
+async def launch(command: Command) -> None:
+    """With those whom the plan shows."""
+    plan = await command("launch", yes=False)
+    await command("launch", "--founders", plan["arguments"]["founders"])
+
+
 async def test_a_registry_lives_by_command_from_deployment_to_the_last_seat(
     chain: Chain, command: Command, tmp_path: Path
 ) -> None:
@@ -144,8 +150,17 @@ async def test_a_registry_lives_by_command_from_deployment_to_the_last_seat(
         node = identity(deployment, seat, f"node{seat}")
         await registrar.register(node, seat, endpoint(seat), 1)
 
-    # The cluster is founded, and changed.
-    assert "founds the cluster" in (await command("launch"))["effect"][0]
+    # The cluster is founded, with those who were looked at and no others, and changed.
+    await command("launch", status=1, says="needs --founders")
+    plan = await command("launch", yes=False)
+    founders = plan["arguments"]["founders"]
+    assert "founds the cluster, once: seats 1 (weight 3), 2 (weight 1)" in plan["effect"][0]
+    assert founders == (await command("show", key=None))["last_change"]["digest"]
+    await command("weight", 2, 2)
+    late = await command("launch", "--founders", founders, status=3, says="OtherFounders()")
+    assert "these are not the founders" in late["warnings"][-1] and not late["sent"]
+    await command("weight", 2, 1)
+    await launch(command)
     plan = await command("weight", 2, 2, yes=False)
     assert "voting weight 4 -> 5, quorum 3 -> 4" in plan["effect"]
     await command("weight", 2, 2)
@@ -286,7 +301,7 @@ async def test_what_follows_from_certificates_is_set_and_a_liar_is_shown_by_comm
     registrar = NodeRegistrar(chain.registry(deployment), chain.sender(OWNER))
     node = identity(deployment, 1, "node1")
     await registrar.register(node, 1, endpoint(1), 1)
-    await command("launch")
+    await launch(command)
     plan = await command(
         "certificates", "policy", "--deposal", "mark", "--deposal-s", 60,
         "--conflict", "suspend", "--conflict-s", "for-good", "--min-seats", 1,
@@ -403,7 +418,7 @@ async def test_a_recovery_is_voted_and_vetoed_by_command(
     await command("bind", 1, instance("node1").hex())
     registrar = NodeRegistrar(chain.registry(deployment), chain.sender(OWNER))
     await registrar.register(identity(deployment, 1, "node1"), 1, endpoint(1), 1)
-    await command("launch")
+    await launch(command)
     where = (1, 77, "ab" * 32)
     await command("recovery-vote", 1, *where)
     await command("recovery-advance", *where, 1)

@@ -95,7 +95,7 @@ async def test_a_registry_lives_from_deployment_to_launch(chain: Chain, tmp_path
     assert one.lease_expires_s > membership.block_time_s
     assert one == await found.registry.member(1)
 
-    await found.owner.send(calls.launch())
+    await found.launch()
     await found.owner.wait_final()
     genesis = await found.registry.genesis()
     assert genesis is not None
@@ -281,7 +281,7 @@ async def test_a_recovery_is_voted_announced_and_opened(chain: Chain) -> None:
     found = await cluster(chain, seats=2)
     for seat in (1, 2):
         await register(found, seat, f"node{seat}")
-    await found.owner.send(calls.launch())
+    await found.launch()
     # Seat 2 alone has the majority: weights are 1 and 2.
     voter = RegistryOwner(chain.sender(LocalKey(keccak256(b"w2"))), found.deployment.contract)
     await found.owner.send(calls.deactivate(1))

@@ -107,13 +107,14 @@ async def test_a_mined_revert_is_a_failure_with_the_decoded_reason(chain: Chain)
     await found.registrar.register(
         identity(found.deployment, 2, "node2"), 2, endpoint(2), 1, until=TxState.INCLUDED
     )
+    founders = await found.founders()
     await chain.rpc.call("evm_setAutomine", [False])
     chain.mining = False
     failures: list[TransactionFailed] = []
 
     async def launch() -> None:
         try:
-            await found.owner.send(calls.launch())
+            await found.owner.send(calls.launch(founders))
         except TransactionFailed as failure:
             failures.append(failure)
 

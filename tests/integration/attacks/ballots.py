@@ -107,7 +107,7 @@ async def launched(target: Target, nodes: int = 4) -> Cluster:
         if seat > len(HOLDERS):
             await target.do(OWNER, "grantSeat", f"0x{seat:040x}", 1)
         found[seat] = await seated(target, seat)
-    await target.do(OWNER, "launch")
+    await target.launch()
     return Cluster(target, found)
 
 

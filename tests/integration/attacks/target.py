@@ -230,6 +230,11 @@ class Target:
     async def certify(self) -> None:
         await self.do(STRANGER, "certifyAppKey", *certificate())
 
+    async def launch(self) -> None:
+        """With whoever votes now; the flawed rules do not ask."""
+        founders = (await self.view("lastChange"))[2] if self.sound else bytes(32)
+        await self.do(OWNER, "launch", founders)
+
     async def proof(self, seat: int, name: str, **changes: Any) -> Proof:
         """All that an honest machine on that seat shows; an hour long."""
         changes.setdefault("deadline", await self.now() + 3600)

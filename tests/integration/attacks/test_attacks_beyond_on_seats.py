@@ -277,7 +277,7 @@ async def refusal_of(ours: Target, call: tuple[Any, ...]) -> str:
 NOBODY = hexed(bytes(19) + b"\1")
 MAY: dict[str, dict[str, tuple[str, tuple[Any, ...]]]] = {
     "registry": {
-        "launch": ("owner", ()),
+        "launch": ("owner", (bytes(32),)),
         "grantSeat": ("owner minter", (NOBODY, 1)),
         "setWeight": ("owner", (1, 2)),
         "burnSeat": ("owner", (1,)),

@@ -57,7 +57,7 @@ async def test_X01_nobody_owns_an_epoch_for_having_been_alone_before_the_foundin
     alone = await ours.view("version")
     (block_then, _, _) = await ours.view("changeOf", alone)
     nodes |= {seat: await seated(ours, seat) for seat in (2, 3, 4)}
-    await ours.do(OWNER, "launch")
+    await ours.launch()
     cluster = Cluster(ours, nodes)
     shown = await show_epoch(cluster, block_then, (1,), alone, alone + 1)
     await ours.attack(ALICE, "openEpoch", *shown, at="certificates", refusal="NotOwner")
@@ -330,7 +330,7 @@ async def test_X17_the_annex_and_replaced_companions_have_no_power_of_their_own(
     annex = bytes.fromhex((await ours.view("annex"))[2:])
     for function, values in (
         ("voteRecovery", (1, 1, 77, BLOCK)), ("recover", (1, 77, BLOCK, [1, 2, 3])),
-        ("vetoRecovery", ()), ("grantSeat", (wallet(STRANGER), 1)), ("launch", ()),
+        ("vetoRecovery", ()), ("grantSeat", (wallet(STRANGER), 1)), ("launch", (bytes(32),)),
     ):  # fmt: skip
         for who in (OWNER, ALICE, GUARDIAN):
             data = abi.function(function).encode(*values)

@@ -129,7 +129,7 @@ def test_no_key_or_password_in_process_list_or_output(
     if source == "environment":
         environment["OPERATOR_KEY"] = SECRET.hex()
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.operator.cli", "launch", "--yes", "--single-rpc-insecure",
+        [sys.executable, "-m", "deploy.operator.cli", "pause", "--yes", "--single-rpc-insecure",
          "--rpc", endpoint, "--deployment", str(deployment(tmp_path / "deployment.json")), *words],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         cwd=Path(__file__).parents[3],

@@ -48,7 +48,7 @@ contract FlawedElection is FlawedMembership {
         require(seatOf[msg.sender] == seat_, "not a member"); // O1
     }
 
-    function launch() external {}
+    function launch(bytes32) external {}
 
     function setLease(uint40) external {}
 
