@@ -139,6 +139,7 @@ class FinalizedReader:
             WrongChain: k endpoints serve another chain.
             FinalityAlarm: a block that was final has changed; every later call raises it too.
             RollbackRefused: what k agree on is older than what was acted on.
+            NotKept: the watermark cannot be written.
         """
         async with self._finalized_lock:
             if self.alarm is not None:
@@ -438,7 +439,7 @@ class FinalizedReader:
             name
             for name in asked
             if not self._health[name].complaint
-            or now_s - self._health[name].complaint_at_s > self._recheck_s
+            or abs(now_s - self._health[name].complaint_at_s) > self._recheck_s  # clocks jump
         }
         changed = trio.Event()
 

@@ -93,6 +93,10 @@ class BadChainData(ChainError):
     """Agreed data does not decode to what the contract can return."""
 
 
+class NotKept(ChainError):
+    """What must be remembered before it is acted on cannot be written to disk: nothing was done."""
+
+
 class NotDeployed(ChainError):
     """No contract code at the registry's address at the block that was read."""
 
@@ -151,4 +155,4 @@ class SignerError(TransactionError):
 
 
 class JournalError(TransactionError):
-    """The sender's journal on disk cannot be read or belongs to another key or chain."""
+    """The sender's journal cannot be read or written, or belongs to another key or chain."""

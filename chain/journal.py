@@ -81,7 +81,7 @@ class Journal:
     """The entries of one key on one chain, in order of nonce (in memory only without a path).
 
     Raises:
-        JournalError: the file is damaged or belongs to another key or chain.
+        JournalError: the file cannot be read, is damaged or belongs to another key or chain.
     """
 
     def __init__(self, path: Path | None, *, chain_id: int, address: bytes) -> None:
@@ -95,7 +95,10 @@ class Journal:
         return [entry for entry in self.entries if entry.state in OPEN_STATES]
 
     async def save(self) -> None:
-        """Writes all entries durably; only the newest finished ones are kept."""
+        """Writes all entries durably; only the newest finished ones are kept.
+
+        Raises JournalError: the file is as before, and nothing may be sent that it does not have.
+        """
         async with self._lock:
             finished = [entry for entry in self.entries if entry.state not in OPEN_STATES]
             dropped = {id(entry) for entry in finished[:-FINISHED_KEPT]}
@@ -107,7 +110,12 @@ class Journal:
                 **self._owner,
                 "entries": [_to_json(entry) for entry in self.entries],
             }
-            await trio.to_thread.run_sync(partial(replace_json, self._path, content))
+            try:
+                await trio.to_thread.run_sync(partial(replace_json, self._path, content))
+            except OSError as error:
+                raise JournalError(
+                    f"the journal {self._path} cannot be written: {error.strerror}"
+                ) from None
 
     def _load(self) -> list[Entry]:
         if self._path is None:

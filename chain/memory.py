@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
 from chain.files import load_json, replace_json
@@ -19,6 +20,7 @@ from chain.keys import keccak256
 from chain.membership import Change, Member, Membership, MemberStatus, PolicyText
 
 _FORMAT = 1
+_log = structlog.get_logger("chain.memory")
 _FILE_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -57,7 +59,7 @@ class RegistryMemory:
     ) -> None:
         """Writes what is new, durably; ``policy`` is the one in force at ``newest``.
 
-        Raises OSError.
+        A disk that does not take it costs the next start some time, and nothing now.
         """
         self.genesis = genesis or self.genesis
         if newest is not None and (
@@ -71,7 +73,10 @@ class RegistryMemory:
                 "newest": _fields(self.newest),
                 "policy": None if self.policy is None else _hex(asdict(self.policy)),
             }
-            await trio.to_thread.run_sync(partial(replace_json, self._path, fields))
+            try:
+                await trio.to_thread.run_sync(partial(replace_json, self._path, fields))
+            except OSError as error:
+                _log.error("registry_not_kept", reason=error.strerror)
 
 
 def _fields(membership: Membership | None) -> Any:

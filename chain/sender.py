@@ -28,6 +28,7 @@ from chain.errors import (
     ChainError,
     EndpointError,
     InsufficientFunds,
+    JournalError,
     NoAgreement,
     RollbackRefused,
     RpcFault,
@@ -255,7 +256,11 @@ class TransactionSender:
         entry = Entry(order.intent, nonce, order.to, order.value, order.data, estimate.gas)
         self._attempt(entry, estimate.tip, estimate.fee_max, height)
         self._journal.entries.append(entry)
-        await self._journal.save()
+        try:
+            await self._journal.save()
+        except JournalError:
+            self._journal.entries.remove(entry)  # or the next look would send it
+            raise
         await self._first_broadcast(entry)
         _log.info(
             "tx.sent", intent=order.intent, nonce=nonce, hash="0x" + entry.attempts[0].hash.hex()
@@ -389,7 +394,11 @@ class TransactionSender:
             bumped = self._bumped(last)
             if bumped is not None:
                 self._attempt(entry, *bumped, height)
-                await self._journal.save()
+                try:
+                    await self._journal.save()
+                except JournalError:
+                    entry.attempts.pop()
+                    raise
                 _log.info("tx.bumped", intent=entry.intent, fee_max=bumped[1])
         await self._broadcast(entry.attempts[-1])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from chain.errors import FinalityAlarm, PinMismatch, RollbackRefused
+from chain.errors import FinalityAlarm, NotKept, PinMismatch, RollbackRefused
 from chain.files import load_json, replace_json
 
 _FILE_BYTES_MAX = 4096
@@ -108,6 +108,7 @@ class Watermark:
 
         Raises:
             RollbackRefused, FinalityAlarm, PinMismatch: see above.
+            NotKept: the disk does not take it.
         """
         async with self._lock:
             self.check_block(number, block_hash)
@@ -130,7 +131,12 @@ class Watermark:
             if new == mark:
                 return
             if self._path is not None:
-                await trio.to_thread.run_sync(partial(self._store, self._path, new))
+                try:
+                    await trio.to_thread.run_sync(partial(self._store, self._path, new))
+                except OSError as error:
+                    raise NotKept(
+                        f"the watermark {self._path} cannot be written: {error.strerror}"
+                    ) from None
             self.mark = new
 
     @staticmethod

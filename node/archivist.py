@@ -45,6 +45,7 @@ class Archivist:
         self._open: dict[int, SnapshotFile] = {}
         self._log = structlog.get_logger("node.snapshots")
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        snapshots.sync_directory(directory)  # blocks go only behind what a power cut leaves
         snapshots.tidy_drafts(self._directory)
         for _, path in snapshots.listing(self._directory):
             self._take_in(path)
@@ -65,9 +66,12 @@ class Archivist:
     def _take_in(self, path: Path) -> None:
         try:
             file = SnapshotFile(path)
-        except (SnapshotError, OSError) as error:
+        except SnapshotError as error:
             self._log.error("snapshot_damaged", reason=str(error))
             path.unlink(missing_ok=True)
+            return
+        except OSError as error:  # of the disk or of us, not of the file: it stays
+            self._log.error("snapshot_unreadable", reason=str(error))
             return
         self._open[file.height] = file
 
@@ -141,5 +145,6 @@ class Archivist:
             except (SnapshotError, OSError) as error:
                 self._log.error("snapshot_damaged", reason=str(error))
                 self._open.pop(height).close()
-                file.path.unlink(missing_ok=True)
+                if isinstance(error, SnapshotError):
+                    file.path.unlink(missing_ok=True)
                 return None

@@ -203,6 +203,7 @@ def _run(options: argparse.Namespace) -> int:
     from node.logs import configure_logging
 
     configure_logging(config.log.format, config.log.level, config.node.seat)
+    os.umask(0o077)  # what clients store is nobody else's, also in a directory that others may read
     status: int = trio.run(run_daemon, config)
     return status
 

@@ -74,7 +74,7 @@ def complete(draft: Draft, manifest: Manifest) -> Path:
         os.fsync(file.fileno())
     path = draft.path.parent / f"{draft.height}.snapshot"
     draft.path.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return path
 
 
@@ -82,7 +82,8 @@ def _write_frame(file: BinaryIO, payload: bytes) -> None:
     file.write(_FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -16,6 +16,7 @@ from chain.errors import (
     ChainConfigError,
     FinalityAlarm,
     NoAgreement,
+    NotKept,
     PinMismatch,
     RollbackRefused,
     WrongChain,
@@ -240,6 +241,20 @@ async def test_a_lower_height_is_refused_also_after_a_restart(
         await reader_of([server], 1, path=path).finalized()
     server.chain.finalized = 11
     assert (await reader_of([server], 1, path=path).finalized()).number == 11
+
+
+async def test_a_block_that_cannot_be_remembered_is_not_acted_on_until_it_can(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    (server,) = await serve(honest())
+    reader = reader_of([server], 1, path=tmp_path / "mark.json")
+    in_the_way = tmp_path / "mark.json.new"
+    in_the_way.mkdir()  # as a full disk would be
+    with pytest.raises(NotKept, match="cannot be written"):
+        await reader.finalized()
+    assert reader.watermark.mark.height == -1
+    in_the_way.rmdir()
+    assert (await reader.finalized()).number == reader.watermark.mark.height == 10
 
 
 @pytest.mark.parametrize("later", [10, 12])

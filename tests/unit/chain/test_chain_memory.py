@@ -73,6 +73,17 @@ async def test_a_recovery_that_waited_then_is_not_remembered(tmp_path: Path) -> 
     assert memory(tmp_path / "registry.json").newest == SEEN
 
 
+async def test_a_disk_that_takes_nothing_costs_the_memory_and_nothing_else(tmp_path: Path) -> None:
+    kept = memory(tmp_path / "registry.json")
+    in_the_way = tmp_path / "registry.json.new"
+    in_the_way.mkdir()
+    await kept.keep(newest=SEEN, genesis=SEEN)
+    assert kept.newest == kept.genesis == SEEN
+    in_the_way.rmdir()
+    await kept.keep(newest=replace(SEEN, block_number=SEEN.block_number + 1))
+    assert memory(tmp_path / "registry.json").genesis == SEEN
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', '{"format": 2}', "row"])
 async def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "registry.json"

@@ -311,6 +311,67 @@ async def test_the_journal_is_written_before_anything_is_sent(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+async def test_what_the_journal_cannot_be_told_is_not_sent_and_its_nonce_is_free(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    servers, sender = await start(serve, reader_of, journal_path=path)
+    sent: list[str] = []
+    for server in servers:
+        plain = server.chain.methods["eth_sendRawTransaction"]
+        server.chain.methods["eth_sendRawTransaction"] = lambda params, plain=plain: (
+            sent.append(params[0]) or plain(params)
+        )
+    in_the_way = tmp_path / "journal.json.new"
+    in_the_way.mkdir()  # as a full disk would be
+    with trio.fail_after(10):
+        with pytest.raises(JournalError, match="cannot be written"):
+            await sender.send("pay", CONTRACT, b"")
+        await sender.settle()
+        assert sent == [] and sender.status() == []
+        in_the_way.rmdir()
+        assert (await sender.send("pay", CONTRACT, b"")).nonce == 0
+    assert sent
+
+
+async def test_higher_fees_that_the_journal_cannot_be_told_are_not_offered(
+    serve, reader_of, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.json"
+    policy = FeePolicy(poll_interval_s=0.01, bump_after_blocks=1)
+    servers, sender = await start(serve, reader_of, journal_path=path, policy=policy)
+    sent: set[str] = set()
+    height = 12
+
+    def block_number(params: list[str]) -> str:
+        nonlocal height
+        height += 1
+        return hex(height)
+
+    for server in servers:  # nobody mines it
+        server.chain.methods["eth_getTransactionReceipt"] = None
+        server.chain.methods["eth_blockNumber"] = block_number
+        server.chain.methods["eth_sendRawTransaction"] = lambda params: (
+            sent.add(params[0]) or "0x" + 64 * "1"
+        )
+
+    in_the_way = tmp_path / "journal.json.new"
+
+    async def fill_disk() -> None:
+        while not sent:
+            await trio.sleep(0.001)
+        in_the_way.mkdir()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill_disk)
+            with pytest.raises(JournalError, match="cannot be written"):
+                await sender.send("pay", CONTRACT, b"")
+    kept = json.loads(path.read_text())["entries"][0]["attempts"]
+    assert {raw[2:] for raw in sent} <= {attempt["raw"] for attempt in kept}
+    assert sender.status()[0]["hashes"] == ["0x" + attempt["hash"] for attempt in kept]
+
+
 async def test_nonces_go_on_where_the_journal_ended_though_endpoints_lag(
     serve, reader_of, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -250,14 +251,20 @@ def test_run_starts_the_daemon_with_the_checked_configuration(
     async def run_daemon(config: Any) -> int:
         await trio.lowlevel.checkpoint()
         seen.append(config)
+        (tmp_path / "kept").touch()
         return 7
 
     module = ModuleType("node.daemon")
     module.run_daemon = run_daemon  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "node.daemon", module)
     monkeypatch.setattr("node.logs.configure_logging", lambda *_: None)
-    assert main(["run", "--config", written(tmp_path), "--set", "node.seat=9"]) == 7
+    mask = os.umask(0o022)
+    try:
+        assert main(["run", "--config", written(tmp_path), "--set", "node.seat=9"]) == 7
+    finally:
+        os.umask(mask)
     assert seen[0].node.seat == 9
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
     file = written(tmp_path, insecure={"no_attestation": False})
     assert main(["run", "--config", file]) == 1
     assert "no_attestation" in failure(capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -192,6 +193,29 @@ def test_what_a_crash_left_is_no_snapshot_and_goes(store: Store, tmp_path: Path)
     archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
     assert archivist.heights == [] and archivist.offer() is None
     assert list(directory.iterdir()) == []
+
+
+def test_a_snapshot_that_cannot_be_read_now_is_not_thrown_away(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / snapshots.DIRECTORY
+    past = _past()
+    path = snapshots.complete(
+        snapshots.write_state(directory, AT, _items(past.machine)), past.manifest()
+    )
+
+    def no_file_left(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SnapshotFile, "__init__", no_file_left)
+        assert Archivist(store, tmp_path, checkpoint=AT, every=AT).heights == []
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    assert archivist.heights == [AT] and archivist.chunk(AT, 0) is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(SnapshotFile, "chunk", no_file_left)
+        assert archivist.chunk(AT, 0) is None
+    assert path.exists()
 
 
 @pytest.mark.trio
