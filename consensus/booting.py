@@ -51,6 +51,8 @@ class Booting(Installing):
                 self._introduce(sender)
             return
         known = self.boot.known.get(sender)
+        if self._awaited:
+            return  # we sign nothing in an epoch that the chain has ended (R21)
         if request.seat != sender or not self.boot.genuine(request):
             self._accuse(sender, "a boot request that is not its own")
             return

@@ -198,6 +198,11 @@ class CatchUp:
         """A finalized header (checked) shows how far the chain goes."""
         self.best_height = max(self.best_height, head.header.height)
 
+    @property
+    def is_idle(self) -> bool:
+        """True while nothing is followed, or nothing came of it between two retries."""
+        return self.target is None or self._idle > 1
+
     def next_stretch(self) -> Stretch | None:
         """The next blocks in order, when they are here; they count as held then."""
         for first in sorted(self._ready):

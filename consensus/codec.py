@@ -343,10 +343,11 @@ def make_block(
 
 
 def pack_opening(opening: Opening) -> Any:
-    """How an epoch was opened: five fields for a recovery, three for a boundary."""
+    """How an epoch was opened: six fields for a recovery, three for a boundary."""
     if isinstance(opening, Recovery):
         r = opening
-        return (r.epoch, r.height, r.block_hash, _pack_validators(r.validators), r.seed)
+        members = _pack_validators(r.validators)
+        return (r.epoch, r.height, r.block_hash, members, r.seed, r.chain_block)
     b = opening
     links = [pack_header(h) for h in b.links]
     return (pack_block(b.block), pack_certificate(b.finalization), links)
@@ -354,10 +355,16 @@ def pack_opening(opening: Opening) -> Any:
 
 def read_opening(value: Any, cluster_id: bytes) -> Opening:
     """Inverse of ``pack_opening``; what it proves is for the caller to check."""
-    if type(value) is tuple and len(value) == 5:
-        epoch, height, hash_, members, seed = value
-        validators = _validators(members)
-        return Recovery(uint(epoch), uint(height), blob(hash_, 32), validators, blob(seed, 32))
+    if type(value) is tuple and len(value) == 6:
+        epoch, height, hash_, members, seed, chain_block = value
+        return Recovery(
+            uint(epoch),
+            uint(height),
+            blob(hash_, 32),
+            _validators(members),
+            blob(seed, 32),
+            uint(chain_block),
+        )
     block_, finalization, links = record(value, 3)
     block = read_block(block_, cluster_id)
     if block.next_epoch is None:

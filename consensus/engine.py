@@ -166,10 +166,14 @@ class Engine(Watching):
 
     @property
     def serves(self) -> bool:
-        """True unless ``status`` would say waiting, booting or halted: commands may come."""
+        """True unless ``status`` would say waiting, booting or halted: commands may come.
+
+        Nor on the way to the block of a recovery: they would be lost.
+        """
         members = [*self.connected, self.seat]
         return (
             self.halted is None
+            and not self._awaited
             and self.boot.done
             and self.validators.is_quorum(self.validators.weight(members))
         )
@@ -180,6 +184,10 @@ class Engine(Watching):
         state, reason = "active", ""
         if self.halted is not None:
             state, reason = "halted", self.halted.reason
+        elif self._awaited:
+            r = self._awaited[0]
+            state = "syncing"
+            reason = f"a recovery opens epoch {r.epoch} on height {r.height}: fetching up to there"
         elif not self.validators.is_quorum(weight):
             state = "waiting"
             reason = (

@@ -11,6 +11,10 @@ block, whichever of these blocks a member saw finalized.
 The registry decides who belongs, but one epoch changes only so much weight (R18): those who stay
 must be a quorum of the old set, else a boundary could wait for members that left; and newcomers
 must be too few to complain or to block alone. The rest follows in the epochs after.
+
+A recovery (R21) cannot know how far the lost members got. So that no vote, number of a boot or
+fencing token of theirs is ever mistaken for one of the recovered cluster, its epoch begins an
+**era**: a range of numbers that those before it can never have reached.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 
 from .certificates import verify_certificate
 from .digests import block_hash
-from .limits import MEMBERS_MAX
+from .limits import EPOCHS_PER_ERA, ERAS_MAX, MEMBERS_MAX
 from .order import epoch_seed
 from .signatures import Verifier
 from .types import (
@@ -86,6 +90,21 @@ def opened_hash(opening: Opening) -> bytes:
     return opening.block_hash if isinstance(opening, Recovery) else opening.block.hash
 
 
+def begins_era(epoch: int) -> bool:
+    """True for the numbers that a recovery may open (R21)."""
+    return epoch % EPOCHS_PER_ERA == 0 and 0 < epoch <= ERAS_MAX * EPOCHS_PER_ERA
+
+
+def next_era(epoch: int) -> int:
+    """The first number that a recovery may open after an epoch."""
+    return (epoch // EPOCHS_PER_ERA + 1) * EPOCHS_PER_ERA
+
+
+def ends_era(epoch: int) -> bool:
+    """True for an epoch that no other may follow without a recovery."""
+    return next_era(epoch) == epoch + 1
+
+
 def ends_epoch(
     boundary: Boundary, validators: ValidatorSet, cluster_id: bytes, verifier: Verifier
 ) -> bool:
@@ -97,6 +116,8 @@ def ends_epoch(
     """
     block, final = boundary.block, boundary.finalization
     if block.next_epoch is None or block.next_epoch.epoch != validators.epoch + 1:
+        return False
+    if ends_era(validators.epoch):
         return False
     if block.header.epoch != validators.epoch or final.kind is not VoteKind.FINALIZE:
         return False
@@ -177,7 +198,7 @@ def due(current: ValidatorSet, origin: Origin, view: ChainView) -> NextEpoch | N
 
     A view older than the one that the epoch comes from leads nowhere.
     """
-    if view.block_number < origin.chain_block:
+    if view.block_number < origin.chain_block or ends_era(current.epoch):
         return None
     step = next_set(current.validators, view.validators)
     if step == current.validators:
@@ -215,15 +236,14 @@ class ChainViews:
             del self._views[min(self._views)]
         return view.block_number in self._views
 
-    def forget_older(self) -> None:
-        """Only the newest stays: a recovery does not say which block its set was taken from.
+    def begin_at(self, block_number: int) -> None:
+        """Takes no view from before that block any more, in which a recovery was opened.
 
         Else a leader could show the way back to those that were lost, one step after the other.
         """
-        newest = self.newest
-        if newest is not None:
-            self._views = OrderedDict({newest.block_number: newest})
-            self._oldest = newest.block_number
+        self._oldest = max(self._oldest, block_number)
+        for number in [n for n in self._views if n < self._oldest]:
+            del self._views[number]
 
     @property
     def newest(self) -> ChainView | None:

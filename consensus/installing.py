@@ -43,7 +43,7 @@ class Installing(Syncing):
             self._retry_offer(self._offer)
         elif self.fetch is None:
             # R21: of a recovery's block no member may be left to show a finalization.
-            untold = self._lacks_recovered and self.catchup.target is None
+            untold = self._lacks_recovered and self.catchup.is_idle
             if untold or self._is_far_behind(self.catchup.best_height):
                 self._ask_for_snapshot()
         else:
@@ -90,11 +90,14 @@ class Installing(Syncing):
 
     def _on_recovery(self, recovery: Recovery) -> None:
         """R21: a snapshot on its way does not lead around what our chain shows now."""
-        if self._offer is not None and self._offer.contradicts(recovery):
-            self._offer = None
-        if self.fetch is not None and self.fetch.offer.contradicts(recovery):
-            self._give_up()
         super()._on_recovery(recovery)
+        if self._offer is not None and self._leads_around(self._offer):
+            self._offer = None
+        if self.fetch is not None and self._leads_around(self.fetch.offer):
+            self._give_up()
+
+    def _leads_around(self, offer: Offer) -> bool:
+        return any(map(offer.leads_around, self._awaited))
 
     def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
         """Taken when it was asked for, or comes in place of the next blocks, which are pruned."""
@@ -107,8 +110,10 @@ class Installing(Syncing):
             self._offered = None
         self.catchup.has_nothing(sender)
         free = self.fetch is None and self._offer is None
-        if free and height > self.ledger.tip.height and (pruned or asked):
-            offer = Offer(sender, manifest, self.validators)
+        offer = Offer(sender, manifest, self.validators)
+        # Whoever has not seen a recovery yet may go on in the history that it ended.
+        ahead = offer.is_ahead(self.ledger.tip.height) and not self._leads_around(offer)
+        if free and ahead and (pruned or asked):
             if offer.lacks_epochs:
                 self._offer = offer
                 self._send(sender, EpochRequest(self.validators.epoch))

@@ -53,6 +53,7 @@ class Offer:
         self.openings: list[Opening] = []
         self.validators = validators  # the newest set that is proven
         self.retries = 0
+        self._from = validators.epoch
 
     @property
     def lacks_epochs(self) -> bool:
@@ -68,27 +69,33 @@ class Offer:
     ) -> bool:
         """Takes proofs of how epochs ended; False when one is false.
 
-        ``seen`` are the recoveries on our own chain. Where the sender and our chain differ on one,
-        nothing more is taken, and nobody is false: either may see the chain later than the other.
+        ``seen`` are the recoveries on our own chain that we did not reach yet, ascending. Where the
+        sender and our chain differ on the next one, nothing more is taken, and nobody is false:
+        either may see the chain later than the other.
         """
-        recovered = {r.epoch: r for r in seen}
         for opening in openings:
             following = opened_set(opening)
             if following.epoch <= self.validators.epoch or not self.lacks_epochs:
                 continue
-            ours = recovered.get(following.epoch)
-            if isinstance(opening, Recovery) or ours is not None:
-                if opening != ours or following.epoch != self.validators.epoch + 1:
-                    return True  # R21: never on a member's word, never around our chain's
+            if isinstance(opening, Recovery):
+                if opening != next((r for r in seen if r.epoch > self.validators.epoch), None):
+                    return True  # R21: never on a member's word, and each in its turn
             elif not ends_epoch(opening, self.validators, cluster_id, verifier):
                 return False
             self.openings.append(opening)
             self.validators = following
         return True
 
-    def contradicts(self, recovery: Recovery) -> bool:
-        """True when it learned of another opening of the epoch that a recovery opens."""
-        return any(opened_set(o).epoch == recovery.epoch and o != recovery for o in self.openings)
+    def is_ahead(self, height: int) -> bool:
+        """True when it brings a member at that height, in its epoch, further."""
+        header, final = self.manifest.header, self.manifest.finalization
+        return header.height > height and final.epoch >= self._from
+
+    def leads_around(self, recovery: Recovery) -> bool:
+        """True when it is of a history that goes on where a recovery named another one."""
+        manifest = self.manifest
+        before = manifest.finalization.epoch < recovery.epoch
+        return before and manifest.header.height > recovery.height
 
     def epoch_at(self, block: bytes) -> int | None:
         """The epoch that goes on from the snapshot, whose block has this hash.
@@ -100,13 +107,11 @@ class Offer:
         header, following = self.manifest.header, self.manifest.links[0]
         if following.epoch == header.epoch:
             return header.epoch
-        begun = [
-            (opened_set(o).epoch, opened_hash(o) == block)
-            for o in self.openings
-            if header.epoch < opened_set(o).epoch <= following.epoch
-        ]
-        whole = [(epoch, True) for epoch in range(header.epoch + 1, following.epoch + 1)]
-        return following.epoch if begun == whole else None
+        begun = [o for o in self.openings if header.epoch < opened_set(o).epoch <= following.epoch]
+        whole = self._from <= header.epoch and bool(begun)  # each is proven to follow another
+        if not whole or opened_set(begun[-1]).epoch != following.epoch:
+            return None
+        return following.epoch if all(opened_hash(o) == block for o in begun) else None
 
 
 # What an item counts at least: a chunk is full by its bytes or by its items.

@@ -18,7 +18,17 @@ from .mempool import Mempool
 from .order import leader_order
 from .signatures import Signer, Verifier
 from .snapshots import Fetch, Offer
-from .types import GENESIS, Certificate, Header, Proposal, Reason, View, Vote, VoteKind
+from .types import (
+    GENESIS,
+    Certificate,
+    Header,
+    Proposal,
+    Reason,
+    Recovery,
+    View,
+    Vote,
+    VoteKind,
+)
 from .validators import ValidatorSet
 from .wire import Certificates, Message
 
@@ -65,6 +75,8 @@ class State:
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
         self.evidence = EvidenceBook()
+        self.previous: ValidatorSet | None = None  # the set of the epoch before this one
+        self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch (R21)
         self.halted: Halt | None = None
         self.view = View(1, 0)
         self.tick = 0  # of the health timer
@@ -116,8 +128,14 @@ class State:
 
     @property
     def can_vote(self) -> bool:
-        """True when we have the right to vote: booted, and not abstaining after a rollback."""
-        return self.halted is None and self.boot.done and not self.is_abstaining
+        """True when we have the right to vote: booted, and not abstaining after a rollback.
+
+        Nor in an epoch that the chain has ended by a recovery (R21): what became final with our
+        help there would be lost.
+        """
+        if self.halted is not None or self._awaited:
+            return False
+        return self.boot.done and not self.is_abstaining
 
     @property
     def is_abstaining(self) -> bool:
@@ -127,7 +145,7 @@ class State:
         who told us: the one in which they stood, not having anything to show of it, and the next.
         """
         epoch, term = self._abstain_until
-        if self.validators.epoch == epoch + 1:
+        if self.previous is not None and self.previous.epoch == epoch:
             return term > 0 and self.view.term < ABSTAIN_TERMS + 1
         return (self.validators.epoch, self.view.term) < self._abstain_until
 

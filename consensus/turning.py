@@ -15,8 +15,11 @@ from .convicting import Convicting
 from .epochs import (
     ChainViews,
     Origin,
+    begins_era,
     due,
     ends_epoch,
+    ends_era,
+    next_era,
     opened_set,
     order_only,
     origin_of,
@@ -62,7 +65,6 @@ class Turning(Convicting):
     """What the registry shows, and the way into the next epoch."""
 
     def _init_epochs(self, restored: Restored, founders: ValidatorSet) -> None:
-        self.previous: ValidatorSet | None = None  # the set of the epoch before, for its evidence
         self.revoked: frozenset[int] = frozenset()  # whose single votes count no more (R19)
         self._chain_views = ChainViews()
         self._revoked_on_chain: frozenset[int] = frozenset()
@@ -70,8 +72,9 @@ class Turning(Convicting):
         self._seen_ms = 0  # when it came
         self._origin = Origin()
         self._ahead: Boundary | None = None  # proof that our epoch is over, its blocks on the way
-        self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch
         self._recoveries = [o for o in restored.openings if isinstance(o, Recovery)]
+        for recovery in self._recoveries:
+            self._chain_views.begin_at(recovery.chain_block)
         self._later: list[tuple[int, Opening]] = []  # what followed, to be checked in its turn
         self._asked_for_epoch: set[int] = set()  # since the last retry
         self._told_epoch: set[int] = set()  # since the last retry
@@ -113,15 +116,20 @@ class Turning(Convicting):
 
     @property
     def _is_due(self) -> bool:
-        """True for another set, or when every member had its term and was deposed."""
-        return self._due is not None or self.view.term > len(self.order)
+        """True for another set, or the same one in a new order."""
+        return self._due is not None or self._is_worn_out
+
+    @property
+    def _is_worn_out(self) -> bool:
+        """True when every member had its term and was deposed."""
+        return self.view.term > len(self.order) and not ends_era(self.validators.epoch)
 
     def _record_to_propose(self) -> NextEpoch | None:
         """R15: what we as the leader would end the epoch with."""
         due = self._due
         if due is not None and self._is_settled(due.chain_block) and not self._is_too_early():
             return due
-        if self.view.term > len(self.order):
+        if self._is_worn_out:
             return order_only(self.validators, self._origin)
         return None
 
@@ -150,7 +158,8 @@ class Turning(Convicting):
 
     def _accepts(self, record: NextEpoch, term: int) -> bool:
         """R15: is it what we compute ourselves from a view of the registry that we saw?"""
-        if term > len(self.order) and record == order_only(self.validators, self._origin):
+        is_worn_out = term > len(self.order) and not ends_era(self.validators.epoch)
+        if is_worn_out and record == order_only(self.validators, self._origin):
             return True
         view = self._chain_views.at(record.chain_block)
         return view is not None and due(self.validators, self._origin, view) == record
@@ -180,7 +189,11 @@ class Turning(Convicting):
     def _open_epoch(self, opening: Opening, tip: Tip) -> None:
         """R11: the epoch begins, on a final and applied block, with the views from the start."""
         validators = opened_set(opening)
-        assert validators.epoch == self.validators.epoch + 1 and tip.view == GENESIS
+        if isinstance(opening, Recovery):
+            assert begins_era(validators.epoch) and validators.epoch > self.validators.epoch
+        else:
+            assert validators.epoch == self.validators.epoch + 1
+        assert tip.view == GENESIS
         if not self._out.installed:  # else it is in the record of the snapshot
             self._out.persist.append(EpochRecord(opening))
         self.previous, self.validators = self.validators, validators
@@ -203,7 +216,7 @@ class Turning(Convicting):
         self._told_epoch.clear()
         self._asked_for_epoch.clear()
         if isinstance(opening, Recovery):
-            self._chain_views.forget_older()
+            self._chain_views.begin_at(opening.chain_block)
             self._recoveries.append(opening)
             self._awaited.remove(opening)
             what = f"epoch {validators.epoch} is opened by a recovery vote on the chain"
@@ -281,11 +294,16 @@ class Turning(Convicting):
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
         if recovery in self._recoveries or recovery in self._awaited:
             return
-        if recovery.epoch <= self.validators.epoch:
-            self._stop(
-                f"the chain opens epoch {recovery.epoch} by a recovery vote, "
-                f"but this member is in epoch {self.validators.epoch}"
+        if not begins_era(recovery.epoch):
+            what = (
+                f"the chain opens epoch {recovery.epoch} by a recovery vote: no member follows, as"
+                f" that begins no era; another vote must name {next_era(self.validators.epoch)}"
             )
+            self._out.notices.append(Alarm(what))
+            return
+        if recovery.epoch <= self.validators.epoch:
+            tip = self.ledger.tip
+            self._stop_beside(recovery, tip.height, tip.hash)
             return
         self._awaited = sorted([*self._awaited, recovery], key=lambda r: r.epoch)
         self._try_recovery()
@@ -295,24 +313,31 @@ class Turning(Convicting):
         """True while we have not come to the block that the next recovery stands on."""
         return bool(self._awaited) and self.ledger.tip.height < self._awaited[0].height
 
+    def _recovery_at(self, height: int) -> Recovery | None:
+        """The next recovery when it stands on that height: nothing above it is ours."""
+        r = self._awaited[0] if self._awaited else None
+        return r if r is not None and r.height == height else None
+
     def _try_recovery(self) -> None:
         """Opens the epoch when we have exactly the block that it stands on."""
-        if not self._awaited or self.halted is not None or self._out.installed:
-            return  # an installed state is written as it is before an epoch opens on it
-        r, tip = self._awaited[0], self.ledger.tip
-        if self._lacks_recovered and r.epoch > self.validators.epoch:
-            self._send(None, SyncRequest(tip.height + 1, 1))
-            return
-        if (tip.height, tip.hash) != (r.height, r.block_hash) or (
-            r.epoch != self.validators.epoch + 1
-        ):
-            self._stop(
-                f"the chain opens epoch {r.epoch} by a recovery vote on block {r.height} "
-                f"{r.block_hash.hex()}; this member is in epoch {self.validators.epoch} "
-                f"at block {tip.height} {tip.hash.hex()}"
-            )
-            return
-        self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
+        # An installed state is written as it is before an epoch opens on it.
+        while self._awaited and not self.is_halted and not self._out.installed:
+            r, tip = self._awaited[0], self.ledger.tip
+            if self._lacks_recovered:
+                self._send(None, SyncRequest(tip.height + 1, 1))
+                return
+            if (tip.height, tip.hash) != (r.height, r.block_hash):
+                self._stop_beside(r, tip.height, tip.hash)
+                return
+            self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
+
+    def _stop_beside(self, r: Recovery, height: int, block_hash: bytes) -> None:
+        """What is final here is not what the chain names; nobody goes back behind it."""
+        self._stop(
+            f"the chain opens epoch {r.epoch} by a recovery vote on block {r.height} "
+            f"{r.block_hash.hex()}; this member is in epoch {self.validators.epoch} "
+            f"at block {height} {block_hash.hex()}"
+        )
 
 
 def _epoch_of(message: Message) -> int | None:

@@ -154,7 +154,8 @@ class ChainView:
 class Recovery:
     """A finalized on-chain vote that replaces a set which lost its quorum (break-glass).
 
-    The new ``epoch`` stands on the block of ``height`` and ``block_hash``.
+    The new ``epoch``, the first of an era, stands on the block of ``height`` and ``block_hash``.
+    ``chain_block`` is the chain's block in which it was opened, with the members of that moment.
     """
 
     epoch: int
@@ -162,6 +163,7 @@ class Recovery:
     block_hash: bytes
     validators: tuple[Validator, ...]
     seed: bytes
+    chain_block: int
 
 
 @dataclass(frozen=True)

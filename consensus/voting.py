@@ -347,9 +347,13 @@ class Voting(Turning):
             return None
 
     def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
-        """Applies final blocks in order, up to the first that ends the epoch (R11)."""
+        """Applies final blocks in order, up to the first that ends the epoch (R11, R21)."""
         for number, block in enumerate(branch):
             header = block.header
+            recovered = self._recovery_at(header.height)
+            if recovered is not None and recovered.block_hash != block.hash:
+                self._stop_beside(recovered, header.height, block.hash)
+                return
             mine = self.machine.hash_at(header.state_height)
             if mine is not None and mine != header.state_hash:
                 self._stop(
@@ -370,6 +374,10 @@ class Voting(Turning):
                 above = tuple(b.header for b in branch[number + 1 :])
                 opening = Boundary(block, target, above + links)
                 self._open_epoch(opening, opened_tip(header, block.hash))
+                self._try_recovery()
+                return
+            if recovered is not None:
+                self._advance(tip_at(header, block.hash, final))
                 return
         self._advance(tip_at(branch[-1].header, target.block, target))
         self.catchup.reached(target, self.ledger.tip.height)

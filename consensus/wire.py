@@ -89,7 +89,7 @@ __all__ = [
     "pack_body",
 ]  # of ``codec`` and ``commands``; everything defined here is public too
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,8 @@ class NodeFacade(Protocol):
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
         endpoints: [...]}. Membership: membership {chain_block (of the registry's newest set),
-        pending (None, or its seats that are joining, leaving, changing), revoked, recoveries};
+        pending (None, or its seats that are joining, leaving, changing), revoked, recoveries,
+        recovery_epoch (what the next one must name)};
         alarms (list of what an operator must look at). Attestation: attestation (None when members
         are not asked for quotes, else {policy_version, policy_digest, held (seats that the policy
         is not enforced against), accepted, refused (by reason), verified, verifying_ms, quotes,

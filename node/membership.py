@@ -14,7 +14,7 @@ import structlog
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
-from consensus.epochs import next_set
+from consensus.epochs import begins_era, next_era, next_set
 from consensus.interface import (
     ChainHead,
     EpochOpened,
@@ -145,7 +145,14 @@ class MembershipFeed:
         )
         if view is None:
             return
-        recovery = Recovery(vote.epoch, vote.height, vote.block_hash, view.validators, view.seed)
+        recovery = Recovery(
+            vote.epoch,
+            vote.height,
+            vote.block_hash,
+            view.validators,
+            view.seed,
+            view.block_number,
+        )
         self._recoveries.append(recovery)
         self._tell_recoveries()
 
@@ -242,6 +249,11 @@ class MembershipFeed:
                 f" {waiting.height}, block {waiting.block_hash.hex()}, from {waiting.ready_at_s}"
                 " (Unix seconds) on; guardian and contract owner may veto it"
             )
+            if not begins_era(waiting.epoch):
+                found.append(
+                    f"no node will open epoch {waiting.epoch} by that recovery, as it begins no"
+                    f" era: seat owners must vote for epoch {self._recovery_epoch()}"
+                )
         return found
 
     def status(self) -> dict[str, Any]:
@@ -251,7 +263,13 @@ class MembershipFeed:
             "pending": self.pending(),
             "revoked": sorted(self.revoked),
             "recoveries": len(self._recoveries),
+            "recovery_epoch": self._recovery_epoch(),
         }
+
+    def _recovery_epoch(self) -> int:
+        """What a recovery that all members can open would have to name now (R21)."""
+        current = self._current.epoch if self._current is not None else 0
+        return next_era(max([current, *(r.epoch for r in self._recoveries)]))
 
     def _note_alarms(self) -> None:
         now = tuple(self.alarms())

@@ -180,7 +180,8 @@ def opening(rng: Random) -> Opening:
     record = next_epoch(rng)
     if rng.random() < 0.3:
         members = record.validators
-        return Recovery(number(rng), number(rng), rng.randbytes(32), members, rng.randbytes(32))
+        hash_, seed = rng.randbytes(32), rng.randbytes(32)
+        return Recovery(number(rng), number(rng), hash_, members, seed, number(rng))
     ended = wire.make_block(
         CLUSTER,
         epoch=number(rng),

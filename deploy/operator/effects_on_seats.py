@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chain import Member, Membership, MemberStatus
+from consensus.epochs import begins_era, next_era
 from deploy.operator.wording import NO_END_S, Effect, time_text
 
 EVIDENCE_WINDOW_DAYS = 14  # `evidenceWindow` of Registry.sol
@@ -198,7 +199,18 @@ def vote(now: Membership, seat: int, epoch: int, height: int, block_hash: bytes)
             f"seat {seat}, weight {row.weight} of {granted}, votes: epoch {epoch} goes on at"
             f" height {height}, block 0x{block_hash.hex()}",
         ),
-        ("what was final above that height is lost",),
+        _about_recovery(epoch),
+    )
+
+
+def _about_recovery(epoch: int) -> tuple[str, ...]:
+    lost = "what was final above that height is lost"
+    if begins_era(epoch):
+        return (lost,)
+    return (
+        lost,
+        f"no node will open epoch {epoch}: it begins no era; {next_era(epoch)} does, and `status`"
+        " of any node says which is next (membership.recovery_epoch)",
     )
 
 
@@ -217,8 +229,9 @@ def recover(
             f"opens the recovery that was announced, from {time_text(pending.ready_at_s)} on;"
             " announces it anew if less than half of the weight of then is ACTIVE"
         )
-        return Effect(tuple(lines), ("what was final above that height is lost",))
-    return Effect((*lines, "announces the recovery; the delay for objections starts"))
+        return Effect(tuple(lines), _about_recovery(epoch))
+    lines.append("announces the recovery; the delay for objections starts")
+    return Effect(tuple(lines), _about_recovery(epoch)[1:])
 
 
 def veto(now: Membership) -> Effect:

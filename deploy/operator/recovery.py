@@ -12,7 +12,8 @@ def add(verbs: Verbs) -> None:
     where = (("EPOCH", read.number), ("HEIGHT", read.number), ("HASH", read.hash32))
     verbs.call(
         "recovery-vote", lambda o: calls.vote_recovery(o.seat, o.epoch, o.height, o.hash),
-        "as seat owner: vote that EPOCH goes on at the cluster's block HEIGHT, HASH (epoch 0: no)",
+        "as seat owner: vote that EPOCH goes on at the cluster's block HEIGHT, HASH (epoch 0: no);"
+        " EPOCH is what `status` of a node calls membership.recovery_epoch",
         ("SEAT", read.seat), *where,
     )  # fmt: skip
     verbs.call(

@@ -94,7 +94,7 @@ async def recover(directory: Path, deadline_s: float) -> tuple[int, int]:
             if node.seat not in alive and await desk.is_active(node.seat):
                 await desk.deactivate(node.seat)
         seats = [node.seat for node in testnet.nodes]
-        epoch, height = best["epoch"] + 1, best["height"]
+        epoch, height = best["membership"]["recovery_epoch"], best["height"]
         vote = (epoch, height, bytes.fromhex(best["block_hash"]))
         await desk.vote_recovery(seats, *vote)
         await desk.recover(seats, *vote)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from consensus.limits import EPOCHS_PER_ERA
 from deploy import calls
 from deploy.testnet import processes
 from tests.integration.conftest import MakeTestnet
@@ -186,8 +187,8 @@ async def test_a_cluster_that_lost_its_quorum_goes_on_by_a_vote_on_the_chain(
                 assert not opened
                 await trio.sleep(0.05)
         assert (await status(testnet, 1))["epoch"] == 0
-    assert opened[0][0] == 1
-    await testnet.wait_epoch(1, {1: 1, 2: 1})
+    assert opened[0][0] == EPOCHS_PER_ERA
+    await testnet.wait_epoch(EPOCHS_PER_ERA, {1: 1, 2: 1})
     await testnet.put("after", b"2")
     for seat in (1, 2):
         assert (await testnet.get("before", seat=seat)).value == b"1"
@@ -195,7 +196,7 @@ async def test_a_cluster_that_lost_its_quorum_goes_on_by_a_vote_on_the_chain(
     # One that was given up comes back with its disk: it follows, and has no say.
     await testnet.start(3)
     await testnet.wait_for(
-        lambda seen: seen.nodes[2].state == "observing" and seen.nodes[2].epoch == 1,
+        lambda seen: (seen.nodes[2].state, seen.nodes[2].epoch) == ("observing", EPOCHS_PER_ERA),
         "seat 3 observes in the new epoch",
     )
     with trio.fail_after(30):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from clusters import CLUSTER_ID, GENESIS, Cluster, block, sent
 
+from consensus.boot import NUMBERS_PER_EPOCH
 from consensus.digests import boot_digest, digest_of
 from consensus.engine import Engine
 from consensus.interface import (
@@ -24,6 +25,7 @@ from consensus.interface import (
     VoteRecord,
 )
 from consensus.ledger import Tip, genesis_tip
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.machine import Machine
 from consensus.types import (
     BootAck,
@@ -219,15 +221,15 @@ def test_a_rolled_back_log_is_told_again_by_the_set_of_the_next_epoch() -> None:
     forgotten = cluster.vote(1, VoteKind.NULLIFY, View(3, 2))
     for seat in (2, 3):
         engine.step(Received(seat, _ack(cluster, engine, seat, forgotten)), 1)
-    recovery = Recovery(1, 0, GENESIS, cluster.validators.validators, bytes(32))
+    recovery = Recovery(ERA, 0, GENESIS, cluster.validators.validators, bytes(32), 0)
     engine.step(RecoverySeen(recovery), 1)
-    assert engine.validators.epoch == 1
+    assert engine.validators.epoch == ERA
     assert not engine.can_vote
-    unsigned = Vote(VoteKind.NULLIFY, 1, View(5, 0), 1, bytes(32), 0, b"")
+    unsigned = Vote(VoteKind.NULLIFY, ERA, View(5, 0), 1, bytes(32), 0, b"")
     signature = cluster.signers[1].sign(digest_of(CLUSTER_ID, unsigned))
     engine.step(Received(2, _ack(cluster, engine, 2, unsigned._replace(signature=signature))), 1)
     output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
-    assert AbstainRecord(1, 7) in output.persist
+    assert AbstainRecord(ERA, 7) in output.persist
 
 
 @pytest.mark.parametrize("index", [0, 3])
@@ -339,16 +341,17 @@ def test_a_forged_vote_of_who_had_the_seat_before_hides_no_vote_of_who_has_it_no
     engine.step(Received(2, VoteMessage(1, forged)), 2)
     one, two, three, four = cluster.validators.validators
     heir = Validator(two.seat, two.weight, four.node_key)
-    recovery = Recovery(1, 0, GENESIS, (one, heir, three), bytes(32))
+    recovery = Recovery(ERA, 0, GENESIS, (one, heir, three), bytes(32), 0)
     engine.step(RecoverySeen(recovery), 3)
-    assert engine.validators.epoch == 1
-    unsigned = Vote(VoteKind.NOTARIZE, 1, View(1, 0), 2, b"b" * 32, 0, b"")
+    assert engine.validators.epoch == ERA
+    unsigned = Vote(VoteKind.NOTARIZE, ERA, View(1, 0), 2, b"b" * 32, 0, b"")
     digest = digest_of(CLUSTER_ID, unsigned)
     vote = unsigned._replace(signature=cluster.signers[4].sign(digest))
-    request = boot_digest(CLUSTER_ID, 2, 10**9 + 1, b"n" * 32)
-    asks = BootRequest(2, 10**9 + 1, b"n" * 32, cluster.signers[4].sign(request))
+    number = ERA * NUMBERS_PER_EPOCH + 1
+    request = boot_digest(CLUSTER_ID, 2, number, b"n" * 32)
+    asks = BootRequest(2, number, b"n" * 32, cluster.signers[4].sign(request))
     engine.step(Received(2, asks), 4)
-    engine.step(Received(2, VoteMessage(10**9 + 1, vote)), 5)
+    engine.step(Received(2, VoteMessage(number, vote)), 5)
     (ack,) = [m for m in sent(engine.step(Received(2, asks), 6)) if isinstance(m, BootAck)]
     assert ack.last_vote == vote
 
@@ -357,14 +360,14 @@ def test_the_next_set_may_tell_who_kept_its_right_of_a_vote_that_it_forgot() -> 
     """The set that gave it the right had seen none of its votes in the epoch after."""
     cluster = Cluster()
     engine, _ = cluster.booted(1)
-    recovery = Recovery(1, 0, GENESIS, cluster.validators.validators, bytes(32))
+    recovery = Recovery(ERA, 0, GENESIS, cluster.validators.validators, bytes(32), 0)
     engine.step(RecoverySeen(recovery), 1)
-    assert engine.validators.epoch == 1 and engine.can_vote
-    unsigned = Vote(VoteKind.NULLIFY, 1, View(5, 0), 1, bytes(32), 0, b"")
+    assert engine.validators.epoch == ERA and engine.can_vote
+    unsigned = Vote(VoteKind.NULLIFY, ERA, View(5, 0), 1, bytes(32), 0, b"")
     signature = cluster.signers[1].sign(digest_of(CLUSTER_ID, unsigned))
     engine.step(Received(2, _ack(cluster, engine, 2, unsigned._replace(signature=signature))), 1)
     output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
-    assert AbstainRecord(1, 7) in output.persist
+    assert AbstainRecord(ERA, 7) in output.persist
     assert not engine.can_vote
 
 

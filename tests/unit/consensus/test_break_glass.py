@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from consensus.epochs import Origin, due
-from consensus.interface import Alarm, MembershipSeen, RecoverySeen
+from consensus.interface import Alarm, MembershipSeen, RecoverySeen, Timer, VoteRecord
+from consensus.limits import EPOCHS_PER_ERA as ERA
+from consensus.limits import ERAS_MAX
 from consensus.types import Recovery
 from consensus.validators import Validator
-from tests.unit.consensus.towns import Town
+from tests.unit.consensus.towns import Town, chain_view
 
 
 def _stuck() -> Town:
@@ -20,14 +24,20 @@ def _stuck() -> Town:
     return town
 
 
+def _recovery(town: Town, *seats: int, era: int = 1) -> Recovery:
+    """The chain opens an era with these members on what is final at the first of them."""
+    tip = town.engines[seats[0]].ledger.tip
+    new = tuple(map(town.member, seats))
+    return Recovery(era * ERA, tip.height, tip.hash, new, bytes(32), town.number)
+
+
 def members(town: Town, count: int) -> list[Validator]:
     return [town.member(seat) for seat in range(1, count + 1)]
 
 
 def test_a_recovery_vote_on_the_chain_opens_an_epoch_of_those_who_are_left() -> None:
     town = _stuck()
-    tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2, 3))), bytes(32))
+    recovery = _recovery(town, 1, 2, 3)
     for seat in (1, 2, 3):
         output = town.step(seat, RecoverySeen(recovery))
         assert [n for n in output.notices if isinstance(n, Alarm)], "it must be loud"
@@ -38,7 +48,7 @@ def test_a_recovery_vote_on_the_chain_opens_an_epoch_of_those_who_are_left() -> 
     town.start(1, 2, 3)
     for seat in (1, 2, 3):  # the chain tells it again at every start
         town.step(seat, RecoverySeen(recovery))
-    assert set(town.epochs().values()) == {1}
+    assert set(town.epochs().values()) == {ERA}
     town.settle()
     town.commit()
 
@@ -48,15 +58,14 @@ def test_a_member_behind_the_recovery_fetches_first() -> None:
     town.crash(3)
     town.commit()
     town.crash(4, 5, 6, 7)
-    tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2, 3))), bytes(32))
+    recovery = _recovery(town, 1, 2, 3)
     for seat in (1, 2):
         town.step(seat, RecoverySeen(recovery))
     town.start(3)
     town.step(3, RecoverySeen(recovery))
     assert town.epochs()[3] == 0
     town.pass_time()
-    assert set(town.epochs().values()) == {1}
+    assert set(town.epochs().values()) == {ERA}
     town.commit()
 
 
@@ -66,8 +75,7 @@ def test_after_a_recovery_no_older_view_leads_back_to_the_lost_members() -> None
     town.commit()
     town.crash(5, 6, 7)
     town.change(*members(town, 4))
-    tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(members(town, 4)), bytes(32))
+    recovery = _recovery(town, 1, 2, 3, 4)
     for seat in (1, 2, 3, 4):
         town.step(seat, RecoverySeen(recovery))
     town.pass_time()
@@ -80,25 +88,121 @@ def test_after_a_recovery_no_older_view_leads_back_to_the_lost_members() -> None
         town.step(seat, MembershipSeen(old, frozenset()))
         assert not engine._accepts(back, 1)
     town.pass_time()
-    assert set(town.epochs().values()) == {1}
+    assert set(town.epochs().values()) == {ERA}
     # What the registry shows later is followed as ever.
     town.change(town.heavier(1, 2), *members(town, 4)[1:])
     town.pass_time()
-    assert set(town.epochs().values()) == {2}
+    assert set(town.epochs().values()) == {ERA + 1}
 
 
-@pytest.mark.parametrize("what", ["beyond", "another block", "another epoch"])
+@pytest.mark.parametrize("saw", ["nothing", "nothing, and was started again", "a new order"])
+def test_a_view_of_before_the_recovery_that_comes_after_it_leads_nowhere(saw: str) -> None:
+    """The chain that a member asks may lag; one step to the lost set would be within limits."""
+    town = _stuck()
+    old = chain_view(town.number, *members(town, 4))
+    town.number += 1
+    recovery = _recovery(town, 1, 2, 3)
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen(recovery))
+    town.pass_time()
+    if saw == "a new order":
+        for _ in range(3):
+            town.fire(Timer.LEADER, 1, 2, 3)
+            town.settle()
+        town.pass_time()
+    expected = ERA + (saw == "a new order")
+    assert set(town.epochs().values()) == {expected}
+    if saw != "nothing":
+        town.crash(1, 2, 3)
+        town.start(1, 2, 3)
+        town.settle()
+    for seat in (1, 2, 3):
+        town.step(seat, MembershipSeen(old, frozenset()))
+    town.pass_time()
+    assert set(town.epochs().values()) == {expected}
+    assert town.members(1).keys() == {1, 2, 3}
+
+
+@pytest.mark.parametrize("what", ["beyond", "another block"])
 def test_a_recovery_that_does_not_fit_stops_the_member(what: str) -> None:
     town = _stuck()
-    tip = town.engines[1].ledger.tip
-    height, hash_, epoch = tip.height, tip.hash, 1
+    recovery = _recovery(town, 1, 2, 3)
     if what == "beyond":
-        height -= 1
-    elif what == "another block":
-        hash_ = bytes(32)
+        recovery = replace(recovery, height=recovery.height - 1)
     else:
-        epoch = 2
-    members = tuple(map(town.member, (1, 2, 3)))
-    output = town.step(1, RecoverySeen(Recovery(epoch, height, hash_, members, bytes(32))))
+        recovery = replace(recovery, block_hash=bytes(32))
+    output = town.step(1, RecoverySeen(recovery))
     assert output.halt is not None
     assert "recovery" in output.halt.reason
+
+
+@pytest.mark.parametrize("epoch", [1, ERA + 1, (ERAS_MAX + 1) * ERA])
+def test_a_recovery_that_begins_no_era_opens_nothing_and_is_told_aloud(epoch: int) -> None:
+    town = _stuck()
+    recovery = _recovery(town, 1, 2, 3)
+    output = town.step(1, RecoverySeen(replace(recovery, epoch=epoch)))
+    assert output.halt is None and town.epochs()[1] == 0
+    (alarm,) = (n for n in output.notices if isinstance(n, Alarm))
+    assert f"must name {ERA}" in alarm.what
+    town.step(1, RecoverySeen(recovery))
+    assert town.epochs()[1] == ERA
+
+
+def test_several_recoveries_may_stand_on_one_block() -> None:
+    town = _stuck()
+    first = _recovery(town, 1, 2, 3)
+    second = _recovery(town, 1, 2, era=3)
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen(first))
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen(second))
+    town.pass_time()
+    assert set(town.epochs().values()) == {3 * ERA} and town.members(3) == {1: 1, 2: 1}
+    town.commit(1, 2)
+
+
+def test_who_saw_a_recovery_signs_nothing_any_more_in_the_epoch_that_it_ended() -> None:
+    """What the old set made final with its help would be lost."""
+    town = Town(4, 4)
+    town.crash(3)
+    town.commit()
+    recovery = _recovery(town, 1, 2, 3)
+    town.cut = {(a, b) for a in (1, 2, 4) for b in (3,)}
+    town.start(3)
+    town.step(3, RecoverySeen(recovery))
+    town.outputs.clear()
+    assert town.engines[3].status().state == "syncing" and not town.engines[3].serves
+    town.fire(Timer.LEADER, 3)
+    town.fire(Timer.STALL, 3)
+    records = [record for _, output in town.outputs for record in output.persist]
+    assert not [r for r in records if isinstance(r, VoteRecord) and r.vote.seat == 3]
+
+
+def test_a_member_behind_goes_to_the_block_of_the_recovery_and_no_further() -> None:
+    """Others do not see the chain yet, and show it what will be lost."""
+    town = Town(7, 7)
+    town.crash(3)
+    town.commit()
+    recovery = _recovery(town, 1, 2, 3)
+    town.commit()
+    assert town.engines[1].ledger.tip.height > recovery.height
+    town.start(3)
+    town.step(3, RecoverySeen(recovery))
+    town.pass_time()
+    assert town.engines[3].halted is None
+    assert town.epochs()[3] == ERA and town.engines[3].ledger.tip.height == recovery.height
+    output = town.step(1, RecoverySeen(recovery))
+    assert output.halt is not None, "it is beyond, and must not go back in silence"
+
+
+def test_a_member_that_is_shown_another_block_in_the_place_of_the_recovery_stops() -> None:
+    town = Town(7, 7)
+    town.crash(3)
+    town.commit()
+    recovery = replace(_recovery(town, 1, 2, 3), block_hash=bytes(32))
+    town.start(3)
+    town.step(3, RecoverySeen(recovery))
+    town.settle()
+    town.pass_time(4)
+    engine = town.engines[3]
+    assert engine.halted is not None and engine.ledger.tip.height < recovery.height

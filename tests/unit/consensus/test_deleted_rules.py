@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from consensus import boot
+from consensus import boot, turning
+from consensus.certificates import conflict
 from consensus.engine import Engine
-from consensus.interface import MembershipSeen, Received, RecoverySeen, Timer
+from consensus.interface import Event, MembershipSeen, Output, Received, RecoverySeen, Timer
 from consensus.ledger import Tip
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.types import (
     BootCertificate,
     Certificate,
@@ -237,6 +239,18 @@ class RecoversOnHearsay(Engine):
         super()._on_epoch_reply(sender, reply)
 
 
+class NumbersUsedAgain(Engine):
+    """Opens a recovery as the epoch after its own, whatever the lost members called theirs."""
+
+    def step(self, event: Event, now_ms: int) -> Output:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(turning, "begins_era", lambda epoch: True)
+            return super().step(event, now_ms)
+
+    def _on_recovery(self, recovery: Recovery) -> None:
+        super()._on_recovery(replace(recovery, epoch=recovery.epoch - ERA + 1))
+
+
 def _stuck(engine: type[Engine], block_hash: bytes | None = None) -> tuple[Town, Recovery]:
     """Four of seven are gone for good; a recovery on our tip, or on another block."""
     town = Town(7, 7, engine_class=engine)
@@ -244,7 +258,7 @@ def _stuck(engine: type[Engine], block_hash: bytes | None = None) -> tuple[Town,
     town.crash(4, 5, 6, 7)
     tip = town.engines[1].ledger.tip
     members = tuple(map(town.member, (1, 2, 3)))
-    return town, Recovery(1, tip.height, block_hash or tip.hash, members, bytes(32))
+    return town, Recovery(ERA, tip.height, block_hash or tip.hash, members, bytes(32), 0)
 
 
 def _a_recovery_on_another_block_opens_nothing(engine: type[Engine]) -> bool:
@@ -259,6 +273,35 @@ def _only_the_chain_tells_of_a_recovery(engine: type[Engine]) -> bool:
     return town.epochs()[1] == 0
 
 
+def _who_is_wiped_as_the_page_says_is_not_convicted(engine: type[Engine]) -> bool:
+    """3 voted in an epoch that those who are left never saw; it stops, and begins anew."""
+    town = Town(7, 7, engine_class=engine)
+    town.crash(1, 2)
+    town.change(town.heavier(3, 2), *(town.member(s) for s in (1, 2, 4, 5, 6, 7)))
+    town.pass_time()
+    assert town.epochs()[3] == 1
+    town.commit()
+    town.crash(3, 4, 5, 6, 7)
+    town.start(1, 2)
+    town.settle()
+    tip = town.engines[1].ledger.tip
+    members = tuple(map(town.member, (1, 2, 3)))
+    seen = RecoverySeen(Recovery(ERA, tip.height, tip.hash, members, bytes(32), town.number))
+    for seat in (1, 2):
+        town.step(seat, seen)
+    town.start(3)
+    assert town.step(3, seen).halt is not None
+    town.crash(3)
+    votes = set(town.votes(3))
+    town.stores[3] = town.new_store(3)
+    town.start(3)
+    town.step(3, seen)
+    town.pass_time(24)
+    town.commit()
+    votes |= town.votes(3)
+    return not any(conflict(one, two) for one in votes for two in votes)
+
+
 STORIES: tuple[Directed, ...] = (
     Directed(StaleEpochBorne, ("R15",), _who_ignores_a_due_epoch_goes),
     Directed(AnswersBelieved, ("R16",), _only_certified_blocks_are_applied),
@@ -270,6 +313,7 @@ STORIES: tuple[Directed, ...] = (
     Directed(RightLostAtTheEdge, ("R20",), _who_stays_keeps_its_number),
     Directed(RecoversOnAnyBlock, ("R21",), _a_recovery_on_another_block_opens_nothing),
     Directed(RecoversOnHearsay, ("R21",), _only_the_chain_tells_of_a_recovery),
+    Directed(NumbersUsedAgain, ("R21",), _who_is_wiped_as_the_page_says_is_not_convicted),
 )
 
 

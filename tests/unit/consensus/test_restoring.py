@@ -29,6 +29,7 @@ from consensus.interface import (
     TimerFired,
 )
 from consensus.items import Lease, item_of, lease_item, read_item
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.machine import Machine
 from consensus.snapshots import certified_state
 from consensus.transfer import export
@@ -381,13 +382,13 @@ def test_a_recovery_on_an_installed_block_waits_until_it_is_written() -> None:
     engine, _ = _behind()
     seat = _offered(engine)
     members = cluster.validators.validators
-    recovery = Recovery(1, AT, PAST.blocks[AT - 1].hash, members, bytes(32))
+    recovery = Recovery(ERA, AT, PAST.blocks[AT - 1].hash, members, bytes(32), 0)
     engine.step(RecoverySeen(recovery), 8)
     output = _all_chunks(engine, seat)
     assert output.installed and engine.validators.epoch == 0
     output = engine.step(TimerFired(Timer.RETRY), 10)
     assert EpochRecord(recovery) in output.persist
-    assert (engine.validators.epoch, engine.view) == (1, View(1, 0))
+    assert (engine.validators.epoch, engine.view) == (ERA, View(1, 0))
 
 
 def test_a_replaced_state_is_not_kept_in_memory() -> None:

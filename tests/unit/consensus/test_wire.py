@@ -383,21 +383,21 @@ def _sample(seed: int) -> list[Message]:
 
 
 GOLDEN = {
-    "ProposalMessage": "99ad50f142fb24cbfdad869e2af28391",
-    "VoteMessage": "7d55081fe1d8f119467ec00cacc66da2",
-    "Certificates": "5e905711c764917e5f54ecaf3f6368e8",
-    "Commands": "921e3df5ed818f49f04de3d436311e2f",
-    "BlockRequest": "c6da406795a21ddac0dbc2c4648eafc3",
-    "BlockReply": "e54cd2bddfb3cb2bbeb0878d9a218f79",
-    "SyncRequest": "fd3177f2e6fe8352306c666fac8ef720",
-    "SyncReply": "aaa80bde3fb1454c4f1f31e8e279b47d",
-    "BootRequest": "09abb942329108cfd3ffa0a59c9a7522",
-    "BootAck": "a9f542dc753e325dce589b82daff97e6",
-    "BootRefused": "54b585583b7de6c77500bbfd0f89e614",
-    "BootCertificate": "f5a4898bc5a97a64297d1d76139d3522",
-    "EvidenceMessage": "ffeaeffcaf101ad6d1ee2b04fea17f2c",
-    "Probe": "ce7395c34d92bd8809943db95ac97946",
-    "ProbeReply": "d0b377e9696c3d1ba3a0394ce37d84ef",
+    "ProposalMessage": "ef660c9a5ba7063180ecd30c08ebf769",
+    "VoteMessage": "357c870bd2c54d2b8b8a6d689ed61da1",
+    "Certificates": "815ca6c8204693075d8d09ebd281af1b",
+    "Commands": "5363fbd13b031264fcbc1f78d2d45294",
+    "BlockRequest": "c9f7d20f7eb585ef933033c820b22d83",
+    "BlockReply": "5a2a7a2827f04295970ebbe7e27272c8",
+    "SyncRequest": "977d187650d1de65c4be2d1a8008a8cd",
+    "SyncReply": "f44fde94a4549b82539a2e4253b471e9",
+    "BootRequest": "0ff0a76a3ad52bb03bf6724547b24e56",
+    "BootAck": "a41e628546b58f1e1b0328e82684b557",
+    "BootRefused": "a598ef64eb99240fe2d4e16ac9ea1dd0",
+    "BootCertificate": "24cfea966e75aea5535934cb40902244",
+    "EvidenceMessage": "905aa40b00d97204a0da2e931fec29d5",
+    "Probe": "6cb412920a15ddba84460a730558b996",
+    "ProbeReply": "a5c1b1cfb3a1744e01e4149d7c56e204",
 }
 
 

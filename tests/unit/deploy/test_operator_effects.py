@@ -8,6 +8,7 @@ import re
 import pytest
 
 from chain import Member, Membership, MemberStatus, PendingRecovery
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from deploy import calls
 from deploy.calls import Call
 from deploy.operator.effects import _describe, effect_of
@@ -94,7 +95,17 @@ def test_a_sweep_counts_only_those_that_may_not_speak() -> None:
 
 
 def test_a_recovery_that_waits_is_told_from_a_new_one() -> None:
-    waiting = PendingRecovery(2, 70, b"h" * 32, NOW_S + 9)
+    waiting = PendingRecovery(ERA, 70, b"h" * 32, NOW_S + 9)
     now = membership(member(1), member(2), pending=waiting)
-    assert "opens the recovery" in text(effect_of(calls.recover(2, 70, b"h" * 32, [1, 2]), now))
-    assert "announces" in text(effect_of(calls.recover(2, 71, b"h" * 32, [1, 2]), now))
+    opens = effect_of(calls.recover(ERA, 70, b"h" * 32, [1, 2]), now)
+    assert "opens the recovery" in text(opens) and len(opens.warnings) == 1
+    announces = effect_of(calls.recover(ERA, 71, b"h" * 32, [1, 2]), now)
+    assert "announces" in text(announces) and not announces.warnings
+
+
+def test_a_recovery_that_no_node_will_open_is_told_before_anybody_votes() -> None:
+    now = membership(member(1), member(2))
+    good = effect_of(calls.vote_recovery(1, 2 * ERA, 70, b"h" * 32), now)
+    assert len(good.warnings) == 1
+    for call in (calls.vote_recovery(1, 7, 70, b"h" * 32), calls.recover(7, 70, b"h" * 32, [1])):
+        assert f"{ERA} does" in effect_of(call, now).warnings[-1]

@@ -19,6 +19,7 @@ from chain import (
     Voter,
 )
 from consensus.interface import ChainHead, EpochOpened, MembershipSeen, RecoverySeen
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.order import chain_seed
 from consensus.validators import Validator, ValidatorSet
 from node.membership import MembershipFeed, chain_view
@@ -196,11 +197,14 @@ def test_alarms_say_what_is_wrong_and_go_away() -> None:
     node.feed.saw(sighting(8, *two_gone))
     _, alarm = node.feed.alarms()
     assert "needed for the quorum: seats 3, 4" in alarm and "weight 2 of 4, a quorum is 3" in alarm
-    waiting = PendingRecovery(3, 77, b"h" * 32, 5000)
+    waiting = PendingRecovery(ERA, 77, b"h" * 32, 5000)
     node.feed.saw(sighting(9, *FOUR, pending_recovery=waiting))
     (alarm,) = node.feed.alarms()
-    assert "recovery" in alarm and "epoch 3 on height 77" in alarm and (b"h" * 32).hex() in alarm
-    node.feed.saw(sighting(10, *FOUR))
+    assert f"epoch {ERA} on height 77" in alarm and (b"h" * 32).hex() in alarm
+    node.feed.saw(sighting(10, *FOUR, pending_recovery=replace(waiting, epoch=3)))
+    _, alarm = node.feed.alarms()
+    assert "no node will open epoch 3" in alarm and f"vote for epoch {ERA}" in alarm
+    node.feed.saw(sighting(11, *FOUR))
     assert node.feed.alarms() == []
 
 
@@ -220,21 +224,25 @@ def test_a_recovery_reaches_the_core_whenever_it_was_seen() -> None:
         (told,) = node.take(RecoverySeen)
         assert (told.recovery.epoch, told.recovery.height) == (1, 77)
         assert told.recovery.validators == (Validator(1, 1, key(1)),)
+        assert told.recovery.chain_block == 7
 
 
 def test_the_core_is_told_of_every_recovery_once() -> None:
     node = Node()
-    three = tuple(recovery(epoch) for epoch in (2, 5, 9))
+    eras = [2 * ERA, 5 * ERA, 9 * ERA]
+    three = tuple(map(recovery, eras))
+    assert node.feed.status()["recovery_epoch"] == ERA
     node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
     node.run(*FOUR)
-    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [2, 5, 9]
-    node.open(2, member(1))
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras
+    assert node.feed.status()["recovery_epoch"] == 10 * ERA
+    node.open(2 * ERA, member(1))
     assert node.take(RecoverySeen) == []
     # The core was told of all that it is beyond, too: it must stop if it went another way.
     node = Node()
     node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
-    node.feed.attach(node.events.append, validators(*FOUR, epoch=6))
-    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == [2, 5, 9]
+    node.feed.attach(node.events.append, validators(*FOUR, epoch=6 * ERA))
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras
 
 
 def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:

@@ -16,6 +16,7 @@ from consensus.interface import (
     Record,
     RecoverySeen,
 )
+from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.types import GENESIS, Boundary, Recovery
 from node.storage import Store
 from tests.unit.consensus.clusters import CLUSTER_ID
@@ -132,7 +133,7 @@ def test_a_snapshot_that_led_over_a_recovery_comes_back(
     town.settle()
     tip = town.engines[1].ledger.tip
     four = tuple(map(town.member, (1, 2, 3, 4)))
-    recovery = Recovery(1, tip.height, tip.hash, four, bytes(32))
+    recovery = Recovery(ERA, tip.height, tip.hash, four, bytes(32), 0)
     for seat in (1, 2, 3, 4):
         town.step(seat, RecoverySeen(recovery))
     town.pass_time()
@@ -171,7 +172,8 @@ def test_answers_end_at_the_block_of_a_recovery(tmp_path: Path, count: int) -> N
     town.crash(3, 4)
     town.settle()
     tip = town.engines[1].ledger.tip
-    recovery = Recovery(1, tip.height, tip.hash, tuple(map(town.member, (1, 2))), bytes(32))
+    two = tuple(map(town.member, (1, 2)))
+    recovery = Recovery(ERA, tip.height, tip.hash, two, bytes(32), 0)
     for seat in (1, 2):
         town.step(seat, RecoverySeen(recovery))
     town.pass_time()
