@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -91,6 +93,29 @@ def request_id(request: Request) -> bytes | None:
     if len(found) > 1 or not 1 <= len(found[0]) <= REQUEST_ID_BYTES_MAX:
         raise BadRequest(f"expected one Idempotency-Key of 1 to {REQUEST_ID_BYTES_MAX} bytes")
     return bytes(found[0])
+
+
+@asynccontextmanager
+async def body_place(places: trio.Semaphore, request: Request) -> AsyncIterator[None]:
+    """One of a few places, within which a request with a large body reads and decodes it: a crowd
+    of clients that send such bodies slowly costs no more memory than there are places.
+
+    Raises:
+        Refused: 503 when none became free in time.
+    """
+    announced = request.headers.get("content-length", "0")
+    is_known = announced.isdecimal() and "transfer-encoding" not in request.headers
+    if is_known and len(announced) <= 6 and int(announced) <= VALUE_BYTES_MAX:
+        yield
+        return
+    with trio.move_on_after(BODY_TIMEOUT_S) as waiting:
+        await places.acquire()
+    if waiting.cancelled_caught:
+        raise Refused(503, "busy", "too many large bodies are under way; try again")
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:

@@ -33,6 +33,8 @@ from node.api.bounds import (
     HEADER_BYTES_MAX,
     IDLE_TIMEOUT_S,
     LARGE_ANSWERS_MAX,
+    LARGE_BODIES_MAX,
+    READ_PIECE_BYTES,
     SEND_TIMEOUT_S,
     STOP_GRACE_S,
     TOKEN_BYTES_MAX,
@@ -74,7 +76,7 @@ def build_app(facade: NodeFacade, config: ApiConfig, streams: ChangeStreams) -> 
     places = trio.Semaphore(LARGE_ANSWERS_MAX)
     routes = [
         *kv_routes(facade),  # first: the busy ones
-        *transaction_routes(facade, places),
+        *transaction_routes(facade, places, trio.Semaphore(LARGE_BODIES_MAX)),
         *lease_routes(facade, places),
         *watch_routes(facade, streams),
         *read_routes(facade, streams),
@@ -157,6 +159,9 @@ class _Connections:
         self._config.accesslog = None
         self._config.errorlog = None
         self._config.h11_max_incomplete_size = HEADER_BYTES_MAX
+        # Pieces of a body that its request has not asked for yet. Two at least: an exchange without
+        # a body ends with the end of that and the client's leaving, which nobody asks for.
+        self._config.max_app_queue_size = 2
         self._config.keep_alive_max_requests = 1_000_000
         self._config.include_server_header = False
         self._config.include_date_header = False
@@ -301,7 +306,7 @@ class _BoundedStream:
         if self._begun:
             begun, self._begun = self._begun, b""
             return begun
-        return await self._stream.receive_some(bytes_max)
+        return await self._stream.receive_some(min(bytes_max or READ_PIECE_BYTES, READ_PIECE_BYTES))
 
     async def send_all(self, data: bytes) -> None:
         try:

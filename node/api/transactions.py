@@ -26,7 +26,7 @@ from consensus.commands import (
 from consensus.errors import WireError
 from node.api.answers import LargeAnswer, answer
 from node.api.bounds import SMALL_RANGE_KEYS_MAX, TXN_BODY_BYTES_MAX
-from node.api.kv import read_body, request_id
+from node.api.kv import body_place, read_body, request_id
 from node.api.registration import check_json
 from node.api.values import (
     Query,
@@ -42,8 +42,10 @@ _SPAN = (*_BYTES, "end", "end_base64", "prefix", "prefix_base64")
 _OPERATIONS = ("put", "delete", "range")
 
 
-def transaction_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route]:
-    """Ranges and transactions; ``places`` are those of large answers."""
+def transaction_routes(
+    facade: NodeFacade, places: trio.Semaphore, bodies: trio.Semaphore
+) -> list[Route]:
+    """Ranges and transactions; ``places`` are those of large answers, ``bodies`` of bodies."""
     encoding = trio.Lock()  # one for each turn of the loop: all of a block are answered together
 
     async def kv_range(request: Request) -> Response:
@@ -78,7 +80,8 @@ def transaction_routes(facade: NodeFacade, places: trio.Semaphore) -> list[Route
 
     async def txn(request: Request) -> Response:
         check_json(request)
-        wanted = read_txn(await read_body(request, TXN_BODY_BYTES_MAX))
+        async with body_place(bodies, request):
+            wanted = read_txn(await read_body(request, TXN_BODY_BYTES_MAX))
         outcome = await facade.kv.txn(wanted, request_id(request))
 
         async def make() -> Response:

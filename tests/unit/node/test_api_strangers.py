@@ -7,13 +7,14 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from memory_node import MemoryNode, make_config
 
 import node.api.bounds
@@ -21,6 +22,8 @@ import node.api.changes
 import node.api.kv
 import node.api.server
 from node.api import ApiError, serve
+from node.api.bounds import READ_PIECE_BYTES
+from node.api.express import READ_BYTES as FIRST_READ_BYTES
 from node.api.server import read_token
 
 node_server = node.api.server
@@ -221,6 +224,57 @@ async def test_a_huge_unread_body_is_answered_and_its_connection_is_let_go(
         await until(lambda: not connections[0]._open)
         nursery.cancel_scope.cancel()
     assert node.store == {}
+
+
+async def test_of_a_body_that_nobody_reads_yet_only_some_pieces_are_taken(
+    node: MemoryNode, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+    receive = node_server._BoundedStream.receive_some
+
+    async def counted(self: Any, bytes_max: int | None = None) -> Any:
+        nonlocal taken
+        data = await receive(self, bytes_max)
+        taken += len(data)
+        return data
+
+    monkeypatch.setattr(node_server._BoundedStream, "receive_some", counted)
+    node.hold = trio.Event()  # the read that the body came with waits
+    async with await connect(url) as stream, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await stream.send_all(
+                b"GET /v1/kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n"
+                + 9_000_000 * b"x"
+            )
+
+        nursery.start_soon(send)
+        await until(lambda: taken > 0)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert taken <= FIRST_READ_BYTES + 4 * READ_PIECE_BYTES
+        nursery.cancel_scope.cancel()
+
+
+async def test_large_bodies_wait_for_a_place_and_small_ones_do_not(
+    node: MemoryNode, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_server, "LARGE_BODIES_MAX", 0)
+    monkeypatch.setattr(node_kv, "BODY_TIMEOUT_S", 0.05)
+    config = make_config(tmp_path, api={"listen": LOCAL})
+    url = str(await nursery.start(serve, node, config))
+    large = json.dumps({"compare": [], "then": [], "else": []}) + 65536 * " "
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield large.encode()
+
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        headers = {"content-type": "application/json"}
+        for body in (large, chunks()):
+            response = await http.post("/v1/txn", content=body, headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "busy")
+            assert response.headers["retry-after"] == "1"
+        response = await http.post("/v1/txn", content=large.strip(), headers=headers)
+        assert response.json()["error"]["code"] != "busy"
 
 
 async def test_a_slowly_dripping_body_is_given_up(
