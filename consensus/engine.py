@@ -62,6 +62,7 @@ from .wire import (
     Probe,
     ProbeReply,
     ProposalMessage,
+    Reminder,
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
@@ -299,6 +300,9 @@ class Engine(Watching):
             case Commands(commands):
                 for raw in commands:
                     self._take_command(raw, sender)
+            case Reminder(raw):
+                if not self.machine.done(raw_command_id(raw)):
+                    self.mempool.remind(raw, sender, self.tick)
             case BlockRequest(hash_):
                 self._on_block_request(sender, hash_)
             case BlockReply(block):

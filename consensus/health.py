@@ -23,6 +23,7 @@ from .wire import ProbeReply
 NONCE_TAG = b"dstack-cluster/probe-nonce/v1"
 NONCE_BYTES = 16
 CHALLENGES_KEPT = 4  # an answer to one of the last few still counts: a slow link is no offence
+COMMANDS_PER_BLOCK_MIN = limits.BLOCK_BYTES_MAX // limits.COMMAND_BYTES_MAX  # of a full one
 HEADS_KEPT = 1024
 HEADS_APART = 4  # ticks
 SAMPLES_KEPT = 256
@@ -116,6 +117,7 @@ class Suspicion:
     front: Front
     reminded: int  # tick
     skips: int = 0
+    crowded: int = 0  # full blocks since the last skip
 
 
 class Fairness:
@@ -123,7 +125,8 @@ class Fairness:
 
     Sources take turns and commands of a source keep their order (``mempool``), so a fair leader
     that has a command which is next in its source's row puts it into its next blocks. Whoever
-    gave it to us may not have given it to the leader; we do, before we count anything against it.
+    gave it to us may not have given it to the leader; we do, before we count anything against it,
+    and a reminder is served in our next turn, whatever else we gave it.
 
     Each source's front is judged by itself: a leader could else keep the oldest of its own
     commands back, serve its other ones, and leave everybody else out meanwhile.
@@ -168,7 +171,8 @@ class Fairness:
 
         ``settle`` is how many ticks apart two commands may arrive in another order elsewhere, and
         how long the reminder may take. A block is excused when it serves what the same source
-        gave us before or little later, or when it is full of commands as old as that.
+        gave us before or little later, or when it is full of commands as old as that; of other
+        full blocks only as many as a turn of all sources may take are one skip.
         ``is_below`` tells whether a command is in a block that is not final yet.
         """
         judged = [s for s in self.suspicions.values() if now - s.reminded >= settle]
@@ -184,13 +188,18 @@ class Fairness:
             if waiting is not None:
                 oldest[waiting.source] = min(since, oldest.get(waiting.source, since))
         is_full = _is_full(len(block.commands), size)
+        blocks_per_turn = 1 + len(mempool.fronts()) // COMMANDS_PER_BLOCK_MIN
         for s in judged:
             newest_excused = s.front.since + settle
             served = s.front.command_id in block.command_ids or is_below(s.front.command_id)
             if served or oldest.get(s.front.source, now + 1) <= newest_excused:
-                s.skips = 0
-            elif newest > newest_excused or not is_full:
+                s.skips = s.crowded = 0
+            elif not is_full:
                 s.skips += 1
+            elif newest > newest_excused:
+                s.crowded += 1
+                if s.crowded == blocks_per_turn:
+                    s.skips, s.crowded = s.skips + 1, 0
 
     def skipped(self, times: int) -> Front | None:
         """Of the commands that so many blocks in a row left out, the one that waits longest."""

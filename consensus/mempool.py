@@ -6,6 +6,9 @@ had its turn goes to the end of its source's row. So nobody's flood delays someb
 by more than one round, and whoever is first in its row and still left out block after block is
 being censored (``health``).
 
+A member that reminds us of a command, whoever gave it to us, has it served in its next turn, before
+what else waits in its own row: only so may it count against us that we leave the command out.
+
 Room is counted in bytes, with a least cost for each command. When it is used up, the source that
 holds the most loses its newest command to one that holds less: the origin of a command keeps it
 and sends it again (R7), so nothing is lost by that. Our own clients' commands are never dropped;
@@ -15,10 +18,13 @@ they are refused at once when they would take more than half of the room.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from . import limits
 from .types import raw_command_id
+
+REMINDERS_MAX = 64  # of one member, that wait
 
 
 class Waiting(NamedTuple):
@@ -81,6 +87,7 @@ class Mempool:
         self._own = own
         self._commands: dict[bytes, tuple[bytes, int, int]] = {}  # as in ``Waiting``
         self._rows: dict[int, _Row] = {}
+        self._reminders: dict[int, dict[bytes, None]] = {}  # by member, in the order of turns
         self._cost = 0
         self._next = 0  # the source whose turn is first in the next block
 
@@ -124,20 +131,50 @@ class Mempool:
         self._insert(command_id, (raw, source, now))
         return None
 
+    def remind(self, raw: bytes, source: int, now: int) -> None:
+        """A member says that this command is due: it is served in that member's next turn.
+
+        One that we do not have is taken in any case: the biggest row, the member's own if that is
+        it, makes room.
+        """
+        command_id = raw_command_id(raw)
+        if len(self._reminders.get(source, ())) >= REMINDERS_MAX:
+            return  # a correct member reminds us of one at a tick
+        if command_id not in self._commands:
+            cost = max(len(raw), limits.MEMPOOL_COST_MIN)
+            while self._cost + cost > limits.MEMPOOL_BYTES_MAX:
+                self._drop_newest(self._biggest()[1], now)
+            self._insert(command_id, (raw, source, now))
+        self._reminders.setdefault(source, {})[command_id] = None
+
     def _make_room(self, source: int, cost: int, now: int) -> bool:
         """Drops the newest commands of the biggest row, unless that is the asker's or our own."""
         row = self._rows.get(source)
         held = row.cost if row is not None else 0
         while self._cost + cost > limits.MEMPOOL_BYTES_MAX:
-            others = [(r.cost, s) for s, r in self._rows.items() if s != self._own]
-            most, biggest = max(others, default=(0, 0))
+            most, biggest = self._biggest()
             if biggest == source or most <= held + cost:
                 return False
-            heads, behind = self._rows[biggest].heads, self._rows[biggest].behind
-            newest = next(reversed(heads))
-            last = next(reversed(behind[newest])) if newest in behind else heads[newest]
-            self._drop(last, now)
+            self._drop_newest(biggest, now)
         return True
+
+    def _biggest(self) -> tuple[int, int]:
+        """The cost and the source of the biggest row that is not our own."""
+        others = [(r.cost, s) for s, r in self._rows.items() if s != self._own]
+        return max(others, default=(0, 0))
+
+    def _drop_newest(self, source: int, now: int) -> None:
+        heads, behind = self._rows[source].heads, self._rows[source].behind
+        newest = next(reversed(heads))
+        last = next(reversed(behind[newest])) if newest in behind else heads[newest]
+        self._drop(last, now)
+        self._forget_reminders(last)
+
+    def _forget_reminders(self, command_id: bytes) -> None:
+        for source in [s for s, reminders in self._reminders.items() if command_id in reminders]:
+            del self._reminders[source][command_id]
+            if not self._reminders[source]:
+                del self._reminders[source]
 
     def _insert(self, command_id: bytes, waiting: tuple[bytes, int, int]) -> None:
         raw, source, since = waiting
@@ -187,6 +224,7 @@ class Mempool:
         if known is None:
             return
         following = self._drop(command_id, now)
+        self._forget_reminders(command_id)
         if following is not None:
             heads = self._rows[known[1]].heads
             del heads[following[:16]]
@@ -198,13 +236,16 @@ class Mempool:
         """Commands for one block, leaving out those already on the branch."""
         chosen: list[bytes] = []
         size = 0
-        seats = sorted(self._rows)
+        seats = sorted(self._rows.keys() | self._reminders.keys())
         seats = [s for s in seats if s >= self._next] + [s for s in seats if s < self._next]
-        rows = [(seat, self._rows[seat].turns(without)) for seat in seats]
+        rows = [(seat, self._turns(seat, without)) for seat in seats]
+        taken: set[bytes] = set()  # it may wait in a row and be due in another member's turn
         while rows:
             turn, rows = rows, []
             for seat, row in turn:
                 command_id = next(row, None)
+                while command_id in taken:
+                    command_id = next(row, None)
                 if command_id is None:
                     continue
                 raw = self._commands[command_id][0]
@@ -213,8 +254,17 @@ class Mempool:
                     self._next = seat  # what did not fit comes first in the next block
                     return tuple(chosen)
                 chosen.append(raw)
+                taken.add(command_id)
                 rows.append((seat, row))
         return tuple(chosen)
+
+    def _turns(self, seat: int, without: Container[bytes]) -> Iterator[bytes]:
+        """What a source has its turns for, in order."""
+        row, reminders = self._rows.get(seat), self._reminders.get(seat)
+        turns = iter(()) if row is None else row.turns(without)
+        if reminders is None:
+            return turns
+        return chain([c for c in reminders if c not in without], turns)
 
     def fronts(self) -> list[Front]:
         """The next command of each source."""

@@ -15,7 +15,7 @@ from .interface import Timer
 from .ledger import Tip
 from .proposals import unfinalized
 from .types import Block, Evidence, Opening, Reason, View, VoteKind
-from .wire import Commands, EvidenceMessage, Probe, ProbeReply
+from .wire import EvidenceMessage, Probe, ProbeReply, Reminder
 
 MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
 BEHIND_MAX = 2  # answers in a row from behind the chain, or under an old incarnation
@@ -84,7 +84,7 @@ class Watching(Booting):
                 waiting = True
         reminder = self.fairness.remind(self.mempool, self.tick, d.ticks(d.censor_ms // 4))
         if reminder is not None:
-            self._send(leader, Commands((reminder,)))
+            self._send(leader, Reminder(reminder))
         proposed = self.view in self._proposals or (self.view, VoteKind.NOTARIZE) in self._mine
         ahead = unfinalized(self.view, self.ledger.tip.view)
         held_up = ahead >= limits.UNFINALIZED_BLOCKS_MAX // 2 - 1

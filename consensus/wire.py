@@ -123,6 +123,13 @@ class Commands:
 
 
 @dataclass(frozen=True, slots=True)
+class Reminder:
+    """A command whose turn has come, as its sender counts them (R12): to be served in its turn."""
+
+    command: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class BlockRequest:
     """Asks for a block by hash."""
 
@@ -255,6 +262,7 @@ Message = (
     | SnapshotRequest
     | SnapshotOffer
     | SnapshotChunk
+    | Reminder
 )
 
 
@@ -324,6 +332,8 @@ def encode(message: Message) -> bytes:
             fields = (19, epoch)
         case EpochReply(openings):
             fields = (20, [pack_opening(o) for o in openings])
+        case Reminder(command):
+            fields = (21, command)
     packed: bytes = msgpack.packb((VERSION, *fields))
     return packed
 
@@ -442,4 +452,8 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
             return EpochReply(
                 tuple(read_opening(o, cluster_id) for o in array(openings, most))
             )
+        case 21:
+            (command,) = record(fields, 1)
+            decode_command(short_bytes(command, limits.COMMAND_BYTES_MAX))
+            return Reminder(command)
     raise WireError("unknown type of message")

@@ -278,6 +278,7 @@ MAKERS: dict[type, Callable[[Random], wire.Message]] = {
     ),
     wire.SnapshotOffer: lambda r: wire.SnapshotOffer(manifest(r)),
     wire.SnapshotChunk: snapshot_chunk,
+    wire.Reminder: lambda r: wire.Reminder(command(r)),
 }
 
 

@@ -60,6 +60,7 @@ from consensus.wire import (
     Probe,
     ProbeReply,
     ProposalMessage,
+    Reminder,
     SyncReply,
     SyncRequest,
     VoteMessage,
@@ -121,7 +122,9 @@ class Stage:
 
     def do_deliver(self) -> None:
         self.net.deliver(
-            lambda _, seat, message: not (seat in self.deaf and isinstance(message, Commands))
+            lambda _, seat, message: not (
+                seat in self.deaf and isinstance(message, Commands | Reminder)
+            )
         )
 
     def do_down(self, seat: str) -> None:
@@ -237,6 +240,8 @@ class Stage:
                 return f"Certificates {' '.join(map(self._certificate, certificates))}"
             case Commands(commands):
                 return f"{len(commands)} commands"
+            case Reminder():
+                return "Reminder of a command"
             case SyncRequest(height, _):
                 return f"SyncRequest from height {height}"
             case EvidenceMessage(pairs):

@@ -11,7 +11,7 @@ from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.interface import ChainHead, Event
 from consensus.types import View
-from consensus.wire import Commands, Message, ProbeReply, ProposalMessage
+from consensus.wire import Commands, Message, ProbeReply, ProposalMessage, Reminder
 
 from . import adversaries
 from .adversaries import Liar
@@ -55,6 +55,8 @@ class ClientCensor(BadLeader):
         if isinstance(message, Commands):
             kept = tuple(raw for raw in message.commands if not raw.startswith(self.left_out))
             message = Commands(kept)
+        elif isinstance(message, Reminder) and message.command.startswith(self.left_out):
+            return
         super().receive(sender, message)
 
 
@@ -88,7 +90,7 @@ class DecoyCensor(ClientCensor):
         self.world.after(5.0, self._serve)
 
     def transmit(self, to: int | None, message: Message) -> None:
-        if not isinstance(message, Commands):
+        if not isinstance(message, Commands | Reminder):
             super().transmit(to, message)
 
 
@@ -104,6 +106,11 @@ class MemberCensor(BadLeader):
             if sender == self.victim():
                 self._hated.update(message.commands)
             message = Commands(tuple(raw for raw in message.commands if raw not in self._hated))
+        elif isinstance(message, Reminder) and self.bad:
+            if sender == self.victim():
+                self._hated.add(message.command)
+            if message.command in self._hated:
+                return
         super().receive(sender, message)
 
     def victim(self) -> int:

@@ -30,7 +30,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import ValidatorSet
-from consensus.wire import Commands, Message, SyncRequest
+from consensus.wire import Commands, Message, Reminder, SyncRequest
 
 from .planted_epochs import (
     CommandsAfterTheBoundary,
@@ -215,7 +215,7 @@ class CommandsKeptToOneself(Engine):
     """Does not pass its clients' commands on."""
 
     def _send(self, to: int | None, message: Message) -> None:
-        if not isinstance(message, Commands):
+        if not isinstance(message, Commands | Reminder):
             super()._send(to, message)
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.health import Fairness
 from consensus.interface import Durations
 from consensus.mempool import Mempool
 from consensus.types import Reason, View, Vote, VoteKind
+from consensus.wire import Commands
 from tests.simulation.adversaries import Liar
 from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
 from tests.simulation.planted import Directed
@@ -80,6 +82,20 @@ def test_no_leader_is_deposed_when_members_pause_for_a_moment() -> None:
         reign.after(at, reign.members[seat].pause, 900.0)
     reign.run_for(20_000.0)
     assert reign.changes == 0
+
+
+def _stays_when_a_busy_member_is_given_a_command_alone(engine_class: type[Engine]) -> bool:
+    """A liar gives it to the one whose clients keep all blocks full, and complains itself."""
+    reign = Reign(delay_ms=(20.0, 60.0), engine_class=engine_class)
+    _, busy, other, liar = reign.order
+    for number in range(200):
+        Writer(reign, busy, b"heavy %d" % number, 1.0, size=32 * 1024)
+    Writer(reign, other, b"light", 20.0)
+    reign.run_for(4000.0)
+    late = encode_command(Command(b"late".ljust(16), 1, Put(b"key", b"")))
+    reign.members[busy].receive(liar, Commands((late,)))
+    reign.run_for(3000.0)
+    return not any(v.kind is VoteKind.NULLIFY for v in reign.members[busy].store.votes_ever)
 
 
 class Impatient(Engine):
@@ -179,6 +195,21 @@ class BlindToAllButTheOldest(Engine):
         self.fairness = _OneAtATime()
 
 
+class _AsAnyOther(Mempool):
+    """Takes a reminder for one more command."""
+
+    def remind(self, raw: bytes, source: int, now: int) -> None:
+        self.add(raw, source, now)
+
+
+class DeafToReminders(Engine):
+    """Lets a command of which it is reminded wait behind what else the member gave it."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.mempool = _AsAnyOther(self.seat)
+
+
 class BlindToPace(Engine):
     """Lets a leader take its time."""
 
@@ -198,6 +229,7 @@ MISSED: tuple[Directed, ...] = (
         ("R12",),
         lambda e: replaced_after("decoy_censor", DEFAULTS, engine_class=e) is not None,
     ),
+    Directed(DeafToReminders, ("R12",), _stays_when_a_busy_member_is_given_a_command_alone),
     Directed(
         BlindToPace,
         ("R12",),

@@ -142,6 +142,18 @@ def test_a_full_block_of_commands_that_came_earlier_is_no_censorship() -> None:
     assert fairness.suspicions[3].skips == 1, "there was room"
 
 
+def test_where_many_take_turns_it_takes_many_full_blocks_to_leave_one_out() -> None:
+    pool = Mempool(1)
+    pool.add(command(1, 1), 3, 0)
+    fairness = _suspecting(pool)
+    others = [command(n, 1) for n in range(2, 2 + limits.BLOCK_COMMANDS_MAX)]
+    for source, raw in enumerate(others):
+        pool.add(raw, 4 + source % 8, 5)
+    for count in range(1, 13):
+        fairness.saw_block(_block(*others), pool, 9, SETTLE)
+        assert fairness.suspicions[3].skips == count // 4, "nine rows, three commands for sure"
+
+
 def test_what_came_to_its_turn_late_is_not_called_left_out_at_once() -> None:
     """A liar gives us two commands; we give the second to a busy leader when the first is done."""
     pool = Mempool(1)

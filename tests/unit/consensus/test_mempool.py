@@ -147,3 +147,60 @@ def test_a_batch_keeps_within_a_block(sources: int) -> None:
     for n in range(3000):
         pool.add(command(n, 1), 1 + n % sources, 0)
     assert len(pool.batch(())) == limits.BLOCK_COMMANDS_MAX
+
+
+# --- reminders ---
+
+
+def test_a_reminder_is_served_in_the_turn_of_who_sent_it_before_all_else_that_it_gave() -> None:
+    pool = Mempool(OWN)
+    for n in range(1, 20):
+        pool.add(_big(n), FLOODER, 0)
+        pool.add(_big(100 + n), OTHER, 0)
+    unknown, behind_a_flood = command(300, 1), _big(19)
+    pool.remind(unknown, OTHER, 1)
+    pool.remind(behind_a_flood, OTHER, 2)
+    first = pool.batch(())
+    assert _big(101) not in first and first.count(behind_a_flood) == 1
+    assert [_sources(pool, first).count(s) for s in (FLOODER, OTHER)] == [3, 1]
+    assert first[1] == unknown
+    for raw in (unknown, behind_a_flood):
+        pool.remove(raw_command_id(raw), 3)
+    assert _big(101) in pool.batch(())
+
+
+def test_a_liar_that_reminds_of_much_delays_nobody() -> None:
+    pool = Mempool(OWN)
+    due = _big(1, size=1000)
+    pool.add(due, OTHER, 0)
+    for n in range(2, 300):
+        pool.remind(_big(n), FLOODER, 1)
+    pool.remind(due, FLOODER, 1)
+    batch = pool.batch(())
+    assert batch.count(due) == 1
+    assert sum(pool.get(raw_command_id(_big(n))) is not None for n in range(2, 300)) == 64
+
+
+def test_a_full_pool_takes_a_reminder_in_place_of_the_newest_of_the_biggest_row() -> None:
+    pool = Mempool(OWN)
+    clients = range(1, 1 + limits.MEMPOOL_COMMANDS_MAX)
+    for n in clients:
+        assert pool.add(command(n, 1), OTHER, 0) is None
+    late = command(10_000, 1)
+    assert pool.add(late, OTHER, 1) is not None
+    pool.remind(late, OTHER, 1)
+    assert pool.batch(())[0] == late
+    assert len(pool) == limits.MEMPOOL_COMMANDS_MAX
+    assert pool.get(raw_command_id(command(clients[-1], 1))) is None
+
+
+def test_a_reminder_of_what_makes_room_is_forgotten_with_it() -> None:
+    pool = Mempool(OWN)
+    for n in range(1, limits.MEMPOOL_COMMANDS_MAX):
+        pool.add(command(n, 1), OTHER, 0)
+    newest = command(9_000, 1)
+    pool.add(newest, OTHER, 0)
+    pool.remind(newest, FLOODER, 1)
+    pool.remind(command(10_000, 1), FLOODER, 1)
+    assert pool.get(raw_command_id(newest)) is None
+    assert newest not in pool.batch(())

@@ -28,6 +28,7 @@ from consensus.wire import (
     Probe,
     ProbeReply,
     ProposalMessage,
+    Reminder,
     VoteMessage,
 )
 
@@ -191,8 +192,8 @@ def test_a_leader_that_lets_a_command_wait_is_slow() -> None:
     member.step(Submitted((command(1, 1),)))
     output = member.answering(8, member.leader)
     assert complaints(output) == [Reason.SLOW]
-    reminders = [m for m in sent(output) if isinstance(m, Commands)]
-    assert [m.commands for m in reminders] == [(command(1, 1),)]
+    reminders = [m for m in sent(output) if isinstance(m, Reminder)]
+    assert [m.command for m in reminders] == [command(1, 1)]
 
 
 def test_an_idle_leader_is_not_slow() -> None:

@@ -65,6 +65,7 @@ from consensus.wire import (
     Probe,
     ProbeReply,
     ProposalMessage,
+    Reminder,
     SyncReply,
     SyncRequest,
     VoteMessage,
@@ -231,6 +232,7 @@ messages = st.one_of(
         u64,
         signatures,
     ),
+    st.builds(Reminder, commands()),
 )
 
 
@@ -379,6 +381,7 @@ def _sample(seed: int) -> list[Message]:
         EvidenceMessage((Evidence(vote, vote._replace(reason=3)),)),
         Probe(h()[:16]),
         ProbeReply(h()[:16], 9, 1, view, 7, 99, 1_700_000_000_000, rng.randbytes(65)),
+        Reminder(raws[0]),
     ]
 
 
@@ -398,6 +401,7 @@ GOLDEN = {
     "EvidenceMessage": "905aa40b00d97204a0da2e931fec29d5",
     "Probe": "6cb412920a15ddba84460a730558b996",
     "ProbeReply": "a5c1b1cfb3a1744e01e4149d7c56e204",
+    "Reminder": "a49e78108ec67eac9b6a2603d1c1d0c3",
 }
 
 
