@@ -130,7 +130,9 @@ class Driver:
         self._woken = trio.Event()  # not set while the task waits
         self._in_turn = False  # of a link's task
         self._failure: Exception | None = None  # of such a turn
-        self._deadlines: Deadlines[Timer | None] = Deadlines()  # None: the sync of what is final
+        # None: the sync of what is final. A cancel scope for each waiter would cost far more.
+        self._deadlines: Deadlines[Timer | _Waiter | None] = Deadlines()
+        self._ended = False
         self._waiting: dict[bytes, list[_Waiter]] = {}
         self._serving: set[tuple[int, type]] = set()
         self._unsynced = False  # finalized blocks wait for a sync
@@ -152,22 +154,26 @@ class Driver:
             return known
         if len(self._waiting) >= COMMANDS_WAITING_MAX:
             raise Busy(f"{COMMANDS_WAITING_MAX} commands wait already")
-        waiter = _Waiter()
-        self._waiting.setdefault(command.id, []).append(waiter)
+        if self._ended:
+            raise Busy("the node stops")
+        waiter, command_id = _Waiter(), command.id
+        waiters = self._waiting.setdefault(command_id, [])
+        waiters.append(waiter)
+        self._deadlines.set(waiter, trio.current_time() + timeout_s)
         try:
             self._put(Submitted((encode_command(command),)))
-            with trio.move_on_after(timeout_s):
-                await waiter.done.wait()
+            await waiter.done.wait()
         finally:
-            waiters = self._waiting.get(command.id)
-            if waiters is not None:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiting[command.id]
+            self._deadlines.cancel(waiter)
+            waiters.remove(waiter)
+            if not waiters:
+                self._waiting.pop(command_id, None)
         if waiter.result is not None:  # the core refuses what others had committed just before
             return waiter.result
         if waiter.rejected:
             raise Busy(waiter.rejected)
+        if self._ended:
+            raise OutcomeUnknown("the node stopped before a commit was seen")
         raise OutcomeUnknown(f"no commit was seen within {timeout_s:g} s")
 
     def tell(self, event: Event) -> None:
@@ -206,6 +212,10 @@ class Driver:
                         await disk.sync()
         finally:
             self._mesh.events.on_arrival = self._wake  # links may outlive us
+            self._ended = True
+            for waiters in self._waiting.values():
+                for waiter in waiters:
+                    waiter.done.set()
 
     def _turn(self, events: Iterable[Event]) -> Iterator[_Disk]:
         """Steps through events and carries out what follows; yields disks to be waited for."""
@@ -250,11 +260,14 @@ class Driver:
     def _wake(self) -> None:
         self._woken.set()
 
-    def _due(self, timer: Timer | None) -> None:
-        if timer is None:
+    def _due(self, what: Timer | _Waiter | None) -> None:
+        if isinstance(what, _Waiter):
+            what.done.set()
+            return
+        if what is None:
             self._sync_due = True
         else:
-            self._fired.append(timer)
+            self._fired.append(what)
         self._wake()
 
     async def _wait(self) -> None:

@@ -52,6 +52,7 @@ from node.api.transactions import transaction_routes
 from node.api.watch import watch_routes
 from node.config import ApiConfig, Config
 from node.config_values import listens_only_here
+from node.deadlines import Deadlines
 from node.facade import NodeFacade
 
 log = structlog.get_logger("api")
@@ -153,6 +154,7 @@ class _Connections:
         self._facade = facade
         self._app = app
         self._open: set[Express | _Connection] = set()
+        self._deadlines: Deadlines[Express] = Deadlines()
         self._stopping = trio.Event()
         self._context = WorkerContext(None)
         self._config = HypercornConfig()
@@ -175,15 +177,18 @@ class _Connections:
     ) -> None:
         """Keep the connections' nursery open past cancellation, for ``STOP_GRACE_S`` at most."""
         with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                task_status.started(nursery)
-                await stopping.wait()
-                streams.closing.set()
-                self._stopping.set()
-                await self._context.terminated.set()
-                for connection in self._open:
-                    connection.stop_if_idle()
-                nursery.cancel_scope.deadline = trio.current_time() + STOP_GRACE_S
+            async with trio.open_nursery() as clock:
+                clock.start_soon(self._deadlines.run, Express.stop_if_idle)
+                async with trio.open_nursery() as nursery:
+                    task_status.started(nursery)
+                    await stopping.wait()
+                    streams.closing.set()
+                    self._stopping.set()
+                    await self._context.terminated.set()
+                    for connection in self._open:
+                        connection.stop_if_idle()
+                    nursery.cancel_scope.deadline = trio.current_time() + STOP_GRACE_S
+                clock.cancel_scope.cancel()
 
     async def run(self, stream: trio.SocketStream) -> None:
         """Serve one connection; never raises but for cancellation from outside."""
@@ -195,7 +200,7 @@ class _Connections:
                 await stream.send_all(_FULL)
             return
         scope = trio.CancelScope()
-        express = Express(self._facade, self._app, stream, scope, self._stopping)
+        express = Express(self._facade, self._app, stream, scope, self._deadlines, self._stopping)
         connection: Express | _Connection = express
         self._open.add(connection)
         try:

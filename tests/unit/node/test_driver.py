@@ -36,7 +36,7 @@ from consensus.types import View
 from consensus.wire import make_block
 from node import votelog
 from node.driver import Driver, SafetyStop, _Disk
-from node.facade import OutcomeUnknown
+from node.facade import Busy, OutcomeUnknown
 from node.network import NetworkLimits, PeerUp
 from node.network.inbox import EventQueue, Inbox
 from tests.unit.node.small_cluster import decoded, small_cluster
@@ -174,6 +174,27 @@ async def test_killed_members_come_back_to_the_same_state(tmp_path: Path) -> Non
         hashes = {m.driver.engine.machine.state_hash for m in cluster.members.values()}
         assert len(hashes) == 1
         assert await cluster.members[2].driver.execute(put(21), 10) == Result(21, True)
+
+
+async def test_who_waits_for_a_command_is_told_when_the_driver_ends(tmp_path: Path) -> None:
+    async with small_cluster(tmp_path, FOUR) as cluster:
+        for seat in (2, 3):
+            await cluster.kill(seat)  # no quorum is left
+        driver = cluster.members[1].driver
+        told: list[str] = []
+
+        async def execute() -> None:
+            with pytest.raises(OutcomeUnknown) as raised:
+                await driver.execute(put(1), 1_000_000)
+            told.append(str(raised.value))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute)
+            await trio.testing.wait_all_tasks_blocked()
+            await cluster.kill(1)
+        assert told == ["the node stopped before a commit was seen"]
+        with pytest.raises(Busy):
+            await driver.execute(put(2), 1_000_000)
 
 
 async def test_garbage_from_a_member_is_counted_and_changes_nothing(tmp_path: Path) -> None:
