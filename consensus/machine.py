@@ -227,9 +227,9 @@ class Machine:
             (command, self._apply_command(command, wanted, changes)) for command in block.decoded
         )
         while len(self.sessions) > limits.SESSIONS_MAX:
-            client = next(iter(self.sessions))
+            client, oldest = next(iter(self.sessions.items()))
             self._set_session(client, None)
-            changes.sessions[client] = None
+            changes.sessions[oldest.used] = None
         self._judge_members(block, deposed, changes)
         self._sum &= SUM_MASK
         self.height = block.header.height
@@ -267,9 +267,10 @@ class Machine:
         revision, existed, _, deleted, refusal, _ = result
         self._used += 1
         session = Session(sequence, revision, existed, self._used, deleted, refusal)
-        self._set_session(client, session)
-        changes.sessions.pop(client, None)  # the order is that of last use
-        changes.sessions[client] = session
+        before = self._set_session(client, session)
+        if before is not None:
+            changes.sessions[before.used] = None
+        changes.sessions[session.used] = client, session
         return result
 
     def _run(self, command: Command, wanted: Container[bytes], changes: Changes) -> Result:
@@ -467,7 +468,8 @@ class Machine:
         if before is None and index:
             self._keys.add(key)
 
-    def _set_session(self, client: bytes, session: Session | None) -> None:
+    def _set_session(self, client: bytes, session: Session | None) -> Session | None:
+        """Gives the one that it replaces."""
         before = self.sessions.pop(client, None)
         if before is not None:
             known = self._session_elements.pop(client, None)
@@ -477,6 +479,7 @@ class Machine:
             added = element(session_item(client, session))
             self._sum += _remembered(self._session_elements, client, added)
             self._used = max(self._used, session.used)
+        return before
 
     def _set_lease(self, lease_id: int, lease: Lease | None) -> None:
         before = self.leases.pop(lease_id, None)

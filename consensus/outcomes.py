@@ -66,12 +66,13 @@ class Event(NamedTuple):
 class Changes:
     """What one block changed, for the store; None means removed.
 
-    ``sessions`` are in the order of their last use. ``events`` are all changes of entries in
-    order, where ``entries`` has the last of each key.
+    ``sessions`` are by ``Session.used``, which only rises: a store appends, and removes what is
+    oldest, where the random ids of clients would scatter its writes. ``events`` are all changes of
+    entries in order, where ``entries`` has the last of each key.
     """
 
     entries: dict[bytes, KeyValue | None] = field(default_factory=dict)
-    sessions: dict[bytes, Session | None] = field(default_factory=dict)
+    sessions: dict[int, tuple[bytes, Session] | None] = field(default_factory=dict)
     leases: dict[int, Lease | None] = field(default_factory=dict)
     facts: dict[bytes, bytes | None] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)

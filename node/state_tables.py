@@ -26,7 +26,7 @@ CREATE TABLE entries (
     key BLOB PRIMARY KEY, value BLOB NOT NULL, create_revision INTEGER, mod_revision INTEGER,
     version INTEGER, lease INTEGER) WITHOUT ROWID;
 CREATE TABLE sessions (
-    used INTEGER PRIMARY KEY, client BLOB UNIQUE NOT NULL, sequence INTEGER, revision INTEGER,
+    used INTEGER PRIMARY KEY, client BLOB NOT NULL, sequence INTEGER, revision INTEGER,
     existed INTEGER, deleted INTEGER, refusal INTEGER);
 CREATE TABLE leases (id INTEGER PRIMARY KEY, ttl_ms INTEGER, expires_ms INTEGER);
 CREATE TABLE facts (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -60,7 +60,7 @@ def replace_state(db: sqlite3.Connection, machine: Machine) -> None:
     for table in ("entries", "sessions", "leases", "facts"):
         db.execute(f"DELETE FROM {table}")
     _write_entries(db, machine.entries)
-    _write_sessions(db, machine.sessions)
+    _write_sessions(db, {s.used: (client, s) for client, s in machine.sessions.items()})
     for lease_id, lease in machine.leases.items():
         _put_lease(db, lease_id, lease)
     for name, fact in machine.facts.items():
@@ -80,18 +80,22 @@ def _write_entries(db: sqlite3.Connection, entries: Mapping[bytes, KeyValue | No
         db.executemany("DELETE FROM entries WHERE key = ?", gone)
 
 
-def _write_sessions(db: sqlite3.Connection, sessions: Mapping[bytes, Session | None]) -> None:
-    put = [
-        (s.used, client, s.sequence, s.revision, s.existed, s.deleted, int(s.refusal))
-        for client, s in sessions.items()
-        if s is not None
-    ]
-    # Replaces a client's older row by the unique client, not by its place in the order of use.
+def _write_sessions(
+    db: sqlite3.Connection, sessions: Mapping[int, tuple[bytes, Session] | None]
+) -> None:
+    put: list[tuple[object, ...]] = []
+    gone: list[tuple[int]] = []
+    for used, row in sessions.items():
+        if row is None:
+            gone.append((used,))
+        else:
+            client, s = row
+            refusal = int(s.refusal)
+            put.append((used, client, s.sequence, s.revision, s.existed, s.deleted, refusal))
     if put:
-        db.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", put)
-    gone = [(client,) for client, s in sessions.items() if s is None]
+        db.executemany("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", put)
     if gone:
-        db.executemany("DELETE FROM sessions WHERE client = ?", gone)
+        db.executemany("DELETE FROM sessions WHERE used = ?", gone)
 
 
 def _put_lease(db: sqlite3.Connection, lease_id: int, lease: Lease) -> None:

@@ -55,7 +55,7 @@ from node.served import Served, StorageError
 from node.statelock import StateLock
 from node.votelog import Entry, VoteLog, VoteLogError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DATABASE_FILE = "cluster.sqlite3"
 SWEEP_EVERY, SWEEP_ROWS = 4, 8  # heights between removals of pruned blocks, and how many go
 GATHERED_BYTES_MAX = 1024 * 1024  # of final blocks that wait to be written together

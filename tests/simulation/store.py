@@ -89,7 +89,7 @@ class SimStore:
         self.genesis = genesis
         self.archive = Archive()
         self.entries: dict[bytes, KeyValue] = {}
-        self.sessions: dict[bytes, Session] = {}  # least recently used first
+        self.sessions: dict[int, tuple[bytes, Session]] = {}  # by the number of their last use
         self.leases: dict[int, Lease] = {}
         self.facts: dict[bytes, bytes] = {}
         self.hashes: dict[int, bytes] = {}
@@ -198,7 +198,8 @@ class SimStore:
         self.installed = tip.height
         self.chain = []
         self.archive = Archive()
-        self.entries, self.sessions = dict(machine.entries), dict(machine.sessions)
+        self.entries = dict(machine.entries)
+        self.sessions = {s.used: (client, s) for client, s in machine.sessions.items()}
         self.leases, self.facts = dict(machine.leases), dict(machine.facts)
         self.hashes[tip.height] = machine.state_hash
         self.openings += map(encode_opening, record.openings)
@@ -284,7 +285,7 @@ class SimStore:
             height,
             self.revision,
             self.entries.items(),
-            self.sessions.items(),
+            [self.sessions[used] for used in sorted(self.sessions)],
             sorted(self.hashes.items()),
             leases=self.leases.items(),
             facts=self.facts.items(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import pytest
 from clusters import block, command
 
@@ -22,7 +20,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, object] = {}
-        self.sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self.sessions: dict[int, tuple[bytes, Session]] = {}
         self.hashes: list[tuple[int, bytes]] = []
         self.last: Applied | None = None
 
@@ -31,10 +29,10 @@ class Disk:
             self.entries.pop(key, None)
             if entry is not None:
                 self.entries[key] = entry
-        for client, session in applied.changes.sessions.items():
-            self.sessions.pop(client, None)
-            if session is not None:
-                self.sessions[client] = session
+        for used, row in applied.changes.sessions.items():
+            self.sessions.pop(used, None)
+            if row is not None:
+                self.sessions[used] = row
         self.hashes.append((applied.block.header.height, applied.state_hash))
         self.last = applied
 
@@ -44,7 +42,7 @@ class Disk:
             self.last.block.header.height,
             self.last.revision,
             self.entries.items(),  # type: ignore[arg-type]
-            self.sessions.items(),
+            [self.sessions[used] for used in sorted(self.sessions)],
             self.hashes,
         )
 
