@@ -477,7 +477,9 @@ class Machine:
         if session is not None:
             self.sessions[client] = session
             added = element(session_item(client, session))
-            self._sum += _remembered(self._session_elements, client, added)
+            if before is not None:  # of clients that come again: many make one request only
+                _remembered(self._session_elements, client, added)
+            self._sum += added
             self._used = max(self._used, session.used)
         return before
 
