@@ -16,7 +16,6 @@ from attest import NodeIdentity
 from chain import EvmRegistry, Member, TransactionSender, shown_json
 from chain.eip712 import domain_separator
 from consensus.commands import Action, Barrier, Command, encode_command
-from consensus.digests import keccak256
 from consensus.interface import Status
 from consensus.outcomes import Result
 from consensus.types import Reason, Vote
@@ -45,7 +44,7 @@ from node.urls import URL_BYTES_MAX, read_url, signed_url, url_key
 from node.witness import Witness
 
 VERSION = version("dstack-cluster")
-SESSION_TAG = b"dstack-cluster/request-id/v2"
+SESSION_TAG = b"dstack-cluster/request-id/v3"
 FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
 UNREAD_S = 60  # endpoints may be away or disagree for a moment
 
@@ -424,8 +423,9 @@ class NodeService:
             return secrets.token_bytes(16), 1
         if not 1 <= len(request_id) <= REQUEST_ID_BYTES_MAX:
             raise BadRequest(f"a request id has 1..{REQUEST_ID_BYTES_MAX} bytes")
-        asked = sha256(encode_command(Command(bytes(16), 1, action))).digest()
-        return keccak256(SESSION_TAG + asked + request_id)[:16], 1
+        asked = encode_command(Command(bytes(16), 1, action))
+        named = SESSION_TAG + len(request_id).to_bytes(1, "big") + request_id
+        return sha256(named + asked).digest()[:16], 1
 
     async def execute(self, action: Action, request_id: bytes | None) -> Result:
         """See ``keyvalue.Host``."""
