@@ -22,7 +22,14 @@ import httpx
 
 from attest.bounded_json import parse_json
 from consensus.commands import Compare, Delete, Put, Range, Relation, Target, Txn, prefix_end
-from node.client import DEFAULT_URL, ApiClient, Unreachable, check_url, read_token_file
+from node.client import (
+    DEFAULT_URL,
+    ApiClient,
+    Unreachable,
+    check_url,
+    is_passing,
+    read_token_file,
+)
 from node.facade import Change, Entry, Found, NodeError, TxnOutcome
 from node.facade import OutcomeUnknown as _NodeOutcomeUnknown
 
@@ -68,7 +75,10 @@ class ClusterError(Exception):
 
 
 class DaemonUnreachable(ClusterError):
-    """No daemon answers at the API address."""
+    """No daemon answers at the API address, or it went away before it did.
+
+    What was asked of it may have been done then: send it again with the same request id.
+    """
 
 
 class NotReady(ClusterError):
@@ -156,19 +166,28 @@ class DStackP2PSDK:
         """Wait for the daemon, check that it is the right one, announce the connection URL.
 
         Args:
-            timeout_s: how long the daemon may take to become ready.
+            timeout_s: how long the daemon may take to become ready, and to be told; a restart or a
+                change of leader meanwhile is waited for.
 
         Raises:
             DaemonUnreachable, NotReady: not within ``timeout_s``.
             WrongCluster, WrongInstance, SeatNotActive: a check failed; nothing was announced.
             RequestFailed: the cluster refused the announcement.
         """
+        until_s = anyio.current_time() + timeout_s
         status = await self._wait_ready(timeout_s)
         if self._dstack_socket is not None:
             await self._check_instance(status, self._dstack_socket)
         if self._rpc_url is not None:
             await self._check_seat(status, self._rpc_url)
-        await self._call(lambda client: client.register(self._connection_url))
+        while True:
+            try:
+                async with _Borrowed(self) as client:
+                    return await client.register(self._connection_url)
+            except NodeError as error:
+                if not is_passing(error) or anyio.current_time() >= until_s:
+                    raise _mapped(error) from None
+            await anyio.sleep(POLL_S)
 
     async def _wait_ready(self, timeout_s: float) -> dict[str, Any]:
         reasons: list[str] | None = None

@@ -218,8 +218,8 @@ def _ask(options: argparse.Namespace) -> int:
             document = {options.question: document}
         print_json(document)
     elif isinstance(document, list):
-        is_long = options.question == "certificates"
-        print_rows([_brief(row) for row in document] if is_long else document)
+        brief = {"certificates": _brief, "peers": _brief_peer}.get(options.question)
+        print_rows(document if brief is None else [brief(row) for row in document])
     else:
         print_pairs(document)
     return 0
@@ -237,6 +237,17 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
         return {"kind": shown.KIND, "epoch": shown.epoch, "chain_block": shown.chain_block}
     epoch, term = shown.token if isinstance(shown, ShownLeader) else (shown.epoch, shown.term)
     return {"kind": shown.KIND, "epoch": epoch, "term": term, "seat": shown.seat}
+
+
+def _brief_peer(row: dict[str, Any]) -> dict[str, Any]:
+    """A peer with what its evidence came to, not all of it, which is for ``--json``."""
+    shown = {name: value for name, value in row.items() if name != "attestation"}
+    found = row.get("attestation")
+    if isinstance(found, dict):
+        refused = found.get("refused") or {}
+        attested = "held" if found.get("held") else "yes" if found.get("attested") else "no"
+        shown["attested"] = refused.get("reason") or attested
+    return shown
 
 
 def _leader(options: argparse.Namespace) -> int:

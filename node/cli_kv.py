@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STDIN_BYTES_MAX = 64 * 1024 + 1
 TXN_BYTES_MAX = 512 * 1024
 RECONNECT_S = 1.0
+KEEP_ALIVE_PARTS = 3  # in each of these parts of its time a lease is kept alive once
 
 
 def add_kv(commands: Any) -> None:
@@ -57,16 +58,19 @@ def add_kv(commands: Any) -> None:
     lease = verbs.add_parser("lease", help="keys that go when nobody keeps them alive")
     steps = lease.add_subparsers(title="steps", metavar="STEP", required=True)
     grant = steps.add_parser("grant", help="begin a lease and print its number")
-    grant.add_argument("ttl_s", type=float, metavar="SECONDS")
+    grant.add_argument("ttl_s", type=_seconds, metavar="SECONDS")
     _end(grant, _grant, writes=True)
-    keep = steps.add_parser("keepalive", help="let it run its whole time again")
+    keep = steps.add_parser("keepalive", help="let it run its whole time again and again")
     keep.add_argument("lease", type=int)
-    keep.add_argument("--once", action="store_true", help="once, not until interrupted")
+    keep.add_argument("--once", action="store_true", help="once, not until it ends")
     _end(keep, _keep_alive)
     revoke = steps.add_parser("revoke", help="end it; its keys go")
     revoke.add_argument("lease", type=int)
     _end(revoke, _revoke, writes=True)
     _end(steps.add_parser("list", help="all leases"), _leases)
+    show = steps.add_parser("show", help="what is left of it, and the keys that go with it")
+    show.add_argument("lease", type=int)
+    _end(show, _show_lease)
 
     watch = verbs.add_parser("watch", help="print each change, until interrupted")
     watch.add_argument("key", help="the key, or with --prefix the beginning of keys")
@@ -89,6 +93,16 @@ def _span(options: argparse.Namespace) -> tuple[bytes, bytes]:
     if not options.prefix:
         return key, b""
     return key or b"\0", prefix_end(key)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e12:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r:.40}")
+    return value
 
 
 def _text(raw: bytes) -> str:
@@ -201,10 +215,12 @@ def _txn(options: argparse.Namespace) -> int:
 
     try:
         if options.file == "-":
-            raw = sys.stdin.buffer.read(TXN_BYTES_MAX)
+            raw = sys.stdin.buffer.read(TXN_BYTES_MAX + 1)
         else:
             with open(options.file, "rb") as handle:
-                raw = handle.read(TXN_BYTES_MAX)
+                raw = handle.read(TXN_BYTES_MAX + 1)
+        if len(raw) > TXN_BYTES_MAX:
+            raise Failed(f"{options.file}: more than {TXN_BYTES_MAX} bytes")
         body = parse_json(raw)
     except OSError as error:
         raise Failed(f"{options.file}: {error.strerror}") from None
@@ -235,14 +251,27 @@ def _grant(options: argparse.Namespace) -> int:
 
 
 def _keep_alive(options: argparse.Namespace) -> int:
+    from node.client import is_passing
+    from node.facade import NodeError
+
     async def keep(client: ApiClient) -> Any:
         import trio
 
+        ends_s = 0.0
         while True:
-            kept = await client.keep_alive(options.lease)
+            asked_s = trio.current_time()
+            try:
+                kept = await client.keep_alive(options.lease)
+            except NodeError as error:
+                # A node that restarts, or a change of leader, takes less than most leases have.
+                if not is_passing(error) or asked_s > ends_s:
+                    raise
+                await trio.sleep(RECONNECT_S)
+                continue
             if options.once:
                 return kept
-            await trio.sleep(kept.ttl_ms / 3000)
+            ends_s = asked_s + kept.ttl_ms / 1000
+            await trio.sleep(kept.ttl_ms / 1000 / KEEP_ALIVE_PARTS)
 
     kept = with_client(options, keep)
     if options.json:
@@ -270,11 +299,27 @@ def _leases(options: argparse.Namespace) -> int:
     return 0
 
 
+def _show_lease(options: argparse.Namespace) -> int:
+    from node.kv_json import show_bytes
+
+    found = with_client(options, lambda client: client.lease(options.lease))
+    if options.json:
+        keys = [show_bytes("key", key) for key in found.keys]
+        row = {"lease": found.lease, "ttl_ms": found.ttl_ms, "remaining_ms": found.remaining_ms}
+        print_json(row | {"keys": keys})
+        return 0
+    print(f"{found.lease}  {found.remaining_ms / 1000:g} s of {found.ttl_ms / 1000:g} s")
+    for key in found.keys:
+        print(_text(key))
+    return 0
+
+
 # --- watching -----------------------------------------------------------------------------------
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from node.client import Unreachable
+    from node.client import is_passing
+    from node.facade import NodeError
 
     if options.rev is not None and options.rev < 1:
         raise Failed("--rev: revisions begin with 1")
@@ -293,8 +338,8 @@ def _watch(options: argparse.Namespace) -> int:
                         for change in changes:
                             _tell(options, change)
                         sys.stdout.flush()
-            except Unreachable:
-                if not begun:
+            except NodeError as error:
+                if not (begun and is_passing(error)):
                     raise
             await trio.sleep(RECONNECT_S)
 

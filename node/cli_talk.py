@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,14 +93,31 @@ def _short(name: str, text: str) -> str:
     return text
 
 
+def _lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What is inside of an object, of whole rows of objects too, is on lines of its own."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value and (not prefix or _has_rows(value)):
+            yield from _lines(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and _has_rows(dict(enumerate(value))):
+            yield from ((f"{prefix}{name}.{number}", row) for number, row in enumerate(value, 1))
+        else:
+            yield prefix + name, value
+
+
+def _has_rows(value: dict[Any, Any]) -> bool:
+    return all(isinstance(row, dict) for row in value.values())
+
+
 def print_pairs(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for name, value in document.items():
-        danger = name == "insecure" and bool(value)
+    table.add_column()
+    table.add_column(overflow="fold")  # keys and hashes whole
+    for name, value in _lines(document):
+        danger = name in ("insecure", "alarms") and bool(value)
         table.add_row(
             Text(name.replace("_", " "), style="bold"),
             Text(_text(value), style="bold red" if danger else ""),

@@ -35,7 +35,7 @@ from node.facade import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:9700"
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
+ANSWER_BYTES_MAX = 8 * 1024 * 1024  # all leases
 EVENT_BYTES_MAX = 1024 * 1024
 MESSAGE_LENGTH_MAX = 1024
 TOKEN_BYTES_MAX = 4096
@@ -53,6 +53,11 @@ class Refused(NodeError):
 
     http_status = 403
     code = "refused"
+
+
+def is_passing(error: NodeError) -> bool:
+    """Whether the same request may work a moment later: a node restarts, a leader is replaced."""
+    return isinstance(error, Unreachable | Unavailable | Busy | OutcomeUnknown)
 
 
 _BY_CODE: dict[str, type[NodeError]] = {

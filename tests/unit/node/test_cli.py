@@ -145,6 +145,52 @@ def test_every_question_has_a_readable_and_a_json_answer(
     assert document == ({question: expected} if isinstance(expected, list) else expected)
 
 
+def test_what_is_inside_of_a_status_is_on_lines_of_its_own_and_whole(
+    daemon: tuple[str, MemoryNode],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api, memory = daemon
+    monkeypatch.setenv("COLUMNS", "60")
+    inside = {
+        "node_key": 33 * "ab",
+        "chain": {"alarm": None, "endpoints": [{"endpoint": "one", "ok": True}]},
+        "attestation": {"members": {"1": {"attested": True}}, "held": []},
+    }
+    monkeypatch.setattr(memory, "status", lambda: inside)
+    assert main(["status", "--api", api]) == 0
+    out = capsys.readouterr().out
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line[0] != " ")
+    assert rows["chain.alarm"].strip() == "-"
+    assert rows["chain.endpoints.1"].strip() == "endpoint=one, ok=yes"
+    assert rows["attestation.members.1"].strip() == "attested=yes"
+    assert "".join(out.split()).startswith("nodekey" + 33 * "ab")
+
+
+@pytest.mark.parametrize(
+    ("attestation", "shown"),
+    [
+        (None, "-"),
+        ({"attested": True, "held": False, "refused": None}, "yes"),
+        ({"attested": True, "held": True, "refused": None}, "held"),
+        ({"attested": False, "held": False, "refused": {"reason": "old_quote"}}, "old_quote"),
+    ],
+)
+def test_peers_say_in_a_word_what_their_evidence_came_to(
+    daemon: tuple[str, MemoryNode],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    attestation: dict[str, Any] | None,
+    shown: str,
+) -> None:
+    api, memory = daemon
+    monkeypatch.setattr(memory, "peers", lambda: [{"seat": 2, "attestation": attestation}])
+    assert main(["peers", "--api", api]) == 0
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["2"] + [shown] * (
+        attestation is not None
+    )
+
+
 def test_text_from_the_network_cannot_drive_the_terminal(
     daemon: tuple[str, MemoryNode], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from dstack_cluster import (
     Target,
     Txn,
 )
-from node import history
+from node import cli_kv, history
 from node.cli import main
+from node.client import ApiClient, Unreachable
+from node.facade import Busy, LeaseState, NodeError, NotDone, OutcomeUnknown, Unavailable
 
 
 @pytest.fixture
@@ -183,16 +186,78 @@ def test_leases_on_the_command_line(daemon: Daemon, capfd: pytest.CaptureFixture
     kept = (0, f"lease {lease} runs for 30 s\n")
     assert run(daemon, capfd, "lease", "keepalive", lease, "--once") == kept
     assert run(daemon, capfd, "lease", "list") == (0, f"{lease}  30 s of 30 s\n")
+    assert run(daemon, capfd, "lease", "show", lease) == (0, f"{lease}  30 s of 30 s\nhere\n")
+    _, shown = run(daemon, capfd, "lease", "show", lease, "--json")
+    assert json.loads(shown)["keys"] == [{"key": "here"}]
     assert run(daemon, capfd, "lease", "revoke", lease) == (0, "revision 2, 1 key deleted\n")
     assert run(daemon, capfd, "lease", "revoke", lease)[0] == 1
     assert run(daemon, capfd, "lease", "grant", "1")[0] == 1
 
 
+def test_a_number_of_seconds_that_is_none_is_a_wrong_command_line(daemon: Daemon) -> None:
+    for text in ("nan", "inf", "-1", "soon"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["kv", "lease", "grant", "--api", daemon.api, "--", text])
+
+
+def test_a_lease_is_kept_alive_through_restarts_and_changes_of_leader_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_kv, "RECONNECT_S", 0.001)
+    monkeypatch.setattr(cli_kv, "KEEP_ALIVE_PARTS", 1_000_000)
+    kept = LeaseState(7, 30_000, 30_000)
+    answers: list[LeaseState | NodeError] = [
+        kept, Unreachable("x"), Unavailable("booting"), Busy("x"), kept, OutcomeUnknown("x"),
+        NotDone("its time is over", "no_lease"),
+    ]  # fmt: skip
+
+    async def keep_alive(_: ApiClient, lease: int) -> LeaseState:
+        answer = answers.pop(0)
+        if isinstance(answer, NodeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ApiClient, "keep_alive", keep_alive)
+    assert main(["kv", "lease", "keepalive", "7"]) == 1
+    assert "no_lease: its time is over" in capfd.readouterr().err and answers == []
+    answers[:] = [Unreachable("nobody is there"), kept]
+    assert main(["kv", "lease", "keepalive", "7"]) == 1, "the first time it is told at once"
+    assert "nobody is there" in capfd.readouterr().err and answers == [kept]
+
+
+def test_a_watch_on_the_command_line_waits_for_a_node_that_boots(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_kv, "RECONNECT_S", 0.001)
+    begun_after: list[int | None] = []
+
+    @asynccontextmanager
+    async def watch(
+        _: ApiClient, key: bytes, end: bytes, after: int | None
+    ) -> AsyncIterator[AsyncIterator[Any]]:
+        begun_after.append(after)
+        match len(begun_after):
+            case 2:
+                raise Unreachable("it is gone")
+            case 3:
+                raise Unavailable("registering the seat")
+
+        async def batches() -> AsyncIterator[Any]:
+            yield [Change(len(begun_after) + 4, key, None)], len(begun_after) + 4
+            if len(begun_after) == 4:
+                raise KeyboardInterrupt
+
+        yield batches()
+
+    monkeypatch.setattr(ApiClient, "watch", watch)
+    assert main(["kv", "watch", "k"]) == 130
+    assert begun_after == [None, 5, 5, 5]
+    assert capfd.readouterr().out == "5 delete k\n8 delete k\n"
+
+
 def test_a_watch_on_the_command_line_prints_what_it_missed(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from node import cli_kv
-
     for words in (("put", "a/1", "x\n"), ("put", "b", ""), ("delete", "a/1")):
         assert run(daemon, capfd, *words)[0] == 0
     count = 0

@@ -35,8 +35,8 @@ from dstack_cluster import (
     WrongInstance,
 )
 from node.api import serve
+from node.facade import BadRequest, Busy, Unavailable
 from node.facade import OutcomeUnknown as NodeOutcomeUnknown
-from node.facade import Unavailable
 
 URL = "https://me.example"
 MEMBER = (
@@ -184,6 +184,28 @@ def test_register_waits_for_readiness_and_says_what_it_waited_for(daemon: Daemon
 
     run(story)
     assert daemon.node.announced == [URL]
+
+
+def test_register_waits_for_a_leader_that_is_replaced_while_it_announces(
+    daemon: Daemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce = daemon.node.announce_url
+    failures: list[Exception] = [Unavailable("no quorum"), NodeOutcomeUnknown("not seen"), Busy("")]
+
+    async def announce_url(url: str) -> None:
+        if failures:
+            raise failures.pop(0)
+        await announce(url)
+
+    monkeypatch.setattr(daemon.node, "announce_url", announce_url)
+    run(sdk_of(daemon).register)
+    assert daemon.node.announced == [URL] and failures == []
+    failures.append(BadRequest("no such URL"))
+    with pytest.raises(RequestFailed, match="no such URL"):
+        run(sdk_of(daemon).register)
+    failures += 100 * [Unavailable("no quorum")]
+    with pytest.raises(RequestFailed, match="no quorum"):
+        run(lambda: sdk_of(daemon).register(timeout_s=0.3))
 
 
 def test_no_daemon_is_a_clear_error(tmp_path: Path, run: Run) -> None:
