@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import coincurve
 import structlog
 import trio
 
-from chain import ContractAbi, EvmRegistry, FinalizedReader, Membership
+from chain import Change, ContractAbi, EvmRegistry, FinalizedReader
 from chain.abi import encode
 from chain.eip712 import REGISTER, digest, domain_separator
+from chain.history import SeatHistory
 from chain.keys import address_of, keccak256, with_v27
 from chain.registration import purpose_text
 from chain.rpc import RpcEndpoint
@@ -58,6 +60,9 @@ class Figures:
     full_sync_wall_ms: float
     full_sync_cpu_ms: float
     founding_set_wall_ms: float
+    versions: int
+    versions_100k_wall_ms: float
+    versions_100k_cpu_ms: float
     quiet_block_wall_ms: float
     quiet_block_cpu_ms: float
     changed_weight_wall_ms: float
@@ -68,12 +73,13 @@ def main(argv: Sequence[str]) -> int:
     """Run it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench chain", description=__doc__)
     parser.add_argument("--seats", type=int, default=1000)
+    parser.add_argument("--versions", type=int, default=5000, help="made after the seats sit")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))  # warnings
     with _anvil() as urls:
-        found = trio.run(_measure, urls, options.seats, options.rounds)
+        found = trio.run(_measure, urls, options.seats, options.versions, options.rounds)
     if options.json:
         print(json.dumps([asdict(figures) for figures in found], indent=1))
         return 0
@@ -81,7 +87,9 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"{f.seats} seats, {f.endpoints}: full sync {f.full_sync_wall_ms:.0f} ms"
             f" (our processor time {f.full_sync_cpu_ms:.0f}), founding set"
-            f" {f.founding_set_wall_ms:.0f} ms, quiet block {f.quiet_block_wall_ms:.1f} ms"
+            f" {f.founding_set_wall_ms:.0f} ms, each 100,000 versions of the past"
+            f" {f.versions_100k_wall_ms:.0f} ms ({f.versions_100k_cpu_ms:.0f}; of"
+            f" {f.versions}), quiet block {f.quiet_block_wall_ms:.1f} ms"
             f" ({f.quiet_block_cpu_ms:.1f}), a changed weight {f.changed_weight_wall_ms:.0f} ms;"
             f" state {f.trust['state']}, members {f.trust['members']}"
         )
@@ -110,10 +118,11 @@ def _anvil() -> Iterator[list[str]]:
             process.wait()
 
 
-async def _measure(urls: Sequence[str], seats: int, rounds: int) -> list[Figures]:
+async def _measure(urls: Sequence[str], seats: int, versions: int, rounds: int) -> list[Figures]:
     rpc = RpcEndpoint(urls[0], timeout_s=60)
     bench = _Bench(rpc, ContractAbi(artifact("Registry").abi))
     await bench.fill(seats)
+    await bench.make_versions(versions)
     found = [await bench.figures(urls[:1], 1, rounds)]
     found.append(await bench.figures(urls, 3, rounds))
     await rpc.aclose()
@@ -169,6 +178,13 @@ class _Bench:
         await self._call_all([(OWNER, "launch", (await self._founders(),))])
         await self._mine(4)
 
+    async def make_versions(self, count: int) -> None:
+        """Versions whose events a fresh node has to read, whatever is left of them."""
+        weights = range(self._weight + 1, self._weight + count + 1)
+        await self._call_all([(OWNER, "setWeight", (1, weight)) for weight in weights])
+        self._weight += count
+        await self._mine(4)
+
     async def _founders(self) -> bytes:
         """The digest by which the launch knows whom it founds the cluster with."""
         view = self._abi.function("lastChange")
@@ -201,13 +217,19 @@ class _Bench:
     async def figures(self, urls: Sequence[str], quorum: int, rounds: int) -> Figures:
         """The fastest of some rounds with these endpoints."""
         sync: list[tuple[float, float]] = []
-        founding, quiet, changed = [], [], []
+        founding, past, quiet, changed = [], [], [], []
         trust: dict[str, str] = {}
+        versions = 0
         for _ in range(rounds):
             async with self._registry(urls, quorum) as registry:
                 sync.append(await _timed(registry.snapshot))
                 self._check(registry)
                 founding.append(await _timed(registry.genesis))
+                newest = await registry.snapshot()
+                fresh = SeatHistory(registry.reader, self._abi, self._deploy_block)
+                at = Change(newest.block_number, newest.version, newest.digest)
+                past.append(await _timed(partial(fresh.seats_at, at)))
+                versions = newest.version
                 for _ in range(3):
                     await self._mine(1)
                     quiet.append(await _timed(registry.snapshot))
@@ -223,6 +245,9 @@ class _Bench:
             full_sync_wall_ms=min(wall for wall, _ in sync),
             full_sync_cpu_ms=min(cpu for _, cpu in sync),
             founding_set_wall_ms=min(wall for wall, _ in founding),
+            versions=versions,
+            versions_100k_wall_ms=min(wall for wall, _ in past) * 100_000 / versions,
+            versions_100k_cpu_ms=min(cpu for _, cpu in past) * 100_000 / versions,
             quiet_block_wall_ms=min(wall for wall, _ in quiet),
             quiet_block_cpu_ms=min(cpu for _, cpu in quiet),
             changed_weight_wall_ms=min(wall for wall, _ in changed),
@@ -289,7 +314,7 @@ class _Bench:
         await self._rpc.call("anvil_mine", [hex(blocks)])
 
 
-async def _timed(read: Callable[[], Awaitable[Membership | None]]) -> tuple[float, float]:
+async def _timed(read: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     """Wall and processor time of a read, in milliseconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     await read()

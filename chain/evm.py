@@ -161,7 +161,7 @@ class EvmRegistry:
         launch = await self.reader.header_at(block_number)
         if launch is None:
             raise BadChainData(f"the block of the launch, {block_number}, is not there")
-        members = active_members(await self.history.proven_changes(fixed.change))
+        members = active_members(await self.history.seats_at(fixed.change))
         if sum(m.weight for m in members) != fixed.weight:
             raise BadChainData(f"the weights at the launch do not add up to {fixed.weight}")
         self._genesis = Membership(

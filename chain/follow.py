@@ -25,7 +25,7 @@ from chain.membership import (
     Sighting,
     Voter,
 )
-from chain.replay import active_members, set_changes
+from chain.replay import Sets, active_members
 
 if TYPE_CHECKING:
     from chain.evm import EvmRegistry
@@ -79,8 +79,9 @@ class Follower:
         assert now.last_change is not None
         since = Change(told.block_number, told.version, told.digest)
         up_to = Change(now.block_number, now.version, now.digest)
-        changes = await self._registry.history.proven_changes(up_to, since)
-        steps = set_changes(changes, since, {v.seat: v for v in _voters(told)})
+        voters = {v.seat: v for v in _voters(told)}
+        sets = await self._registry.history.folded(lambda: Sets(voters), since, up_to)
+        steps = sets.found()
         if not steps or steps[-1] != (now.last_change, _voters(now)):
             raise BadChainData("the registry's events do not lead to the members it shows")
         return [await self._view(change, voters) for change, voters in steps[:-1]]
@@ -112,7 +113,7 @@ class Follower:
         if now.last_change is not None and now.last_change.version <= up_to.version:
             voters = _voters(now)  # nothing changed since
         else:
-            members = active_members(await self._registry.history.proven_changes(up_to))
+            members = active_members(await self._registry.history.seats_at(up_to))
             voters = tuple(Voter(m.seat, m.weight, m.node_key) for m in members)
         return RecoveryVote(
             found.epoch, found.height, found.block_hash, await self._view(up_to, voters)

@@ -1,18 +1,21 @@
 """The registry's events, from any endpoint that has them, proven by the digest they lead to.
 
 Also what they have proven so far, so that only new ones are asked for: every seat with its weight,
-state, key and instance at the newest block that was looked at.
+state, key and instance at the newest block that was looked at, and at the launch or recovery that
+was asked for last. So the whole past is walked through once, and a piece of it is in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic
 
 import structlog
 import trio
 
 from chain import decoding
-from chain.abi import ContractAbi
+from chain.abi import ContractAbi, EventAbi
 from chain.agreement import FinalizedReader
 from chain.decoding import Log
 from chain.errors import (
@@ -23,20 +26,29 @@ from chain.errors import (
     RpcFault,
 )
 from chain.membership import Change, Member, Membership
-from chain.replay import NodeChange, SeatState, node_change, proven, seats_after
+from chain.replay import F, NodeChange, Replay, Seats, SeatState, node_change
 from chain.rows import check_rows
 from chain.rpc import RpcEndpoint
 
 LOG_BLOCKS = 10_000
 LOGS_PER_REQUEST_MAX = 10_000
 LOGS_MAX = 200_000
-# A change costs tens of thousands of gas, so the two blocks at the ends of a range, of which only
-# some changes may be asked for, hold no more than this.
-LOGS_BESIDE_MAX = 4096
+# A block cannot be asked for in parts. A change that is not the owner's costs some 40,000 gas at
+# least and its log has 900 bytes, so this is a block of 700 million gas with nothing else in it.
+BLOCK_BYTES_MAX = 16 * 1024 * 1024
+BLOCK_LOGS_MAX = 20_000
 PATIENCE_S = 10.0  # before another endpoint is asked beside those that are not done
-DECODED_AT_ONCE = 64
+AT_ONCE = 64  # are worked through before somebody else has a turn
 
 _log = structlog.get_logger("chain.history")
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A state of the registry, and the seats that its events led to."""
+
+    at: Change
+    seats: Mapping[int, SeatState]
 
 
 class SeatHistory:
@@ -53,8 +65,9 @@ class SeatHistory:
         self._reader = reader
         self._event = abi.event("NodeChanged")
         self._contract = reader.watermark.mark.contract
-        self._known = Change(deploy_block, 0, bytes(32))
-        self._seats: dict[int, SeatState] = {}
+        self._nothing = _Proven(Change(deploy_block, 0, bytes(32)), {})
+        self._known = self._nothing  # at the newest block that was looked at
+        self._past = self._nothing  # the launch or recovery that was asked for last
         self._remembered = False  # what is known comes from an earlier run's memory
         self.patience_s = PATIENCE_S
 
@@ -64,11 +77,13 @@ class SeatHistory:
         If that turns out to be untrue, everything is proven anew.
         """
         m = membership
-        self._known = Change(m.block_number, m.version, m.digest)
-        self._seats = {
-            row.seat: SeatState(row.weight, row.status, row.node_key, row.instance_id)
-            for row in m.members
-        }
+        self._known = _Proven(
+            Change(m.block_number, m.version, m.digest),
+            {
+                row.seat: SeatState(row.weight, row.status, row.node_key, row.instance_id)
+                for row in m.members
+            },
+        )
         self._remembered = True
 
     async def check(self, members: Sequence[Member], at: Change) -> None:
@@ -82,64 +97,80 @@ class SeatHistory:
             NoAgreement: no endpoint has the events.
         """
         try:
-            seats = await self._seats_at(at)
-            check_rows(members, seats)
+            found = await self._from(self._newest(), at)
+            check_rows(members, found.seats)
         except (BadChainData, NoAgreement) as error:
             if not self._remembered:
                 raise
             _log.warning("chain.proving_anew", reason=str(error))
-            self._forget()
-            seats = await self._seats_at(at)
-            check_rows(members, seats)
-        self._known, self._seats, self._remembered = at, seats, False
+            self._known, self._remembered = self._nothing, False
+            found = await self._from(self._newest(), at)
+            check_rows(members, found.seats)
+        self._known, self._remembered = found, False
 
-    async def _seats_at(self, at: Change) -> dict[int, SeatState]:
-        known = self._known
-        if (known.version, known.digest) == (at.version, at.digest):
-            return self._seats
-        since = known if known.version else None
+    async def seats_at(self, change: Change) -> Mapping[int, SeatState]:
+        """The seats at a state of the registry that stays on record, a launch or a recovery.
+
+        Raises:
+            NoAgreement: no endpoint has the events that lead there.
+        """
+        known = (self._past,) if self._remembered else (self._past, self._known)
+        before = [proven for proven in known if proven.at.version <= change.version]
+        since = max(before, key=lambda proven: proven.at.version, default=self._nothing)
+        self._past = await self._from(since, change)
+        return self._past.seats
+
+    def _newest(self) -> _Proven:
+        return max(self._known, self._past, key=lambda proven: proven.at.version)
+
+    async def _from(self, since: _Proven, up_to: Change) -> _Proven:
+        if (since.at.version, since.at.digest) == (up_to.version, up_to.digest):
+            return _Proven(up_to, since.seats)
         # If what is remembered is untrue, it is not the endpoints that lie.
-        changes = await self.proven_changes(at, since, accuse=not self._remembered)
-        return seats_after(changes, self._seats)
+        accuse = not (self._remembered and since is self._known)
+        found = await self.folded(lambda: Seats(since.seats), since.at, up_to, accuse=accuse)
+        return _Proven(up_to, found.now)
 
-    def _forget(self) -> None:
-        self._known = Change(self.deploy_block, 0, bytes(32))
-        self._seats = {}
-        self._remembered = False
-
-    async def proven_changes(
-        self, up_to: Change, since: Change | None = None, *, accuse: bool = True
-    ) -> list[NodeChange]:
-        """All node changes up to a known state of the registry, in order, proven by its digest.
+    async def folded(
+        self, fold: Callable[[], F], since: Change, up_to: Change, *, accuse: bool = True
+    ) -> F:
+        """What becomes of all node changes between two known states, proven by the digest.
 
         Any endpoint's events will do: those that do not give the digest are thrown away and the
         endpoint is named. None is waited for alone: a liar's may come block by block, for ever.
 
         Args:
-            since: a known state to start after, instead of at the deployment.
+            fold: makes an empty one; each endpoint's events are folded apart.
             accuse: an endpoint whose events do not lead to the digest is named for it.
 
         Raises:
             NoAgreement: no endpoint has them.
         """
-        since_ = Change(self.deploy_block, 0, bytes(32)) if since is None else since
+        if up_to.version < since.version:
+            raise BadChainData(f"version {up_to.version} of the registry, {since.version} was seen")
         failures: dict[str, str] = {}
-        found: list[list[NodeChange]] = []
+        found: list[F] = []
         busy: set[str] = set()
 
         async def ask(endpoint: RpcEndpoint, failed: trio.Event) -> None:
+            reading = self._reading(endpoint, fold(), since, up_to)
             while True:
                 busy.add(endpoint.name)
                 try:
-                    changes = await self._changes(endpoint, since_, up_to)
-                    found.append(proven(changes, up_to.version, up_to.digest, since))
+                    found.append(await reading.finish())
                     nursery.cancel_scope.cancel()
                 except BadChainData as error:
                     if accuse:
                         self._reader.accuse(endpoint, f"events: {error}")
                     failures[endpoint.name] = str(error)
+                    reading = self._reading(endpoint, fold(), since, up_to)
                 except (EndpointError, RpcFault) as error:
                     failures[endpoint.name] = str(error)
+                    if reading.has_moved():
+                        # Asked for too much at a time: with a rest it goes on where it stood.
+                        failed.set()
+                        await trio.sleep(self.patience_s)
+                        continue
                 busy.discard(endpoint.name)
                 failed.set()
                 if not busy and len(failures) == len(self._reader.endpoints):
@@ -157,60 +188,111 @@ class SeatHistory:
             return found[0]
         raise NoAgreement(f"events up to version {up_to.version}", 1, failures)
 
-    async def _changes(
-        self, endpoint: RpcEndpoint, since: Change, up_to: Change
-    ) -> list[NodeChange]:
-        logs = await event_logs(
-            endpoint,
-            self._contract,
-            self._event.topic,
-            since.block_number,
-            up_to.block_number,
-            count_max=max(0, up_to.version - since.version) + LOGS_BESIDE_MAX,
+    def _reading(self, endpoint: RpcEndpoint, fold: F, since: Change, up_to: Change) -> _Reading[F]:
+        logs = EventLogs(
+            endpoint, self._contract, self._event.topic, since.block_number, up_to.block_number
         )
-        changes: list[NodeChange] = []
-        for log in logs:
-            changes.append(node_change(log, self._event, self._contract))
-            if len(changes) % DECODED_AT_ONCE == 0:
+        return _Reading(logs, self._event, Replay(since, up_to, fold))
+
+
+class _Reading(Generic[F]):
+    """One endpoint's events on their way into a fold; goes on where it was broken off."""
+
+    def __init__(self, logs: EventLogs, event: EventAbi, replay: Replay[F]) -> None:
+        self._logs, self._event, self._replay = logs, event, replay
+        self._seen_block = logs.next_block
+
+    def has_moved(self) -> bool:
+        """Whether a block was read since this was asked last."""
+        before, self._seen_block = self._seen_block, self._logs.next_block
+        return self._seen_block != before
+
+    async def finish(self) -> F:
+        """Reads to the end. Raises EndpointError, RpcFault, BadChainData."""
+        while (logs := await self._logs.next()) is not None:
+            changes: list[NodeChange] = []
+            for log in logs:
+                changes.append(node_change(log, self._event, self._logs.contract))
+                if len(changes) % AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+            changes.sort(key=lambda change: change.version)
+            for start in range(0, len(changes), AT_ONCE):
+                self._replay.add(changes[start : start + AT_ONCE])
                 await trio.lowlevel.checkpoint()
-        return changes
+        return self._replay.finish()
 
 
-async def event_logs(
-    endpoint: RpcEndpoint,
-    contract: bytes,
-    topic: bytes,
-    first_block: int,
-    last_block: int,
-    *,
-    count_max: int = LOGS_MAX,
-) -> list[Log]:
-    """One endpoint's logs of one event of a contract; nothing of them is true until proven.
+class EventLogs:
+    """One endpoint's logs of one event of a contract, in pieces that it gives.
 
-    Raises:
-        EndpointError, RpcFault, BadChainData: it does not give them, not even block by block, or
-            gives more than ``count_max``.
+    Nothing of them is true until proven. A piece that could not be had is asked for again by the
+    next call, smaller.
     """
-    found: list[Log] = []
-    start, span = first_block, LOG_BLOCKS
-    while start <= last_block:
-        end = min(start + span - 1, last_block)
+
+    def __init__(
+        self, endpoint: RpcEndpoint, contract: bytes, topic: bytes, first: int, last: int
+    ) -> None:
+        self.contract = contract
+        self._endpoint, self._topic = endpoint, topic
+        self.next_block = first  # all before it was given
+        self._last, self._span = last, LOG_BLOCKS
+
+    async def next(self) -> list[Log] | None:
+        """What the next blocks hold, None after the last one.
+
+        Raises:
+            EndpointError, RpcFault, BadChainData: it does not give them, not even block by block.
+        """
+        while self.next_block <= self._last:
+            start = self.next_block
+            end = min(start + self._span - 1, self._last)
+            try:
+                found = await self._ask(start, end)
+            except (RpcFault, EndpointTooLong, BadChainData):
+                # Servers cap the range or the answer, each in its own words: halve until it fits.
+                if start == end:
+                    raise
+                self._span = (end - start + 1) // 2
+                continue
+            except EndpointError:
+                self._span = max(1, (end - start + 1) // 2)
+                raise
+            self.next_block, self._span = end + 1, min(self._span * 2, LOG_BLOCKS)
+            return found
+        return None
+
+    async def _ask(self, start: int, end: int) -> list[Log]:
         query = {
-            "address": "0x" + contract.hex(),
-            "topics": ["0x" + topic.hex()],
+            "address": "0x" + self.contract.hex(),
+            "topics": ["0x" + self._topic.hex()],
             "fromBlock": hex(start),
             "toBlock": hex(end),
         }
-        try:
-            answer = await endpoint.call("eth_getLogs", [query])
-            found += decoding.logs(answer, LOGS_PER_REQUEST_MAX)
-        except (RpcFault, EndpointTooLong, BadChainData):
-            # Servers cap the range or the answer, each in its own words: halve until it fits.
-            if span == 1:
-                raise
-            span = max(1, (end - start + 1) // 2)
-            continue
-        if len(found) > count_max:
-            raise BadChainData(f"more than {count_max} events, which cannot be")
-        start, span = end + 1, min(span * 2, LOG_BLOCKS)
+        if start == end:
+            answer = await self._endpoint.call(
+                "eth_getLogs", [query], body_bytes_max=BLOCK_BYTES_MAX
+            )
+            found = decoding.logs(answer, BLOCK_LOGS_MAX)
+        else:
+            answer = await self._endpoint.call("eth_getLogs", [query])
+            found = decoding.logs(answer, LOGS_PER_REQUEST_MAX)
+        if any(not start <= log.block_number <= end for log in found):
+            raise BadChainData(f"logs of other blocks than {start} to {end}")
+        return found
+
+
+async def event_logs(
+    endpoint: RpcEndpoint, contract: bytes, topic: bytes, first_block: int, last_block: int
+) -> list[Log]:
+    """All of an event that seldom happens, by one endpoint; nothing of it is true until proven.
+
+    Raises:
+        EndpointError, RpcFault, BadChainData: it does not give them, or more than ``LOGS_MAX``.
+    """
+    logs = EventLogs(endpoint, contract, topic, first_block, last_block)
+    found: list[Log] = []
+    while (some := await logs.next()) is not None:
+        found += some
+        if len(found) > LOGS_MAX:
+            raise BadChainData(f"more than {LOGS_MAX} events, which cannot be")
     return found

@@ -2,12 +2,17 @@
 
 Every change of a seat emits ``NodeChanged`` with all fields that enter the rolling digest. So the
 events may come from anybody: one withheld, altered, added or reordered event gives another digest.
+
+They are taken in as they come and not kept: how many there ever were is up to whoever paid for
+them, while the seats that are left are no more than the contract allows at a time.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from chain.abi import EventAbi
 from chain.decoding import Log
@@ -16,7 +21,8 @@ from chain.keys import keccak256
 from chain.membership import Change, Member, MemberStatus, Voter
 
 ZERO_KEY = bytes(32)
-VERSIONS_MAX = 200_000
+SEATS_MAX = 2**16 - 1  # most seats that the contract lets exist at a time
+SETS_MAX = 256  # of the sets between two looks, so many are told: the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,104 +85,163 @@ def next_digest(digest: bytes, change: NodeChange) -> bytes:
     )
 
 
-def proven(
-    changes: Iterable[NodeChange], version: int, digest: bytes, since: Change | None = None
-) -> list[NodeChange]:
-    """The changes up to ``version`` in order, proven by ``digest``.
+class Fold(Protocol):
+    """What is made of changes, one after the other."""
+
+    def add(self, change: NodeChange, digest: bytes) -> None:
+        """Takes the next change in, with the registry's digest after it. Raises BadChainData."""
+        ...
+
+
+F = TypeVar("F", bound=Fold)
+
+
+class Replay(Generic[F]):
+    """Changes from a known state up to another one, folded as they come.
+
+    Nothing of it is true before ``finish``.
 
     Args:
-        changes: in any order; later and earlier versions may be among them.
-        since: start after this one, instead of at the first change of all.
-
-    Raises:
-        BadChainData: a version is missing or twice there, or the digest differs.
+        since: the registry before the first of them.
+        up_to: after the last one.
+        fold: what is made of them.
     """
-    first, rolling = (0, bytes(32)) if since is None else (since.version, since.digest)
-    if not 0 <= version - first <= VERSIONS_MAX:
-        raise BadChainData(
-            f"version {version} of the registry, {first} to {first + VERSIONS_MAX} expected"
+
+    __slots__ = ("_digest", "_fold", "_since", "_up_to", "_version")
+
+    def __init__(self, since: Change, up_to: Change, fold: F) -> None:
+        assert since.version <= up_to.version
+        self._since, self._up_to, self._fold = since, up_to, fold
+        self._version, self._digest = since.version, since.digest
+
+    def add(self, changes: Iterable[NodeChange]) -> None:
+        """Takes the next ones in, in order of version.
+
+        Raises:
+            BadChainData: a version is missing or twice there, or one too many.
+        """
+        for change in changes:
+            if self._is_beside(change):
+                continue
+            if change.version <= self._version:
+                raise BadChainData(f"two node changes of version {change.version}")
+            if change.version > self._up_to.version:
+                raise BadChainData(f"a change of version {change.version}, which is not yet there")
+            if change.version != self._version + 1:
+                raise BadChainData(f"the node change of version {self._version + 1} is missing")
+            self._version, self._digest = change.version, next_digest(self._digest, change)
+            self._fold.add(change, self._digest)
+
+    def finish(self) -> F:
+        """What became of them. Raises BadChainData when they are not the registry's."""
+        up_to = self._up_to
+        if self._version != up_to.version:
+            raise BadChainData(f"the node change of version {self._version + 1} is missing")
+        if self._digest != up_to.digest:
+            raise BadChainData(
+                f"events give digest 0x{self._digest.hex()} at version {up_to.version},"
+                f" the registry says 0x{up_to.digest.hex()}"
+            )
+        return self._fold
+
+    def _is_beside(self, change: NodeChange) -> bool:
+        """Before or after what is asked for: the block at either end may hold more than that."""
+        since, up_to = self._since, self._up_to
+        return (change.version <= since.version and change.block_number <= since.block_number) or (
+            change.version > up_to.version and change.block_number >= up_to.block_number
         )
-    by_version: dict[int, NodeChange] = {}
-    for change in changes:
-        if not first < change.version <= version:
-            continue
-        if change.version in by_version:
-            raise BadChainData(f"two node changes of version {change.version}")
-        by_version[change.version] = change
-    ordered = []
-    for number in range(first + 1, version + 1):
-        found = by_version.get(number)
-        if found is None:
-            raise BadChainData(f"the node change of version {number} is missing")
-        rolling = next_digest(rolling, found)
-        ordered.append(found)
-    if rolling != digest:
-        raise BadChainData(
-            f"events give digest 0x{rolling.hex()} at version {version},"
-            f" the registry says 0x{digest.hex()}"
-        )
-    return ordered
 
 
-def set_changes(
-    changes: Iterable[NodeChange], since: Change, voters: Mapping[int, Voter]
-) -> list[tuple[Change, tuple[Voter, ...]]]:
-    """Each block that changed who votes: the registry after its last such change, and the voters.
+class Seats:
+    """The seats that exist after some changes, from those before them; burnt ones are gone."""
+
+    def __init__(self, before: Mapping[int, SeatState]) -> None:
+        self.now = dict(before)
+
+    def add(self, change: NodeChange, digest: bytes) -> None:
+        """See ``Fold``."""
+        if change.weight == 0:
+            self.now.pop(change.seat, None)
+            return
+        self.now[change.seat] = SeatState(
+            change.weight,
+            change.status,
+            compressed(change.key_x, change.key_odd),
+            change.instance_id,
+        )
+        if len(self.now) > SEATS_MAX:
+            raise BadChainData(f"events of more than {SEATS_MAX} seats, which cannot be")
+
+
+class Sets:
+    """Each block that changed who votes; of many, the newest ``SETS_MAX``.
 
     Args:
-        changes: proven, in order.
-        since, voters: the registry before them, and who voted then.
+        voters: who voted before, by seat.
     """
-    now = dict(voters)
-    digest = since.digest
-    found: dict[int, tuple[Change, tuple[Voter, ...]]] = {}
-    for change in changes:
-        digest = next_digest(digest, change)
+
+    def __init__(self, voters: Mapping[int, Voter]) -> None:
+        self._before = dict(voters)  # the oldest step that is kept
+        self._now = dict(voters)
+        self._steps: deque[_Step] = deque()
+
+    def add(self, change: NodeChange, digest: bytes) -> None:
+        """See ``Fold``."""
         voter = None
         if change.status == MemberStatus.ACTIVE:
             key = compressed(change.key_x, change.key_odd)
             voter = Voter(change.seat, change.weight, key)
-        if now.get(change.seat) == voter:
-            continue
-        if voter is None:
-            del now[change.seat]
-        else:
-            now[change.seat] = voter
-        found[change.block_number] = (
-            Change(change.block_number, change.version, digest),
-            tuple(voter for _, voter in sorted(now.items())),
-        )
-    return list(found.values())
+        if self._now.get(change.seat) == voter:
+            return
+        _put(self._now, change.seat, voter)
+        if len(self._now) > SEATS_MAX:
+            raise BadChainData(f"events of more than {SEATS_MAX} voters, which cannot be")
+        at = Change(change.block_number, change.version, digest)
+        if not self._steps or self._steps[-1].at.block_number != change.block_number:
+            if len(self._steps) == SETS_MAX:
+                self._steps.popleft().apply(self._before)
+            self._steps.append(_Step(at))
+        self._steps[-1].at = at
+        self._steps[-1].voters[change.seat] = voter
+
+    def found(self) -> list[tuple[Change, tuple[Voter, ...]]]:
+        """The registry after the last such change of each block, and who voted then."""
+        voters = dict(self._before)
+        found = []
+        for step in self._steps:
+            step.apply(voters)
+            found.append((step.at, tuple(voter for _, voter in sorted(voters.items()))))
+        return found
 
 
-def seats_after(
-    changes: Iterable[NodeChange], seats: Mapping[int, SeatState]
-) -> dict[int, SeatState]:
-    """The seats that exist after some changes, from those before them; burnt ones are gone."""
-    now = dict(seats)
-    for change in changes:
-        if change.weight == 0:
-            now.pop(change.seat, None)
-        else:
-            now[change.seat] = SeatState(
-                change.weight,
-                change.status,
-                compressed(change.key_x, change.key_odd),
-                change.instance_id,
-            )
-    return now
+@dataclass(slots=True)
+class _Step:
+    """What one block changed; None: votes no more."""
+
+    at: Change
+    voters: dict[int, Voter | None] = field(default_factory=dict)
+
+    def apply(self, to: dict[int, Voter]) -> None:
+        for seat, voter in self.voters.items():
+            _put(to, seat, voter)
 
 
-def active_members(changes: Iterable[NodeChange]) -> tuple[Member, ...]:
-    """The seats that are active after all changes, sorted; what events do not hold is empty."""
-    seats = {change.seat: change for change in changes}
+def _put(voters: dict[int, Voter], seat: int, voter: Voter | None) -> None:
+    if voter is None:
+        voters.pop(seat, None)
+    else:
+        voters[seat] = voter
+
+
+def active_members(seats: Mapping[int, SeatState]) -> tuple[Member, ...]:
+    """The seats that are active, sorted; what events do not hold is empty."""
     return tuple(
         Member(
-            seat=change.seat,
-            weight=change.weight,
+            seat=seat,
+            weight=state.weight,
             status=MemberStatus.ACTIVE,
-            node_key=compressed(change.key_x, change.key_odd),
-            instance_id=change.instance_id,
+            node_key=state.node_key,
+            instance_id=state.instance_id,
             incarnation=0,
             endpoint="",
             lease_expires_s=0,
@@ -184,8 +249,8 @@ def active_members(changes: Iterable[NodeChange]) -> tuple[Member, ...]:
             scheme=0,
             owner=b"",
         )
-        for _, change in sorted(seats.items())
-        if change.status == MemberStatus.ACTIVE
+        for seat, state in sorted(seats.items())
+        if state.status == MemberStatus.ACTIVE
     )
 
 

@@ -93,15 +93,17 @@ class RpcEndpoint:
     def __repr__(self) -> str:
         return f"RpcEndpoint({self.name})"
 
-    async def call(self, method: str, params: Sequence[Any]) -> Any:
-        """The ``result`` of one call.
+    async def call(
+        self, method: str, params: Sequence[Any], *, body_bytes_max: int | None = None
+    ) -> Any:
+        """The ``result`` of one call; its answer may be longer than others where that is said.
 
         Raises:
             RpcFault: the endpoint answered with an error.
             EndpointError: no usable answer; ``EndpointTimeout`` when it came too late.
         """
         request_id = self._take_ids(1)
-        answer = await self._exchange(_request(request_id, method, params))
+        answer = await self._exchange(_request(request_id, method, params), body_bytes_max)
         if not isinstance(answer, dict):
             raise EndpointError(self.name, "the answer is not a JSON-RPC object")
         result = self._result(answer, request_id)
@@ -144,14 +146,14 @@ class RpcEndpoint:
         self._next_id += count
         return first
 
-    async def _exchange(self, body: Any) -> Any:
+    async def _exchange(self, body: Any, body_bytes_max: int | None = None) -> Any:
         content = json.dumps(body, separators=(",", ":")).encode()
         request = httpx.Request(
             "POST", self._url, headers=self._headers, content=content, extensions={"timeout": {}}
         )
         raw = b""
         with trio.move_on_after(self._timeout_s) as deadline:
-            raw = await self._send(request)
+            raw = await self._send(request, body_bytes_max or self._body_bytes_max)
         if deadline.cancelled_caught:
             raise EndpointTimeout(self.name, f"no whole answer within {self._timeout_s:g} s")
         try:
@@ -159,7 +161,7 @@ class RpcEndpoint:
         except ValueError:
             raise EndpointError(self.name, f"the answer ({len(raw)} bytes) is not JSON") from None
 
-    async def _send(self, request: httpx.Request) -> bytes:
+    async def _send(self, request: httpx.Request, body_bytes_max: int) -> bytes:
         # "from None": httpx errors hold the request, and with it the URL and its secrets.
         try:
             response = await self._transport.handle_async_request(request)
@@ -176,9 +178,9 @@ class RpcEndpoint:
             chunks, total = [], 0
             async for chunk in response.aiter_raw():
                 total += len(chunk)
-                if total > self._body_bytes_max:
+                if total > body_bytes_max:
                     raise EndpointTooLong(
-                        self.name, f"the answer is longer than {self._body_bytes_max} bytes"
+                        self.name, f"the answer is longer than {body_bytes_max} bytes"
                     )
                 chunks.append(chunk)
             raw = b"".join(chunks)

@@ -344,6 +344,12 @@ FLAWS = (
         "bool enough = weight == 0 ||",
         "bool enough = (weight == 0 && !flaw(305)) || (weight != 0 && flaw(305)) ||",
     ),
+    _without(
+        307,
+        "test_an_empty_seat_that_is_passed_on",
+        R,
+        "if (n.status == EMPTY && to != address(0))",
+    ),
     _without(306, "test_the_launch_takes_nobody_but", R, "if (founders != _voters())"),
 )
 

@@ -389,7 +389,12 @@ contract Registry is Pages, Ownable2Step, Pausable {
         super._update(to, seat, auth);
         if (from == address(0)) return from;
 
+        if (boundInstance[seat] != 0) _bind(seat, 0);
+        delete _recoveryVote[seat];
         Node storage n = _nodes[seat];
+        // nothing that the digest tells of is another: or two wallets could pass a seat to and fro,
+        // and make the past that every new reader goes through as long as they like
+        if (n.status == EMPTY && to != address(0)) return from;
         (uint32 weight, uint32 before) = (n.weight, _votes(n));
         // what outlives the node: its numbers, a cool-down, and the seat's history
         (uint48 incarnation, uint32 since) = (n.incarnation, n.since);
@@ -398,8 +403,6 @@ contract Registry is Pages, Ownable2Step, Pausable {
             _leave(n);
             delete _seatOfInstance[n.instanceId];
         }
-        if (boundInstance[seat] != 0) _bind(seat, 0);
-        delete _recoveryVote[seat];
         delete _nodes[seat];
         n.since = since;
         if (to == address(0)) {

@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 
+import {IAnnex} from "../src/IAnnex.sol";
 import {IRegistry} from "../src/IRegistry.sol";
 import {Fixture, IDeployed} from "./Fixture.sol";
 
@@ -221,6 +222,36 @@ contract SeatsTest is Fixture {
         vm.prank(OWNER);
         vm.expectRevert(IRegistry.NoSuchSeat.selector);
         reg.burnSeat(seat);
+    }
+
+    /// Each version is read by all who come later: nobody may make them for next to nothing.
+    function test_an_empty_seat_that_is_passed_on_makes_no_version_and_is_the_new_owners() public {
+        uint256 seat = grant(alice, 5);
+        enlist(seat, alice, NODE1, INSTANCE1, 3);
+        sell(seat, alice, bob); // with which its node leaves the row
+        (uint64 version, bytes32 digest) = (reg.version(), reg.digest());
+        vm.prank(bob);
+        reg.bindInstance(seat, INSTANCE2);
+        vm.prank(bob);
+        reg.voteRecovery(seat, 7, 1, bytes32(uint256(1)));
+        vm.prank(bob);
+        reg.transferFrom(bob, alice, seat);
+        eq(reg.version(), version, "version");
+        eq(reg.digest(), digest, "digest");
+        eq(reg.boundInstance(seat), bytes20(0), "bob's binding is gone");
+        yes(!reg.expectsInstance(INSTANCE2), "for the boot rules too");
+        uint256[] memory seats = new uint256[](1);
+        seats[0] = seat;
+        grant(bob, 1);
+        enlist(2, bob, NODE2, INSTANCE2, 1);
+        launch();
+        vm.expectRevert(abi.encodeWithSelector(IAnnex.NoMajority.selector, 0, 6));
+        reg.recover(7, 1, bytes32(uint256(1)), seats);
+        eq(reg.member(seat).owner, alice, "owner");
+        eq(reg.member(seat).weight, 5, "weight");
+        eq(reg.member(seat).incarnation, 3, "an old machine still cannot come back");
+        enlist(seat, alice, NODE1, INSTANCE1, 4);
+        eq(reg.activeWeight(), 6, "it votes");
     }
 
     function test_pages_cover_every_seat_once() public {

@@ -16,7 +16,8 @@ from chain import CallReverted
 from chain.decoding import Log, logs
 from chain.errors import BadChainData
 from chain.keys import keccak256
-from chain.replay import node_change, proven
+from chain.membership import Change
+from chain.replay import Replay, Seats, node_change
 from deploy import operator
 from tests.integration.anvil_chain import CHAIN_ID, KMS, address
 from tests.integration.attacks.compiling import Compiled
@@ -224,7 +225,9 @@ async def reads(target: Target, told: list[Log], version: int, digest: bytes) ->
     """Whether our reader believes these events."""
     event = ABIS["registry"].event("NodeChanged")
     try:
-        proven([node_change(log, event, target.contract) for log in told], version, digest)
+        replay = Replay(Change(0, 0, bytes(32)), Change(2**48, version, digest), Seats({}))
+        replay.add([node_change(log, event, target.contract) for log in told])
+        replay.finish()
     except BadChainData:
         return False
     return True

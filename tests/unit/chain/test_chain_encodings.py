@@ -19,8 +19,6 @@ from chain import eip712
 from chain.abi import ContractAbi
 from chain.errors import BadChainData, ChainConfigError
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
-from chain.membership import Change
-from chain.replay import NodeChange, active_members, next_digest, proven
 from chain.rlp import encode as rlp
 from chain.rows import usable_endpoint
 from chain.transactions import Transaction, contract_address, sign
@@ -244,76 +242,6 @@ json_values = st.recursive(
 def test_what_nests_reasonably_parses_as_ever(part: list[object], ascii_only: bool) -> None:
     value = [part] * 40  # many brackets, so that the check is not passed over
     assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
-
-
-# ---------------------------------------------------------------------- replay
-
-
-def changes(count: int) -> list[NodeChange]:
-    return [
-        NodeChange(
-            100 + n, 1 + n % 3, n, keccak256(b"%d" % n), n % 2 == 1, bytes([n]) * 20, n, 1 + n % 2
-        )
-        for n in range(1, count + 1)
-    ]
-
-
-def digest_of(listed: list[NodeChange]) -> bytes:
-    rolling = bytes(32)
-    for change in listed:
-        rolling = keccak256(
-            eth_abi.encode(
-                ["bytes32", "uint64", "uint256", "uint256", "bytes32", "bool", "bytes20",
-                 "uint32", "uint8"],
-                [rolling, change.version, change.block_number, change.seat, change.key_x,
-                 change.key_odd, change.instance_id, change.weight, change.status],
-            )
-        )  # fmt: skip
-    return rolling
-
-
-def test_a_proven_history_is_in_order_and_its_last_rows_are_the_members() -> None:
-    listed = changes(7)
-    ordered = proven(reversed(listed), 6, digest_of(listed[:6]))
-    assert ordered == listed[:6]
-    assert [member.seat for member in active_members(ordered)] == [1, 2]
-    assert proven([], 0, bytes(32)) == []
-    assert next_digest(bytes(32), listed[0]) == digest_of(listed[:1])
-
-
-def test_a_history_is_proven_from_a_known_state_on() -> None:
-    listed = changes(7)
-    since = Change(1, 2, digest_of(listed[:2]))
-    assert proven(listed, 5, digest_of(listed[:5]), since) == listed[2:5]
-    assert proven([], 2, since.digest, since) == []
-    wrong = Change(1, 2, digest_of(listed[:3]))
-    for start, version in ((wrong, 5), (since, 1)):
-        with pytest.raises(BadChainData):
-            proven(listed, version, digest_of(listed[:5]), start)
-
-
-def test_any_tampering_with_events_shows() -> None:
-    from dataclasses import fields, replace
-
-    listed = changes(6)
-    digest = digest_of(listed)
-    attempts = [listed[:3] + listed[4:], [*listed, listed[2]], listed[:5]]
-    for field in fields(NodeChange):
-        if field.name == "version":
-            continue
-        old = getattr(listed[3], field.name)
-        new = (
-            bytes(len(old))
-            if isinstance(old, bytes)
-            else (not old if isinstance(old, bool) else old + 1)
-        )
-        attempts.append([*listed[:3], replace(listed[3], **{field.name: new}), *listed[4:]])
-    swapped = [replace(listed[0], version=2), replace(listed[1], version=1), *listed[2:]]
-    for attempt in [*attempts, swapped]:
-        with pytest.raises(BadChainData):
-            proven(attempt, 6, digest)
-    with pytest.raises(BadChainData):
-        proven(listed, 2**63, digest)
 
 
 # ---------------------------------------------------------------------- endpoints, imports

@@ -56,7 +56,7 @@ async def test_a_flood_is_cut_off_at_the_limit(serve) -> None:
 async def test_a_hanger_is_left_at_the_deadline(autojump_clock) -> None:
     endpoint = RpcEndpoint("http://127.0.0.1:9", timeout_s=5)
 
-    async def never(request: object) -> bytes:
+    async def never(request: object, body_bytes_max: int) -> bytes:
         await trio.sleep_forever()
         return b""
 
