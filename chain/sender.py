@@ -221,8 +221,15 @@ class TransactionSender:
 
     def done(self, intent: str) -> TxOutcome | None:
         """How the newest transaction of a purpose ended, if it is final and not forgotten."""
-        found = [e for e in self._journal.entries if e.intent == intent]
-        return _outcome(found[-1]) if found and found[-1].state is TxState.FINAL else None
+        found = self._newest_with(intent)
+        return _outcome(found) if found is not None and found.state is TxState.FINAL else None
+
+    def nonce_of(self, intent: str) -> int | None:
+        """The nonce of a purpose's newest transaction, if it did not fail and is not forgotten."""
+        found = self._newest_with(intent)
+        if found is None or found.state in (TxState.FAILED, TxState.REPLACED):
+            return None
+        return found.nonce
 
     def status(self) -> list[dict[str, Any]]:
         """The journal's entries, JSON-ready, oldest first."""
@@ -304,6 +311,9 @@ class TransactionSender:
                 _log.warning("tx.ended", intent=entry.intent, reason=str(error))
             except _TRANSIENT as error:
                 _log.info("tx.unknown_yet", intent=entry.intent, reason=str(error))
+
+    def _newest_with(self, intent: str) -> Entry | None:
+        return next((e for e in reversed(self._journal.entries) if e.intent == intent), None)
 
     def _open_with(self, intent: str) -> Entry | None:
         return next((e for e in self._journal.open_entries() if e.intent == intent), None)

@@ -222,18 +222,29 @@ class Creation:
         types = ContractAbi(compiled.abi).constructor_types
         return compiled.bytecode + encode(types, list(self.values))
 
+    def intent(self) -> str:
+        """The same words for the same contract: said again when broken off, it goes on."""
+        return f"deploy {self.name} {keccak256(self.code()).hex()}"
+
 
 async def create_beside(
-    sender: TransactionSender, creation: Creation, *, until: TxState = TxState.FINAL
+    sender: TransactionSender,
+    creation: Creation,
+    *,
+    until: TxState = TxState.FINAL,
+    again: bool = False,
 ) -> tuple[bytes, TxOutcome]:
     """Deploys a contract beside the registry; its 20-byte address.
+
+    One that this key's journal knows is not made a second time, unless ``again``.
 
     Raises:
         ChainError: see ``TransactionSender.send``.
     """
-    code = creation.code()
-    intent = f"deploy {creation.name} {keccak256(code).hex()}"
-    outcome = await sender.send(intent, b"", code, until=until)
+    intent = creation.intent()
+    if again:
+        intent += f" again, {await sender.next_nonce()}"
+    outcome = sender.done(intent) or await sender.send(intent, b"", creation.code(), until=until)
     contract = contract_address(sender.address, outcome.nonce)
     header = await sender.reader.header_at(outcome.block_number)
     if header is None:

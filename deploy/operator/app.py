@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from chain import ChainConfigError, Membership
 from chain.abi import ContractAbi
-from chain.transactions import contract_address
 from contracts import artifact
 from deploy import calls
 from deploy.calls import APP, PROXY, Call
 from deploy.contract import Creation
 from deploy.operator import arguments as read
-from deploy.operator.creating import create
+from deploy.operator.creating import add_again, create
 from deploy.operator.rules import rule
 from deploy.operator.session import Session, open_session
 from deploy.operator.verbs import Answer, Options, Verbs
@@ -25,10 +24,12 @@ def add(verbs: Verbs) -> None:
     app = verbs.group("app", "the contract whose address is the app id")
     deploy = app.act("deploy", _deploy, "anybody: deploy an app contract for this registry")
     deploy.add_argument("--owner", type=read.address, metavar="ADDRESS", help="default: the key")
-    app.act(
+    code = app.act(
         "deploy-code", _deploy_code,
         "anybody: deploy this release's code of the app contract, to upgrade to",
     )  # fmt: skip
+    add_again(deploy)
+    add_again(code)
     app.call(
         "upgrade", lambda o: calls.upgrade_app(o.code),
         "as the app contract's owner: run other code at its address",
@@ -61,20 +62,22 @@ def add(verbs: Verbs) -> None:
 
 async def _deploy(options: Options) -> Answer:
     async with open_session(options) as session:
-        sender = session.owner.sender
-        code = contract_address(sender.address, await sender.next_nonce())
+        owner = options.owner or session.owner.sender.address
         initialize = ContractAbi(artifact(APP).abi).function("initialize")
-        call = initialize.encode(options.owner or sender.address, session.deployment.contract)
+        call = initialize.encode(owner, session.deployment.contract)
+
+        def proxy(code: bytes) -> Creation:
+            return Creation(PROXY, (code, call))
+
         following = (
             "it is the app id: contract allow-app ADDRESS, contract boot app-contract ADDRESS"
         )
-        return await create(session, options, [Creation(APP), Creation(PROXY, (code, call))],
-                            following)  # fmt: skip
+        return await create(session, options, Creation(APP), following, then=proxy)
 
 
 async def _deploy_code(options: Options) -> Answer:
     async with open_session(options) as session:
-        return await create(session, options, [Creation(APP)], "then: contract app upgrade ADDRESS")
+        return await create(session, options, Creation(APP), "then: contract app upgrade ADDRESS")
 
 
 async def _explain_upgrade(session: Session, call: Call, now: Membership) -> Effect:

@@ -7,7 +7,7 @@ from deploy import calls
 from deploy.calls import MINT
 from deploy.contract import Creation
 from deploy.operator import arguments as read
-from deploy.operator.creating import create
+from deploy.operator.creating import add_again, create
 from deploy.operator.session import open_session
 from deploy.operator.verbs import Answer, Options, Verbs
 
@@ -15,7 +15,9 @@ from deploy.operator.verbs import Answer, Options, Verbs
 def add(verbs: Verbs) -> None:
     """Adds them."""
     mint = verbs.group("mint", "seats for sale, to whoever pays")
-    mint.act("deploy", _deploy_mint, "anybody: deploy a public mint for this registry, closed")
+    add_again(
+        mint.act("deploy", _deploy_mint, "anybody: deploy a public mint for this registry, closed")
+    )
     opening = mint.call(
         "open", lambda o: calls.set_sale(o.price_gwei * GWEI, o.cap, o.weight, True),
         "as contract owner: sell seats on these terms",
@@ -41,4 +43,4 @@ async def _deploy_mint(options: Options) -> Answer:
     async with open_session(options) as session:
         creation = Creation(MINT, (session.deployment.contract,))
         following = "name it: contract mint minter ADDRESS WEIGHT, then contract mint open"
-        return await create(session, options, [creation], following)
+        return await create(session, options, creation, following)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from tests.integration.anvil_chain import (
     endpoint,
     identity,
     instance,
+    until,
 )
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
@@ -341,6 +344,11 @@ async def test_seats_are_sold_and_the_money_is_withdrawn_by_command(
     assert plan["would"] == "work" and not plan["sent"]
     mint = (await command("mint", "deploy"))["contract"]
     assert mint == plan["contract"]
+    # Said again it is the same one, unless another is wanted.
+    plan = await command("mint", "deploy")
+    assert plan["contract"] == mint and not plan["sent"] and "gas" not in plan
+    other = await command("mint", "deploy", "--again")
+    assert other["contract"] != mint and other["sent"] and other["nonce"] == plan["nonce"]
     await command("mint", "minter", mint, 1)
     plan = await command("mint", "open", *terms)
     assert "1.000000000 ETH, 2 in all" in plan["effect"][0] and plan["warnings"]
@@ -368,7 +376,25 @@ async def test_an_app_contract_lives_by_command_and_is_locked_in_the_end(
     chain: Chain, command: Command, tmp_path: Path
 ) -> None:
     registry = (await deploy(command, tmp_path)).contract
-    app = (await command("app", "deploy"))["contract"]
+    # Killed after the first of two transactions, it goes on with the second when it is said again.
+    planned = await command("app", "deploy", yes=False)
+    chain.mining = False
+    await chain.rpc.call("evm_setAutomine", [False])
+    line = [
+        sys.executable, "-m", "deploy.operator.cli", "app", "deploy", "--yes", "--rpc", chain.url,
+        "--single-rpc-insecure", "--deployment", str(tmp_path / "deployment.json"),
+        "--key-file", str(tmp_path / "key"),
+    ]  # fmt: skip
+    killed = await trio.lowlevel.open_process(line, cwd=Path(__file__).parents[2])
+    await until(partial(chain.pending, 1))
+    killed.kill()
+    await killed.wait()
+    await chain.rpc.call("evm_setAutomine", [True])
+    chain.mining = True
+    done = await command("app", "deploy")
+    app = done["contract"]
+    assert app == planned["contract"] and done["sent"]
+    assert (await command("app", "deploy"))["nonce"] == planned["nonce"] + 2
     await command("allow-app", app)
     await command("app", "lock", status=1, says="names no contract AppAuth")
     await command("boot", "app-contract", app)
@@ -390,7 +416,7 @@ async def test_an_app_contract_lives_by_command_and_is_locked_in_the_end(
     await command("app", "upgrade", nobody, status=1, says="there is no contract at")
     plan = await command("app", "upgrade", registry.hex(), yes=False, status=3)
     assert "OTHER CODE" in plan["warnings"][0]
-    code = (await command("app", "deploy-code"))["contract"]
+    code = (await command("app", "deploy-code", "--again"))["contract"]
     plan = await command("app", "upgrade", code)
     assert not plan["warnings"] and plan["to"] == app
 
