@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .certificates import votes_of
 from .digests import digest_of
+from .epochs import era_of
 from .installing import Installing
 from .interface import AbstainRecord, AcknowledgedRecord, IncarnationRecord, Timer
 from .ledger import Tip
@@ -105,7 +106,9 @@ class Booting(Installing):
         self._set_timer(Timer.BOOT, None)
         self._send(None, self.boot.certificate)
         told, term = self.boot.told()
-        if told is not None and told.moment() > self._floor:
+        # An era begins as a cluster does: those who lost their disks before it are needed.
+        recent = told is not None and era_of(told.epoch) == era_of(self.validators.epoch)
+        if told is not None and recent and told.moment() > self._floor:
             until = (self.validators.epoch, term + ABSTAIN_TERMS)
             self._abstain_until = max(self._abstain_until, until)
             self._out.persist.append(AbstainRecord(*self._abstain_until))

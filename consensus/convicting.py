@@ -16,8 +16,9 @@ from .wire import EvidenceMessage
 class Convicting(State):
     """What is done with evidence; ``evidence`` keeps and judges it."""
 
-    def _sets(self) -> tuple[ValidatorSet, ...]:
-        """The validator sets whose members' votes we can check."""
+    @property
+    def evidence_sets(self) -> tuple[ValidatorSet, ...]:
+        """The validator sets whose members' votes all of us can check; that of now is first."""
         return (self.validators,)
 
     def _convict(self, found: Iterable[Evidence]) -> None:
@@ -47,10 +48,10 @@ class Convicting(State):
             return ()
         known = set(self.machine.standing.convicted)
         known.update(e.first.seat for block in branch for e in block.evidence)
-        return self.evidence.one_of_each(self._sets(), without=known)
+        return self.evidence.one_of_each(self.evidence_sets, without=known)
 
     def _judge_evidence(self, block: Block) -> str | None:
         """What is wrong with the evidence in a block, None when it convicts."""
         if not block.evidence:
             return None
-        return judge_committed(block.evidence, self._sets(), self.cluster_id, self._verifier)
+        return judge_committed(block.evidence, self.evidence_sets, self.cluster_id, self._verifier)

@@ -90,6 +90,11 @@ def opened_hash(opening: Opening) -> bytes:
     return opening.block_hash if isinstance(opening, Recovery) else opening.block.hash
 
 
+def era_of(epoch: int) -> int:
+    """How many recoveries there may have been before an epoch."""
+    return epoch // EPOCHS_PER_ERA
+
+
 def begins_era(epoch: int) -> bool:
     """True for the numbers that a recovery may open (R21)."""
     return epoch % EPOCHS_PER_ERA == 0 and 0 < epoch <= ERAS_MAX * EPOCHS_PER_ERA
@@ -97,12 +102,21 @@ def begins_era(epoch: int) -> bool:
 
 def next_era(epoch: int) -> int:
     """The first number that a recovery may open after an epoch."""
-    return (epoch // EPOCHS_PER_ERA + 1) * EPOCHS_PER_ERA
+    return (era_of(epoch) + 1) * EPOCHS_PER_ERA
 
 
 def ends_era(epoch: int) -> bool:
     """True for an epoch that no other may follow without a recovery."""
     return next_era(epoch) == epoch + 1
+
+
+def replaces(later: Recovery, earlier: Recovery) -> bool:
+    """True when whoever reaches the block of one recovery needs the other one no more.
+
+    The block of the earlier one may be lost too by now, or have never been there. Whoever opened
+    that one is at its height or above, and so is not led back by what is above the later one.
+    """
+    return later.epoch > earlier.epoch and later.height <= earlier.height
 
 
 def ends_epoch(

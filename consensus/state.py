@@ -145,7 +145,7 @@ class State:
         who told us: the one in which they stood, not having anything to show of it, and the next.
         """
         epoch, term = self._abstain_until
-        if self.previous is not None and self.previous.epoch == epoch:
+        if self.validators.epoch == epoch + 1:
             return term > 0 and self.view.term < ABSTAIN_TERMS + 1
         return (self.validators.epoch, self.view.term) < self._abstain_until
 

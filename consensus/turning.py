@@ -23,6 +23,7 @@ from .epochs import (
     opened_set,
     order_only,
     origin_of,
+    replaces,
 )
 from .interface import (
     Alarm,
@@ -83,9 +84,15 @@ class Turning(Convicting):
             before = restored.openings[-2:-1]
             self.previous = opened_set(before[0]) if before else founders
 
-    def _sets(self) -> tuple[ValidatorSet, ...]:
-        """Evidence convicts members of the epoch before too."""
-        return (self.validators,) if self.previous is None else (self.validators, self.previous)
+    @property
+    def evidence_sets(self) -> tuple[ValidatorSet, ...]:
+        """Evidence convicts members of the epoch before too, unless a recovery lies between.
+
+        Members may have come to the block of a recovery by different epochs.
+        """
+        if self.previous is None or begins_era(self.validators.epoch):
+            return (self.validators,)
+        return (self.validators, self.previous)
 
     # --- what is due (R15) ---
 
@@ -292,7 +299,8 @@ class Turning(Convicting):
 
     def _on_recovery(self, recovery: Recovery) -> None:
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
-        if recovery in self._recoveries or recovery in self._awaited:
+        known = [*self._recoveries, *self._awaited]
+        if recovery in known:
             return
         if not begins_era(recovery.epoch):
             what = (
@@ -301,11 +309,14 @@ class Turning(Convicting):
             )
             self._out.notices.append(Alarm(what))
             return
+        if any(replaces(later, recovery) for later in known):
+            return
         if recovery.epoch <= self.validators.epoch:
             tip = self.ledger.tip
             self._stop_beside(recovery, tip.height, tip.hash)
             return
-        self._awaited = sorted([*self._awaited, recovery], key=lambda r: r.epoch)
+        kept = [earlier for earlier in self._awaited if not replaces(recovery, earlier)]
+        self._awaited = sorted([*kept, recovery], key=lambda r: r.epoch)
         self._try_recovery()
 
     @property

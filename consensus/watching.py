@@ -193,11 +193,11 @@ class Watching(Booting):
     # --- evidence (R14) ---
 
     def _on_evidence(self, sender: int, pairs: tuple[Evidence, ...]) -> None:
-        epochs = [s.epoch for s in self._sets()]
+        epochs = [s.epoch for s in self.evidence_sets]
         for evidence in pairs:
             if evidence.first.epoch not in epochs or not self.evidence.wants(evidence):
                 continue
-            if not is_genuine(evidence, self._sets(), self.cluster_id, self._verifier):
+            if not is_genuine(evidence, self.evidence_sets, self.cluster_id, self._verifier):
                 self._accuse(sender, f"evidence that does not convict {evidence.first.seat}")
                 return
             self._keep_evidence(evidence)
@@ -205,6 +205,6 @@ class Watching(Booting):
     def _tell_evidence(self, seat: int) -> None:
         """To a member that connects: what is not committed yet."""
         convicted = self.machine.standing.convicted
-        pairs = self.evidence.one_of_each(self._sets(), without=convicted)
+        pairs = self.evidence.one_of_each(self.evidence_sets, without=convicted)
         if pairs:
             self._send(seat, EvidenceMessage(pairs))

@@ -157,15 +157,15 @@ class MembershipFeed:
         self._tell_recoveries()
 
     def _tell_recoveries(self) -> None:
-        """Gives the core each once, as soon as it runs.
+        """Gives the core each once, as soon as it runs: the newest of them first.
 
-        One that it is beyond must stop it. With later ones a snapshot may lead over several.
+        One that it is beyond must stop it, unless a later one has taken its place.
         """
         if self._tell is None:
             return
-        while self._told < len(self._recoveries):
-            self._told += 1
-            self._tell(RecoverySeen(self._recoveries[self._told - 1]))
+        new, self._told = self._recoveries[self._told :], len(self._recoveries)
+        for recovery in reversed(new):
+            self._tell(RecoverySeen(recovery))
 
     def _apply(self) -> None:
         """Whatever follows from the newest membership and the set that votes."""

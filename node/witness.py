@@ -146,10 +146,8 @@ class Witness:
 
     def _add_departed(self) -> None:
         """Evidence that no block takes any more: its key left the set."""
-        previous = self._engine.previous
-        sets = (self._engine.validators,) + ((previous,) if previous is not None else ())
         for pair in self._engine.evidence:
-            if not is_present(pair, sets):
+            if not is_present(pair, self._engine.evidence_sets):
                 self._add_conflict(pair)
 
     def _add_epoch(self, epoch: int) -> None:

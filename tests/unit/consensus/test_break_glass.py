@@ -206,3 +206,54 @@ def test_a_member_that_is_shown_another_block_in_the_place_of_the_recovery_stops
     town.pass_time(4)
     engine = town.engines[3]
     assert engine.halted is not None and engine.ledger.tip.height < recovery.height
+
+
+@pytest.mark.parametrize("named", ["a block of whom is lost now", "a block that nobody ever had"])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_later_recovery_on_no_higher_block_takes_the_place_of_an_earlier(
+    named: str, newest_first: bool
+) -> None:
+    town = Town(7, 7)
+    town.crash(1, 2)
+    town.commit()
+    first = _recovery(town, 3, 1, 2)
+    town.crash(3, 4, 5, 6, 7)
+    town.start(1, 2)
+    town.settle()
+    if named == "a block that nobody ever had":
+        first = replace(first, height=town.engines[1].ledger.tip.height, block_hash=bytes(32))
+    second = _recovery(town, 1, 2, era=2)
+    for seat in (1, 2):
+        if newest_first:
+            town.step(seat, RecoverySeen(second))
+        halt = town.step(seat, RecoverySeen(first)).halt
+        if halt is not None:  # the nodes are started again when there is another vote
+            town.crash(seat)
+            town.start(seat)
+            town.step(seat, RecoverySeen(second))
+            halt = town.step(seat, RecoverySeen(first)).halt
+        if not newest_first:
+            town.step(seat, RecoverySeen(second))
+        assert halt is None
+    town.pass_time(12)
+    assert set(town.epochs().values()) == {2 * ERA}
+    town.commit()
+    town.start(3)  # it is beyond both now
+    town.step(3, RecoverySeen(second))
+    assert town.engines[3].halted is not None
+
+
+def test_members_whose_disks_are_gone_vote_in_the_era_that_a_recovery_begins() -> None:
+    """The others saw what they voted before, and cannot come two terms further without them."""
+    town = _stuck()
+    recovery = _recovery(town, 1, 2, 3)
+    town.crash(2, 3)
+    for seat in (2, 3):
+        town.stores[seat] = town.new_store(seat)
+    town.start(2, 3)
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen(recovery))
+    town.pass_time(24)
+    assert set(town.epochs().values()) == {ERA}
+    assert all(engine.can_vote for engine in town.engines.values())
+    town.commit()

@@ -227,14 +227,14 @@ def test_a_recovery_reaches_the_core_whenever_it_was_seen() -> None:
         assert told.recovery.chain_block == 7
 
 
-def test_the_core_is_told_of_every_recovery_once() -> None:
+def test_the_core_is_told_of_every_recovery_once_and_of_the_newest_first() -> None:
     node = Node()
     eras = [2 * ERA, 5 * ERA, 9 * ERA]
     three = tuple(map(recovery, eras))
     assert node.feed.status()["recovery_epoch"] == ERA
     node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
     node.run(*FOUR)
-    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras[::-1]
     assert node.feed.status()["recovery_epoch"] == 10 * ERA
     node.open(2 * ERA, member(1))
     assert node.take(RecoverySeen) == []
@@ -242,7 +242,7 @@ def test_the_core_is_told_of_every_recovery_once() -> None:
     node = Node()
     node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
     node.feed.attach(node.events.append, validators(*FOUR, epoch=6 * ERA))
-    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras
+    assert [e.recovery.epoch for e in node.take(RecoverySeen)] == eras[::-1]
 
 
 def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:

@@ -111,10 +111,12 @@ def member(
     **what: bool,
 ) -> Witness:
     seats = (1, 2, 3, 4)
+    keys = {s: key_of(s) for s in seats}
+    validators = SimpleNamespace(seats=seats, epoch=epoch, keys=keys)
     engine = SimpleNamespace(
         cluster_id=CLUSTER,
-        validators=SimpleNamespace(seats=seats, epoch=epoch, keys={s: key_of(s) for s in seats}),
-        previous=previous,
+        validators=validators,
+        evidence_sets=(validators,) if previous is None else (validators, previous),
         view=View(1, 0),
         leader=lambda term: leader,
         evidence=kept,
