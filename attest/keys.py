@@ -11,7 +11,7 @@ import hmac
 from typing import NoReturn, SupportsIndex
 
 from coincurve import PrivateKey, PublicKey
-from Crypto.Hash import keccak
+from sha3 import keccak_256
 
 SIGNATURE_BYTES = 65
 PUBLIC_KEY_BYTES = 33
@@ -75,7 +75,8 @@ class SecretKey:
 
 def keccak256(data: bytes) -> bytes:
     """Keccak-256 as Ethereum uses it (original padding, not SHA3-256)."""
-    return keccak.new(digest_bits=256, data=data).digest()
+    digest: bytes = keccak_256(data).digest()
+    return digest
 
 
 def is_public_key(key: bytes) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import coincurve
-from Crypto.Hash import keccak as _keccak
 
+from attest.keys import keccak256 as keccak256
 from chain.errors import ChainConfigError
 
 # SEC 2 section 2.4.1, order of the group.
@@ -67,11 +67,6 @@ class LocalKey:
         """Signs a digest (RFC 6979, low s) as r||s||v with v in {27, 28}."""
         raw = self._key.sign_recoverable(digest, hasher=None)
         return bytes(raw[:64]) + bytes([27 + raw[64]])
-
-
-def keccak256(data: bytes) -> bytes:
-    """Keccak-256 as Ethereum uses it (the padding before FIPS 202)."""
-    return bytes(_keccak.new(digest_bits=256, data=data).digest())
 
 
 def address_of(public_key: bytes) -> bytes:

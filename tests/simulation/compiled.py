@@ -19,7 +19,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COPIED = ("consensus", "tests/simulation")
 COMPILED = ("consensus/*.py", "tests/simulation/rounds.py")
-AS_IT_IS = ("consensus/keccak.py",)  # it calls C already
 _SETUP = """\
 from mypyc.build import mypycify
 from setuptools import setup
@@ -47,8 +46,7 @@ def build(target: Path) -> None:
     for path in (ROOT / "tests").glob("*.py"):
         shutil.copy(path, target / "tests")
     found = sorted(str(p.relative_to(target)) for pattern in COMPILED for p in target.glob(pattern))
-    files = [name for name in found if name not in AS_IT_IS]
-    (target / "setup.py").write_text(_SETUP.format(files=files))
+    (target / "setup.py").write_text(_SETUP.format(files=found))
     (target / "mypy.ini").write_text(_MYPY)
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     environment = {**os.environ, "MYPYPATH": str(target)}
