@@ -187,6 +187,8 @@ class EvmRegistry:
         """
         follower = Follower(self)
         while True:
+            if self._failing_since_s is None:
+                self._failing_since_s = time.monotonic()  # a look may hang, too
             try:
                 seen = await follower.look()
                 self.last_error = self._failing_since_s = None
@@ -198,15 +200,13 @@ class EvmRegistry:
                 if str(error) != str(self.last_error):
                     _log.warning("chain.waiting", reason=str(error))
                 self.last_error = error
-                if self._failing_since_s is None:
-                    self._failing_since_s = time.monotonic()
             else:
                 if seen is not None:
                     yield seen
             await trio.sleep(self._poll_interval_s)
 
     def failing_s(self) -> float | None:
-        """For how long all looks of ``watch`` failed, the last with ``last_error``; else None."""
+        """For how long no look of ``watch`` ended well; None while none is under way or failed."""
         since_s = self._failing_since_s
         return None if since_s is None else time.monotonic() - since_s
 

@@ -180,7 +180,7 @@ class NodeService:
         if self.registry is not None and unread_s is not None and unread_s > UNREAD_S:
             found.append(
                 f"the registry is not followed: for {unread_s:.0f} s nothing new could be read "
-                f"from it: {self.registry.last_error}"
+                f"from it: {self.registry.last_error or 'a look does not end'}"
             )
         if self.driver is not None and self.keeper is not None and self.keeper.trouble:
             found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")

@@ -12,6 +12,7 @@ from faulty_chain import FakeChain, Fault, Server, http
 from chain.abi import ContractAbi
 from chain.errors import BadChainData, CallReverted, NoAgreement, NotDeployed
 from chain.evm import EvmRegistry
+from chain.follow import Follower
 from chain.keys import keccak256
 from chain.membership import Change, MemberStatus
 from chain.replay import NodeChange, next_digest
@@ -175,6 +176,29 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_of_each_new_block(
         assert fourth.membership.block_number == 13 and not fourth.changed
         assert third.views == fourth.views == ()
     await watcher.aclose()
+
+
+async def test_a_look_that_does_not_end_is_told_by_how_long_it_takes(
+    serve, reader_of, monkeypatch
+) -> None:
+    servers, registry = await start(serve, reader_of)
+    with_members(servers[0].chain, [row(1)])
+    watcher = registry.watch()
+    with trio.fail_after(10):
+        await anext(watcher)
+        assert registry.failing_s() is None
+        hung = trio.Event()
+
+        async def hang(_: object) -> None:
+            hung.set()
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(Follower, "look", hang)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(anext, watcher)
+            await hung.wait()
+            assert registry.failing_s() is not None and registry.last_error is None
+            nursery.cancel_scope.cancel()
 
 
 # ---------------------------------------------------------------------- the founding set
