@@ -60,7 +60,7 @@ class Deployment:
 
 
 async def write_deployment(path: Path, deployment: Deployment) -> None:
-    """Writes a deployment file, atomically and durably."""
+    """Writes a deployment file, atomically and durably. Raises OSError, ValueError: too long."""
     fields = {
         "format": FORMAT,
         "chain_id": deployment.chain_id,
@@ -74,7 +74,7 @@ async def write_deployment(path: Path, deployment: Deployment) -> None:
             for p in deployment.others
         ],
     }
-    await trio.to_thread.run_sync(partial(replace_json, path, fields))
+    await trio.to_thread.run_sync(partial(replace_json, path, fields, FILE_BYTES_MAX))
 
 
 def read_deployment(path: Path) -> Deployment:

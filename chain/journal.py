@@ -6,7 +6,7 @@ instead of signing a second transaction for the same purpose.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,10 @@ OPEN_STATES = (TxState.PENDING, TxState.INCLUDED)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One signed version of a transaction; later ones carry higher fees."""
+    """One signed version of a transaction; later ones carry higher fees.
+
+    ``raw`` is empty, as the ``data`` of the entry, when the transaction has ended.
+    """
 
     hash: bytes
     raw: bytes
@@ -101,6 +104,9 @@ class Journal:
         """
         async with self._lock:
             finished = [entry for entry in self.entries if entry.state not in OPEN_STATES]
+            for entry in finished:  # long ones, signed again and again, would fill the file
+                entry.data = b""
+                entry.attempts = [replace(attempt, raw=b"") for attempt in entry.attempts]
             dropped = {id(entry) for entry in finished[:-FINISHED_KEPT]}
             self.entries = [entry for entry in self.entries if id(entry) not in dropped]
             if self._path is None:
@@ -111,10 +117,13 @@ class Journal:
                 "entries": [_to_json(entry) for entry in self.entries],
             }
             try:
-                await trio.to_thread.run_sync(partial(replace_json, self._path, content))
-            except OSError as error:
+                await trio.to_thread.run_sync(
+                    partial(replace_json, self._path, content, _FILE_BYTES_MAX)
+                )
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
                 raise JournalError(
-                    f"the journal {self._path} cannot be written: {error.strerror}"
+                    f"the journal {self._path} cannot be written: {reason}"
                 ) from None
 
     def _load(self) -> list[Entry]:

@@ -74,9 +74,11 @@ class RegistryMemory:
                 "policy": None if self.policy is None else _hex(asdict(self.policy)),
             }
             try:
-                await trio.to_thread.run_sync(partial(replace_json, self._path, fields))
-            except OSError as error:
-                _log.error("registry_not_kept", reason=error.strerror)
+                await trio.to_thread.run_sync(
+                    partial(replace_json, self._path, fields, _FILE_BYTES_MAX)
+                )
+            except (OSError, ValueError) as error:
+                _log.error("registry_not_kept", reason=str(error))
 
 
 def _fields(membership: Membership | None) -> Any:

@@ -144,7 +144,7 @@ class Watermark:
         fields: dict[str, Any] = {"format": _FORMAT}
         for name, value in asdict(mark).items():
             fields[name] = value.hex() if isinstance(value, bytes) else value
-        replace_json(path, fields)
+        replace_json(path, fields, _FILE_BYTES_MAX)
 
     def _load(self) -> Mark | None:
         if self._path is None:

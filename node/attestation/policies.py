@@ -104,9 +104,9 @@ class PolicyBook:
             if self.current is None or self.current.digest != policy.digest:
                 return
             try:
-                await trio.to_thread.run_sync(replace_json, self._memory, fields)
-            except OSError as error:
-                self._log.error("policy_not_kept", reason=str(error.strerror))
+                await trio.to_thread.run_sync(replace_json, self._memory, fields, _FILE_BYTES_MAX)
+            except (OSError, ValueError) as error:
+                self._log.error("policy_not_kept", reason=str(error))
 
     def alarms(self) -> list[str]:
         """What an operator must look at now."""

@@ -9,6 +9,7 @@ import pytest
 import trio
 from faulty_chain import CONTRACT, FakeChain, Fault, Server, http
 
+from chain import journal
 from chain.abi import ContractAbi
 from chain.errors import (
     CallReverted,
@@ -332,6 +333,28 @@ async def test_what_the_journal_cannot_be_told_is_not_sent_and_its_nonce_is_free
         in_the_way.rmdir()
         assert (await sender.send("pay", CONTRACT, b"")).nonce == 0
     assert sent
+
+
+async def test_of_what_has_ended_the_journal_keeps_no_bytes_and_grows_no_further(
+    serve, reader_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.json"
+    _, sender = await start(serve, reader_of, journal_path=path)
+    with trio.fail_after(30):
+        for number in range(4):
+            await sender.send(f"pay {number}", CONTRACT, 20_000 * b"x")
+    kept = json.loads(path.read_text())["entries"]
+    assert [(e["state"], e["data"], e["attempts"][0]["raw"]) for e in kept] == [
+        ("final", "", "")
+    ] * 4
+    assert all(len(entry["attempts"][0]["hash"]) == 64 for entry in kept)
+    again = TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI, policy=POLICY)
+    assert again.done("pay 3") == sender.done("pay 3") is not None
+    # What could not be read back is not written, and so not sent.
+    monkeypatch.setattr(journal, "_FILE_BYTES_MAX", path.stat().st_size + 40_000)
+    with pytest.raises(JournalError, match="would be longer than"):
+        await sender.send("pay much", CONTRACT, 20_000 * b"x")
+    assert json.loads(path.read_text())["entries"] == kept
 
 
 async def test_higher_fees_that_the_journal_cannot_be_told_are_not_offered(
