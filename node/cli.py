@@ -218,7 +218,9 @@ def _ask(options: argparse.Namespace) -> int:
             document = {options.question: document}
         print_json(document)
     elif isinstance(document, list):
-        brief = {"certificates": _brief, "peers": _brief_peer}.get(options.question)
+        brief = {
+            "certificates": _brief, "peers": _brief_peer, "evidence": _brief_evidence,
+        }.get(options.question)  # fmt: skip
         print_rows(document if brief is None else [brief(row) for row in document])
     else:
         print_pairs(document)
@@ -237,6 +239,19 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
         return {"kind": shown.KIND, "epoch": shown.epoch, "chain_block": shown.chain_block}
     epoch, term = shown.token if isinstance(shown, ShownLeader) else (shown.epoch, shown.term)
     return {"kind": shown.KIND, "epoch": epoch, "term": term, "seat": shown.seat}
+
+
+def _brief_evidence(row: dict[str, Any]) -> dict[str, Any]:
+    """Two votes by what they say, without their hex, which is for ``--json``."""
+    votes = row.get("votes")
+    if not isinstance(votes, list) or not all(isinstance(vote, dict) for vote in votes):
+        raise Failed("the node's answer: evidence without votes")
+    shown = {name: value for name, value in row.items() if name != "votes"}
+    for name, vote in zip(("first", "second"), votes, strict=False):
+        kind = vote.get("kind")
+        what = f"reason {vote.get('reason')}" if kind == "nullify" else str(vote.get("block"))[:8]
+        shown[name] = f"{kind} {vote.get('view')} {what}"
+    return shown
 
 
 def _brief_peer(row: dict[str, Any]) -> dict[str, Any]:

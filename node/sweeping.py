@@ -62,6 +62,7 @@ class Sweeper:
         *,
         grace_s: float = GRACE_S,
         turn_s: float = TURN_S,
+        poll_s: float = POLL_S,
     ) -> None:
         self._sweep = sweep
         self._is_paused = is_paused
@@ -70,6 +71,7 @@ class Sweeper:
         self._seat = seat
         self._grace_s = grace_s
         self._turn_s = turn_s
+        self._poll_s = poll_s
         self._found: dict[tuple[int, bytes], _Mute] = {}  # by seat and key
 
     async def run(self) -> None:
@@ -78,7 +80,7 @@ class Sweeper:
             membership = self._membership()
             if membership is not None:
                 await self._look(membership)
-            await trio.sleep(POLL_S)
+            await trio.sleep(self._poll_s)
 
     async def _look(self, membership: Membership) -> None:
         now_s = trio.current_time()

@@ -262,15 +262,20 @@ async def test_nodes_of_a_disallowed_app_lose_their_say_before_anybody_sweeps(
     await found.owner.send(calls.allow_app(other_app))
     assert (await changed(watcher)).membership.mute() == ()
 
-    # Then he means it: whoever's turn it is has it taken out.
+    # Then he means it: whoever's turn it is has it taken out, after a while.
     await found.owner.send(calls.allow_app(other_app, False))
     assert [m.seat for m in (await changed(watcher)).membership.mute()] == [1]
     sweeper = Sweeper(
         found.registrar.sweep, found.registrar.is_paused, lambda: found.registry.newest,
-        lambda: 0, seat=2, grace_s=0,
+        lambda: 0, seat=2, grace_s=1, poll_s=0.05,
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sweeper.run)
+        with trio.fail_after(20):
+            while not sweeper.status():
+                await trio.sleep(0.01)
+        assert sweeper.status()[0]["seat"] == 1 and found.registry.newest is not None
+        assert [m.seat for m in found.registry.newest.mute()] == [1]
         swept = (await changed(watcher)).membership
         nursery.cancel_scope.cancel()
     assert [m.seat for m in swept.active()] == [2, 3] and swept.mute() == ()

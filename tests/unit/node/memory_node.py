@@ -128,7 +128,10 @@ class MemoryNode:
         raise NotDone("this node leads itself: it may step down", "leading")
 
     def evidence(self) -> list[dict[str, Any]]:
-        return [{"seat": 2, "epoch": 0, "convicted": False, "votes": []}]
+        finalize = {"view": "1.3", "reason": 0, "block": "ab" * 32, "signature": "cd" * 65}
+        nullify = {"view": "1.2", "reason": 3, "block": "00" * 32, "signature": "ef" * 65}
+        votes = [{"kind": "finalize"} | finalize, {"kind": "nullify"} | nullify]
+        return [{"seat": 2, "epoch": 0, "convicted": False, "votes": votes}]
 
     async def certificates(self) -> list[dict[str, Any]]:
         return [{"kind": "leader", "header": "00" * 152, "parts": "01" * 69}]

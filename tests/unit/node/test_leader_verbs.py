@@ -89,6 +89,11 @@ def test_the_command_line_of_the_operator(
     assert main(["leader", "complain", *at]) == 1
     assert "leading: this node leads itself" in capsys.readouterr().err
     assert main(["evidence", *at]) == 0
+    shown = capsys.readouterr().out
+    assert "finalize 1.3 abababab" in shown and "nullify 1.2 reason 3" in shown
+    assert max(len(line) for line in shown.splitlines()) < 100
+    assert main(["evidence", *at, "--json"]) == 0
+    assert "cd" * 65 in capsys.readouterr().out
     assert main(["certificates", *at]) == 0
     assert len(capsys.readouterr().out) < 1000
 
