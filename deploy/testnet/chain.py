@@ -136,12 +136,17 @@ class RegistryDesk:
         """
         while True:
             check()
-            # Before the rows: if they change meanwhile, the launch is refused.
-            _block, _version, founders = await self._look("lastChange")
+            before = await self._founders()
             statuses = await self._statuses()
-            if statuses and all(status == MemberStatus.ACTIVE for status in statuses):
-                return bytes(founders)
+            everybody = statuses and all(status == MemberStatus.ACTIVE for status in statuses)
+            # A block may have come between the reads: then these rows are not those of that digest.
+            if everybody and await self._founders() == before:
+                return before
             await trio.sleep(POLL_S)
+
+    async def _founders(self) -> bytes:
+        _block, _version, digest = await self._look("lastChange")
+        return bytes(digest)
 
     async def launch(self, founders: bytes) -> None:
         """Fix the founding set, which must be the one that was waited for."""
