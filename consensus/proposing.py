@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import limits
 from .interface import BlockRecord, Send
 from .proposals import state_height, unfinalized
-from .types import Certificate, Proposal, View, VoteKind
+from .types import Block, Certificate, Proposal, View, VoteKind
 from .voting import Voting
 from .wire import ProposalMessage, make_block
 
@@ -26,18 +24,20 @@ class Proposing(Voting):
         asked_for = len(self.mempool) or self._heartbeat_due or self.view.index == 0
         if not (asked_for or self._record_to_propose()):
             return
-        proposal = self._build()
-        if proposal is None:
+        built = self._build()
+        if built is None:
             return
+        block, parent = built
         self._heartbeat_due = False
-        self.ledger.blocks[proposal.block.hash] = proposal.block
-        self._out.persist.append(BlockRecord(proposal.block))
-        vote = self._sign(VoteKind.NOTARIZE, self.view, proposal.block.hash, 0)
-        proposal = replace(proposal, signature=vote.signature)
+        self.ledger.blocks[block.hash] = block
+        self._out.persist.append(BlockRecord(block))
+        vote = self._sign(VoteKind.NOTARIZE, self.view, block.hash, 0)
+        proposal = Proposal(block, parent, vote.signature)
         self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
 
-    def _build(self) -> Proposal | None:
-        """An unsigned proposal for the current view, None when it cannot or need not be made."""
+    def _build(self) -> tuple[Block, Certificate | None] | None:
+        """A block for the current view with its parent's proof; None when it cannot or need not
+        be made."""
         ledger, view = self.ledger, self.view
         nullifications: tuple[Certificate, ...] | None = ()
         if view.index > 0:
@@ -88,4 +88,4 @@ class Proposing(Voting):
             evidence=() if record else self._evidence_for(branch),
             next_epoch=record,
         )
-        return Proposal(block, ledger.proof_of(parent), b"")
+        return block, ledger.proof_of(parent)

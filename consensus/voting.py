@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from . import limits
 from .certificates import verify_certificate
-from .digests import digest_of
+from .digests import vote_digest
 from .interface import (
     BlockRecord,
     CertificateRecord,
@@ -94,9 +94,9 @@ class Voting(Turning):
         assert view >= self.view, f"{kind.name} for {view} while in {self.view}"
         if kind is VoteKind.FINALIZE:
             assert not self._gate_is_closed(view.term), f"the gate of term {view.term} is closed"
-        unsigned = Vote(kind, self.validators.epoch, view, self.seat, block, reason, b"")
-        digest = digest_of(self.cluster_id, unsigned)
-        vote = unsigned._replace(signature=self._signer.sign(digest))
+        epoch = self.validators.epoch
+        digest = vote_digest(self.cluster_id, kind, epoch, *view, block, reason)
+        vote = Vote(kind, epoch, view, self.seat, block, reason, self._signer.sign(digest))
         self._out.persist += map(CertificateRecord, self._unsaved)
         self._unsaved.clear()
         self._out.persist.append(VoteRecord(vote))

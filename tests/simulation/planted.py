@@ -22,6 +22,7 @@ from consensus.interface import (
 from consensus.proposals import Verdict
 from consensus.snapshots import Offer
 from consensus.types import (
+    Block,
     Certificate,
     Manifest,
     Proposal,
@@ -251,7 +252,7 @@ class ViewForgottenAtRestart(Engine):
 class ParentFromAnyView(Engine):
     """As a leader, begins its term on the final tip instead of the highest notarized block."""
 
-    def _build(self) -> Proposal | None:
+    def _build(self) -> tuple[Block, Certificate | None] | None:
         kept = self.ledger.notarizations
         if self.view.index == 0:
             self.ledger.notarizations = {}

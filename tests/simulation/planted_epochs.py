@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from consensus.engine import Engine
 from consensus.proposals import Verdict
-from consensus.types import Block, Certificate, NextEpoch, Proposal, VoteKind
+from consensus.types import Block, Certificate, NextEpoch, VoteKind
 from consensus.wire import make_block
 
 _KEPT = ["epoch", "view", "proposer", "height", "parent", "time_ms", "state_height", "state_hash"]
@@ -44,20 +44,20 @@ class RecordUnchecked(Engine):
 class CommandsAfterTheBoundary(Engine):
     """Goes on with commands on a boundary block, and votes for who does (R11)."""
 
-    def _build(self) -> Proposal | None:
-        proposal = super()._build()
-        if proposal is None or not self._is_ending():
-            return proposal
-        header = proposal.block.header
+    def _build(self) -> tuple[Block, Certificate | None] | None:
+        built = super()._build()
+        if built is None or not self._is_ending():
+            return built
+        (instead, parent), header = built, built[0].header
         block = make_block(
             self.cluster_id,
             **{f: getattr(header, f) for f in _KEPT},
             commands=self.mempool.batch(frozenset()),
-            nullifications=proposal.block.nullifications,
+            nullifications=instead.nullifications,
             evidence=(),
             next_epoch=None,
         )
-        return replace(proposal, block=block)
+        return block, parent
 
     def _fits(self, block: Block) -> Verdict | str:
         return Verdict.VALID
