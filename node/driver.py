@@ -70,6 +70,7 @@ SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to s
 SYNC_INLINE_S = 0.005  # a disk that is never faster is waited for in a thread
 SYNC_STALL_S = 0.25  # after one wait as long as this the next one is in a thread
 SYNCS_KEPT = 16
+SERVED_AT_ONCE_MAX = 4  # of what members ask from disk: the votes' sync needs a thread at once
 
 _PRIORITIES: dict[type, Priority] = {
     wire.Commands: Priority.FORWARD,
@@ -135,6 +136,7 @@ class Driver:
         self._ended = False
         self._waiting: dict[bytes, list[_Waiter]] = {}
         self._serving: set[tuple[int, type]] = set()
+        self._readers = trio.CapacityLimiter(SERVED_AT_ONCE_MAX)
         self._unsynced = False  # finalized blocks wait for a sync
         self._sync_due = False
         self._votes_disk = _Disk(store.sync_votes)
@@ -421,7 +423,9 @@ class Driver:
 
     async def _serve_epochs(self, request: ServeEpochs) -> None:
         """How the epoch of a member that is behind ended; the core bounds how often."""
-        reply = await trio.to_thread.run_sync(self._store.openings_from, request.epoch)
+        reply = await trio.to_thread.run_sync(
+            self._store.openings_from, request.epoch, limiter=self._readers
+        )
         if reply is not None:
             self._send_all([Send(request.to, reply)])
 
@@ -438,7 +442,9 @@ class Driver:
     async def _serve(self, request: ServeBlocks | ServeSnapshot) -> None:
         """Something big for a member that is behind; one answer at a time to each."""
         try:
-            reply = await trio.to_thread.run_sync(self._answer_from_disk, request)
+            reply = await trio.to_thread.run_sync(
+                self._answer_from_disk, request, limiter=self._readers
+            )
             if reply is not None:
                 self._send_all([Send(request.to, reply)])
         finally:

@@ -21,6 +21,7 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
     """The routes that change nothing."""
     registry = metrics_registry(facade)
     rendering = trio.Lock()  # one page for each turn of the loop: it costs milliseconds
+    showing = trio.Lock()  # one read of the disk at a time: others need the threads
 
     async def status(request: Request) -> Response:
         return answer(facade.status())
@@ -35,7 +36,8 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         return answer({"evidence": facade.evidence()})
 
     async def certificates(request: Request) -> Response:
-        return answer({"certificates": await facade.certificates()})
+        async with showing:
+            return answer({"certificates": await facade.certificates()})
 
     async def peers(request: Request) -> Response:
         if _asked(request, "watch"):

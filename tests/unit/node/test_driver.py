@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from consensus.interface import (
     Record,
     Rejected,
     ServeBlocks,
+    ServeEpochs,
     Started,
     Submitted,
     Timer,
@@ -35,7 +37,7 @@ from consensus.outcomes import Result
 from consensus.types import View
 from consensus.wire import make_block
 from node import votelog
-from node.driver import Driver, SafetyStop, _Disk
+from node.driver import SERVED_AT_ONCE_MAX, Driver, SafetyStop, _Disk
 from node.facade import Busy, OutcomeUnknown
 from node.network import NetworkLimits, PeerUp
 from node.network.inbox import EventQueue, Inbox
@@ -322,7 +324,7 @@ async def test_a_member_that_asks_again_and_again_makes_no_one_sync(
     mesh = SimpleNamespace(events=_NoEvents())
     driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
 
-    async def answer(*_: object) -> None:
+    async def answer(*_: object, **__: object) -> None:
         await answering.wait()
 
     monkeypatch.setattr("node.driver.trio.to_thread.run_sync", answer)
@@ -338,6 +340,46 @@ async def test_a_member_that_asks_again_and_again_makes_no_one_sync(
         await trio.testing.wait_all_tasks_blocked()
         assert syncs == ["sync", "sync"]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_crowd_that_is_behind_leaves_threads_to_the_votes() -> None:
+    reading, go_on = 0, threading.Event()
+
+    def read(*_: object) -> None:
+        nonlocal reading
+        reading += 1
+        go_on.wait(30)
+
+    def step(event: Event, _: int) -> Output:
+        if isinstance(event, Started):
+            return Output()
+        blocks = [ServeBlocks(seat, 1, 1) for seat in range(100)]
+        return Output(serve=[*blocks, *(ServeEpochs(seat, 1) for seat in range(100))])
+
+    store = SimpleNamespace(
+        sync_votes=lambda: None,
+        sync=lambda: None,
+        history=SimpleNamespace(rows=tuple),
+        openings_from=read,
+        blocks_from=read,
+    )
+    engine = SimpleNamespace(step=step, machine=Machine())
+    mesh = SimpleNamespace(events=_NoEvents())
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(driver.run)
+            driver.tell(PeerConnected(2))
+            with trio.fail_after(10):
+                while not reading:
+                    await trio.sleep(0.001)
+                await trio.to_thread.run_sync(lambda: None)
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            assert reading <= SERVED_AT_ONCE_MAX
+            go_on.set()
+            nursery.cancel_scope.cancel()
+    finally:
+        go_on.set()
 
 
 async def test_what_a_link_brings_to_an_idle_driver_has_its_turn_at_once() -> None:
