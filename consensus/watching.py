@@ -47,8 +47,9 @@ class Watching(Booting):
     def _cause(self, leader: int) -> Reason | None:
         """R12: why this leader should go, None when nothing is wrong with it."""
         if leader not in self.connected:
-            self.pace.forget()
-            return None  # the leader timer takes care
+            # The leader timer takes care. What we saw of it counts on: links that go and come
+            # excuse nobody.
+            return None
         d = self.durations
         answers = self.prober.peers.get(leader)
         if answers is not None:

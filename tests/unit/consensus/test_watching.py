@@ -196,6 +196,19 @@ def test_a_leader_that_lets_a_command_wait_is_slow() -> None:
     assert [m.command for m in reminders] == [command(1, 1)]
 
 
+def test_a_slow_leader_is_slow_though_its_link_goes_and_comes() -> None:
+    member = Member()
+    member.step(Submitted((command(1, 1),)))
+    seen: list[int] = []
+    for tick in range(20):
+        if tick % 3 == 0:
+            member.step(PeerLost(member.leader))
+            seen += complaints(member.ticks(1))
+            member.step(PeerConnected(member.leader))
+        seen += complaints(member.answering(1, member.leader))
+    assert seen == [Reason.SLOW]
+
+
 def test_an_idle_leader_is_not_slow() -> None:
     member = Member()
     assert complaints(member.answering(100, member.leader)) == []
