@@ -92,6 +92,10 @@ class Ledger:
             return self.tip.finalization
         return next((c for c in self.notarizations.values() if c.block == block_hash), None)
 
+    def is_certified_candidate(self, block_hash: bytes) -> bool:
+        """True for a block above the tip that is known to be notarized, whether it is here."""
+        return any(c.block == block_hash for c in self.notarizations.values())
+
     def covering(self, parent: View, term: int) -> tuple[Certificate, ...] | None:
         """Nullifications that cover every view between ``parent`` and (term, 0) (R1).
 

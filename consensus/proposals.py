@@ -11,7 +11,7 @@ from enum import Enum
 from . import limits
 from .ledger import Ledger, covered_from, is_parent_proof
 from .machine import Machine
-from .types import GENESIS, Certificate, Proposal, View, VoteKind
+from .types import GENESIS, Block, Certificate, Proposal, View, VoteKind
 
 # The state hash in a header is this many blocks behind the leader's, so that voters, whose last
 # finalization may still be on its way, can check it without waiting.
@@ -39,6 +39,20 @@ def unfinalized(view: View, final: View) -> int:
     return view.index - (final.index + 1 if final.term == view.term else 0)
 
 
+def shows_terms_before(block: Block) -> bool:
+    """True when its nullifications may be those of R1: at a term's start, of the terms before it.
+
+    A genuine certificate of another kind covers nothing. Asked before signatures are checked, too,
+    which costs much more.
+    """
+    view, shown = block.header.view, block.nullifications
+    terms = range(view.term - len(shown), view.term)
+    return not (shown and view.index) and all(
+        (c.kind, c.epoch, c.view.term) == (VoteKind.NULLIFY, block.header.epoch, term)
+        for c, term in zip(shown, terms, strict=True)
+    )
+
+
 def _covers(
     nullifications: tuple[Certificate, ...], parent: View, term: int, ledger: Ledger
 ) -> Verdict | None:
@@ -51,8 +65,6 @@ def _covers(
     carried = terms[-limits.NULLIFICATIONS_PER_BLOCK_MAX :]
     if [c.view.term for c in nullifications] != list(carried):
         return None
-    if any(c.kind is not VoteKind.NULLIFY for c in nullifications):
-        return None  # a genuine certificate of another kind covers nothing
     if any(c.view.index > covered_from(parent, c.view.term) for c in nullifications):
         return None
     known = ledger.covering(parent, carried[0] if carried else term)
@@ -97,10 +109,10 @@ def judge(
         if block.nullifications:
             return "nullifications inside a term"
     else:
-        covered = parent.term < view.term and _covers(
-            block.nullifications, parent, view.term, ledger
-        )
-        if not covered:
+        covered = None
+        if parent.term < view.term and shows_terms_before(block):
+            covered = _covers(block.nullifications, parent, view.term, ledger)
+        if covered is None:
             return f"the views between {parent} and {view} are not covered by nullifications"
         if covered is Verdict.WAIT:
             return Verdict.WAIT

@@ -97,6 +97,7 @@ class State:
         self._nullified: View | None = None  # our newest nullify vote: the gate of its term
         self._abstain_until = abstain_until  # epoch and term
         self._proposals: dict[View, Proposal] = {}  # the first of each view from ours on
+        self._refused: set[View] = set()  # of those, where the leader showed forged certificates
         # By epoch and term: the newest block that we took from its leader, as the leader signed it.
         self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}
         self._unsaved: list[Certificate] = []  # certificates to persist with our next vote

@@ -212,6 +212,7 @@ class Turning(Convicting):
         self._mine.clear()
         self._nullified = None
         self._proposals.clear()
+        self._refused.clear()
         self._unsaved.clear()
         self._helped.clear()
         self._left.clear()

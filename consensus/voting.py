@@ -40,7 +40,7 @@ from .interface import (
     VoteRecord,
 )
 from .ledger import Tip, opened_tip, tip_at
-from .proposals import Verdict, judge
+from .proposals import Verdict, judge, shows_terms_before
 from .turning import Turning
 from .types import (
     ZERO_HASH,
@@ -308,6 +308,7 @@ class Voting(Turning):
                 del self._left[min(self._left)]
         self.view = view
         self._heartbeat_due = False
+        self._refused = {v for v in self._refused if v >= view}
         for old in [v for v in self._proposals if v < view]:
             block = self._proposals.pop(old).block
             if self.ledger.notarized_block(old) == block.hash:
@@ -429,8 +430,9 @@ class Voting(Turning):
         if view <= self.ledger.tip.view:
             return
         # Checked once a view: a leader could else make us check its dead terms again and again.
-        is_new = view >= self.view and view not in self._proposals
+        is_new = view >= self.view and view not in self._proposals and view not in self._refused
         if is_new and not self._takes_nullifications(sender, proposal.block):
+            self._refused.add(view)
             return
         self._is_well(view)
         self._count(vote)
@@ -440,20 +442,24 @@ class Voting(Turning):
             self._proposals[view] = proposal
 
     def _takes_nullifications(self, sender: int, block: Block) -> bool:
-        """Learns from those in a proposal; False when we cannot vote for it.
+        """Learns from those in a proposal; False when they are not what a correct leader shows.
 
         In a block they become history: each must be genuine even where we need it no more.
         """
+        if not shows_terms_before(block):
+            what = "nullifications that R1 does not ask for"
+            self._accuse(sender, f"{what} in its proposal for {block.header.view}")
+            return False
         for certificate in block.nullifications:
             if certificate == self.ledger.nullifications.get(certificate.view.term):
                 continue
-            if not self._is_genuine(certificate):
+            is_old = self._is_old(certificate)
+            if is_old and not self._is_genuine(certificate):
                 what = f"a forged nullification in its proposal for {block.header.view}"
                 self._accuse(sender, what)
                 return False
-            self._take_certificate(certificate, checked=True)
-            if block.header.epoch != self.validators.epoch:
-                return False  # it was none, but the finalization that ends the epoch
+            if not is_old and not self._take_certificate(certificate, sender=sender):
+                return False
         return True
 
     def _take_block(self, block: Block, sender: int | None) -> None:
@@ -482,10 +488,9 @@ class Voting(Turning):
         if verdict is Verdict.VALID:
             verdict = self._fits(block)
         if verdict is Verdict.WAIT:
-            if self.ledger.header(block.header.parent) is None:
-                self._out.send += self.catchup.want_block(
-                    block.header.parent, self.connected, leader
-                )
+            above = block.header.parent
+            if self.ledger.header(above) is None and self.ledger.is_certified_candidate(above):
+                self._out.send += self.catchup.want_block(above, self.connected, leader)
             return
         wrong = verdict if isinstance(verdict, str) else self._judge_evidence(block)
         if wrong is not None:

@@ -173,6 +173,9 @@ class CoversNothing(Engine):
 class AnythingCovers(Engine):
     """Takes a notarization for the nullification of a view that is skipped (R1)."""
 
+    def _takes_nullifications(self, sender: int, block: Block) -> bool:
+        return all(self._take_certificate(c, sender=sender) for c in block.nullifications)
+
     def _vote_for_proposal(self) -> None:
         judge = voting.judge
 

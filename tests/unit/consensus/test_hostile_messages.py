@@ -190,6 +190,38 @@ def test_the_nullifications_in_a_repeated_proposal_are_not_checked_again() -> No
     assert (View(2, 0), VoteKind.NOTARIZE) in engine._mine
 
 
+def test_forged_nullifications_of_a_leader_are_looked_at_once_and_none_where_none_belongs() -> None:
+    """A leader that floods us with them has us check signatures, and its term never ends."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(cluster.leader(1))
+    ended = cluster.certificate(VoteKind.NULLIFY, View(1, 0))
+    engine.step(Received(cluster.leader(2), Certificates((ended,))), 2)
+    checked: list[Certificate] = []
+    genuine = engine._is_genuine
+    engine._is_genuine = lambda c: bool(checked.append(c)) or genuine(c)  # type: ignore[method-assign]
+    part = ended.parts[0]._replace(signature=ended.parts[1].signature)
+    forged = replace(ended, parts=(part, *ended.parts[1:]))
+    final = cluster.certificate(VoteKind.FINALIZE, View(1, 0), bytes(32))
+    other = cluster.certificate(VoteKind.NULLIFY, View(1, 0), seats=(1, 2, 3))
+    shown = [(View(2, 0), s) for s in ((forged,), (final,), (other, other), (forged,))]
+    shown += [(View(2, 1), (other,))] * 2
+    for view, nullifications in shown:
+        made = proposal(cluster, block(view, nullifications=nullifications), None)
+        engine.step(Received(cluster.leader(2), ProposalMessage(1, made)), 3)
+    assert checked == [forged]
+    assert engine.view == View(2, 0) and max(engine._mine)[0] == View(1, 0)
+
+
+def test_a_proposal_that_waits_makes_nobody_ask_for_a_block_that_nothing_certifies() -> None:
+    cluster = Cluster()
+    engine, _ = cluster.booted(cluster.leader(2))
+    early = block(View(1, 0), time_ms=3_600_000)
+    output = engine.step(
+        Received(cluster.leader(1), ProposalMessage(1, proposal(cluster, early, None))), 1
+    )
+    assert not output.send and not engine.catchup.wanted, "we have what it stands on"
+
+
 def test_a_proposal_that_ends_the_epoch_by_what_it_carries_is_not_kept_in_the_next() -> None:
     cluster = Cluster()
     leader = cluster.leader()
@@ -199,9 +231,8 @@ def test_a_proposal_that_ends_the_epoch_by_what_it_carries_is_not_kept_in_the_ne
     ending = block(View(1, 0), next_epoch=NextEpoch(1, 0, *[bytes(32)] * 3, members))
     engine.ledger.blocks[ending.hash] = ending
     final = cluster.certificate(VoteKind.FINALIZE, View(1, 0), ending.hash)
-    shown = cluster.certificate(VoteKind.NOTARIZE, View(1, 0), ending.hash)
-    late = block(View(1, 1), ending, nullifications=(final,))
-    message = ProposalMessage(1, proposal(cluster, late, shown))
+    late = block(View(1, 1), ending)
+    message = ProposalMessage(1, proposal(cluster, late, final))
     engine.step(Received(leader, message), 2)
     assert engine.validators.epoch == 1
     assert not engine._proposals and not engine.book._ballots
