@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,33 @@ async def certificates_view(testnet: Testnet, name: str, *values: Any) -> tuple[
         return view.decode(raw)
 
 
+Contract = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def contract(testnet: Testnet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Contract:
+    """``await contract("lift-suspension", 3, wallet=…, yes=True)``: what --json gives."""
+
+    async def run(
+        *words: object, wallet: str = "contract_owner", yes: bool = False, exit_status: int = 0
+    ) -> Any:
+        key = tmp_path / wallet
+        key.touch(0o600)
+        key.write_text(json.loads((testnet.directory / "wallets.json").read_text())[wallet])
+        line = [
+            *words, "--rpc", testnet.state.rpc_url, "--single-rpc-insecure", "--json",
+            "--deployment", testnet.state.deployment_file, "--key-file", key,
+            *(["--yes", "--final"] if yes else []),
+        ]  # fmt: skip
+        capfd.readouterr()  # what the test's own looks at the chain logged
+        status = await trio.to_thread.run_sync(operator.main, [str(word) for word in line])
+        out, err = capfd.readouterr()
+        assert status == exit_status, out + err
+        return json.loads(out)
+
+    return run
+
+
 async def status(testnet: Testnet, seat: int) -> dict[str, Any]:
     async with testnet.client(seat) as client:
         return await client.status()
@@ -137,6 +165,41 @@ async def test_leaders_and_a_deposed_one_and_an_epoch_are_put_on_record_by_the_d
     assert len({row["what"] for row in shown}) == len(shown), shown
 
 
+async def test_where_the_policy_says_so_a_deposed_leader_is_suspended_until_that_is_lifted(
+    testnet: Testnet, contract: Contract
+) -> None:
+    def policy(deposal: str) -> Awaitable[Any]:
+        return contract(
+            "certificates", "policy", "--deposal", deposal, "--deposal-s", 86_400,
+            "--conflict", "suspend", "--conflict-s", "for-good", "--min-seats", 3, yes=True,
+        )  # fmt: skip
+
+    await policy("suspend")
+    await wait_recorded(testnet)
+    leader = (await testnet.wait_leader()).leader
+    assert leader is not None
+    epoch = (await status(testnet, leader))["epoch"] + 1
+    others = {seat: 1 for seat in testnet.seats if seat != leader}
+    async with writing(testnet, voters_only=True) as writers:
+        await testnet.kill(leader)
+        await testnet.wait_epoch(epoch, others)
+        row = (await look(testnet)).membership.member(leader)
+        assert row is not None and row.status is MemberStatus.INACTIVE
+        # Its machine is well again, and is told until when it has to wait, or for whom.
+        await testnet.start(leader)
+        await wait_cooling_down(testnet, leader)
+        await contract("lift-suspension", leader, yes=True)
+        await testnet.wait_epoch(epoch + 1, {**others, leader: 1})
+        await writers.wait_more(10)
+    await policy("mark")
+
+
+async def wait_cooling_down(testnet: Testnet, seat: int) -> None:
+    with trio.fail_after(60):
+        while not any("CoolingDown" in alarm for alarm in (await status(testnet, seat))["alarms"]):
+            await trio.sleep(0.2)
+
+
 async def test_a_member_that_lies_is_convicted_on_the_chain_and_out_of_the_next_epoch(
     testnet: Testnet,
 ) -> None:
@@ -168,9 +231,7 @@ async def test_a_member_that_lies_is_convicted_on_the_chain_and_out_of_the_next_
     out = await status(testnet, liar)
     assert (out["state"], out["weight"]) == ("observing", 0)
     # And it cannot come back by itself.
-    with trio.fail_after(60):
-        while not any("CoolingDown" in alarm for alarm in (await status(testnet, liar))["alarms"]):
-            await trio.sleep(0.2)
+    await wait_cooling_down(testnet, liar)
     await testnet.kill(liar)
 
 
@@ -199,7 +260,7 @@ def address(node_key: str) -> str:
 
 
 async def test_an_operator_shows_by_command_what_the_daemons_were_told_not_to(
-    testnet: Testnet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    testnet: Testnet, contract: Contract, tmp_path: Path
 ) -> None:
     found = (await look(testnet)).certified
     assert found is not None
@@ -212,21 +273,7 @@ async def test_an_operator_shows_by_command_what_the_daemons_were_told_not_to(
         await testnet.start(seat)
     leader = (await testnet.wait_leader()).leader
     assert leader is not None
-    key = tmp_path / "key"
-    key.write_text(json.loads((testnet.directory / "wallets.json").read_text())["seat_1"])
-    key.chmod(0o600)
-
-    async def command(verb: str, *words: str, yes: bool = False, exit_status: int = 0) -> Any:
-        line = [
-            "certificates", verb, *words, "--rpc", testnet.state.rpc_url, "--single-rpc-insecure",
-            "--json", "--deployment", str(testnet.state.deployment_file), "--key-file", str(key),
-            *(["--yes", "--final"] if yes else []),
-        ]  # fmt: skip
-        capfd.readouterr()  # what the test's own looks at the chain logged
-        status = await trio.to_thread.run_sync(operator.main, line)
-        out, err = capfd.readouterr()
-        assert status == exit_status, out + err
-        return json.loads(out)
+    command = partial(contract, "certificates", wallet="seat_1")
 
     def node(seat: int) -> tuple[str, str]:
         return ("--node", testnet.api_url(seat))
