@@ -62,7 +62,8 @@ async def create(
     lines = [
         f"deploys  {', then '.join(creation.name for creation in missing) or 'nothing'}",
         *(
-            f"before   {step.creation.name} was sent by this key, {plain(step.address)}: not again"
+            f"before   {step.creation.name} is at {plain(step.address)},"
+            " by an earlier command of this key"
             for step in steps
             if step.there
         ),
