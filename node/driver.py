@@ -65,6 +65,7 @@ from node.storage import Store
 
 LINES_BURST, LINES_REFILL_MS = 8, 1000  # of the log about one member
 EVENTS_PER_BATCH = 512
+TURN_S = 0.05  # of what members sent, until timers have their turn: late ones accuse nobody (R12)
 COMMANDS_WAITING_MAX = 4096
 SYNC_DELAY_S = 0.25  # how long records of finalized blocks wait for others to share a transaction
 SYNC_INLINE_S = 0.005  # a disk that is never faster is waited for in a thread
@@ -295,12 +296,15 @@ class Driver:
 
     def _from_network(self) -> Iterator[Event]:
         events = self._mesh.events
+        until = time.perf_counter() + TURN_S
         for _ in range(EVENTS_PER_BATCH):
             if not events:
                 break
             event = self._decoded(events.receive_nowait())
             if event is not None:
                 yield event
+            if time.perf_counter() >= until:
+                break
 
     def _decoded(self, event: NetworkEvent) -> Event | None:
         match event:

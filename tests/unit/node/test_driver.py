@@ -420,6 +420,33 @@ async def test_what_a_link_brings_to_an_idle_driver_has_its_turn_at_once() -> No
     assert stepped[4:] == []
 
 
+async def test_timers_do_not_wait_for_all_that_a_member_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A leader could else keep us busy, and our timers so late that they accuse nobody."""
+    monkeypatch.setattr("node.driver.TURN_S", 0.0)
+    stepped: list[str] = []
+
+    def step(event: Event, _: int) -> Output:
+        stepped.append(type(event).__name__)
+        if isinstance(event, Received):
+            driver._due(Timer.LEADER)
+        return Output()
+
+    engine = SimpleNamespace(step=step, machine=Machine())
+    store = SimpleNamespace(
+        sync_votes=lambda: None, sync=lambda: None, history=SimpleNamespace(rows=tuple)
+    )
+    mesh = SimpleNamespace(events=EventQueue())
+    driver = Driver(engine, store, mesh, cluster_id=bytes(32))  # type: ignore[arg-type]
+    Inbox(NetworkLimits(), mesh.events).put_messages(
+        2, [wire.encode(wire.SyncRequest(height, 1)) for height in range(3)]
+    )
+    for _ in range(3):
+        assert list(driver._turn(driver._from_network())) == []
+    assert stepped == ["Received", "TimerFired"] * 3
+
+
 class _NoEvents:
     on_arrival: object = None
     on_notice: object = None
