@@ -70,8 +70,6 @@ class NodeService:
         self.commits = 0
         self._started = time.monotonic()
         self._changed = trio.Event()
-        self._client = secrets.token_bytes(16)
-        self._sequence = 0
         self._barriers = _Barriers(self)
         self._cluster_id = domain_separator(config.chain.chain_id, config.chain.contract)
 
@@ -458,8 +456,9 @@ class NodeService:
     async def barrier(self) -> None:
         """Returns after a commit that began after the call: what is read then is not stale."""
         driver = self._running()
-        self._sequence += 1
-        command = Command(self._client, self._sequence, Barrier())
+        # A client of its own for each: a liar that wrote under the last one's name, as a later
+        # request, would have all that follow answered at once.
+        command = Command(secrets.token_bytes(16), 1, Barrier())
         await driver.execute(command, self.config.timing.request_timeout_ms / 1000)
 
     async def announce_url(self, connection_url: str) -> None:

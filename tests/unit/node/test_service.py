@@ -15,7 +15,9 @@ import trio.lowlevel
 from attest import SecretKey
 from chain import ChainError
 from chain.eip712 import domain_separator
-from consensus.commands import Compare, Put, Range, Relation, Target, Txn
+from consensus import limits
+from consensus.commands import Command, Compare, Put, Range, Relation, Target, Txn
+from consensus.outcomes import Result
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
 from node.facade import BadRequest, Found, NotDone, TxnOutcome, Unavailable, Write
 from node.service import NodeService
@@ -108,6 +110,30 @@ def test_a_registry_that_cannot_be_read_while_the_chain_goes_on_is_an_alarm_and_
     service.phase = "registering the seat"
     service.keeper = SimpleNamespace(trouble="", membership=None, alarm="")  # type: ignore[assignment]
     assert service._waiting_for() == "registering the seat: nobody gives the text of policy 2"
+
+
+async def test_nobody_can_answer_a_members_barriers_in_advance(tmp_path: Path) -> None:
+    """A liar writes under the client of one that it saw, as the last request that there can be."""
+    async with four_services(tmp_path) as (_, services):
+        driver = services[1].driver
+        assert driver is not None
+        seen: list[Command] = []
+        execute = driver.execute
+
+        async def watched(command: Command, timeout_s: float) -> Result:
+            seen.append(command)
+            return await execute(command, timeout_s)
+
+        driver.execute = watched  # type: ignore[method-assign]
+        await services[1].barrier()
+        liar = services[2].driver
+        assert liar is not None
+        lie = Command(seen[0].client, limits.I64_MAX, Put(b"key", b""))
+        await liar.execute(lie, 10.0)
+        while driver.engine.machine.answer(lie.id) is None:
+            await trio.sleep(0.001)
+        await services[1].barrier()
+        assert driver.engine.machine.answer(seen[1].id) is None, "no answer before it was asked"
 
 
 async def test_many_reads_share_few_barriers(tmp_path: Path) -> None:
