@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 
 import eth_abi
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chain.errors import BadChainData
 from chain.keys import keccak256
@@ -19,6 +21,7 @@ from chain.replay import (
     SeatState,
     Sets,
     active_members,
+    compressed,
     next_digest,
 )
 
@@ -137,3 +140,70 @@ def test_any_tampering_with_events_shows() -> None:
             proven(attempt, 6, digest)
     with pytest.raises(BadChainData, match="of version 7 is missing"):
         proven(listed, 2**63, digest)
+
+
+# ---------------------------------------------------------------------- against a slow walk
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[NodeChange]:
+    block, listed = 100, []
+    for version in range(1, draw(st.integers(1, 30)) + 1):
+        block += draw(st.integers(0, 2))
+        weight = draw(st.sampled_from((0, 1, 2)))
+        status = draw(st.sampled_from((0, 1, 2))) if weight else 0
+        key = bytes([draw(st.integers(0, 2))]) * 32
+        seat = draw(st.integers(1, 4))
+        listed.append(NodeChange(block, seat, version, key, True, b"i" * 20, weight, status))
+    return listed
+
+
+def state(listed: list[NodeChange], version: int, block: int) -> Change:
+    return Change(block, version, digest_of(listed[:version]))
+
+
+def voters(listed: list[NodeChange], version: int) -> dict[int, Voter]:
+    last = {change.seat: change for change in listed[:version]}
+    return {
+        seat: Voter(seat, c.weight, compressed(c.key_x, c.key_odd))
+        for seat, c in last.items()
+        if c.status == 1
+    }
+
+
+@given(histories(), st.data())
+def test_whatever_two_states_are_seats_and_sets_between_them_are_those_of_a_slow_walk(
+    listed: list[NodeChange], data: st.DataObject
+) -> None:
+    """A look is at the end of a block, a launch or a recovery may be in the middle of one."""
+    first = data.draw(st.integers(0, len(listed)))
+    last = data.draw(st.integers(first, len(listed)))
+    blocks = [99, *(change.block_number for change in listed)]
+    since, up_to = state(listed, first, blocks[first]), state(listed, last, blocks[last])
+    shown = [c for c in listed if since.block_number <= c.block_number <= up_to.block_number]
+    before = {c.seat: c for c in listed[:first]}
+    seats = Seats(
+        {
+            seat: SeatState(c.weight, c.status, compressed(c.key_x, c.key_odd), c.instance_id)
+            for seat, c in before.items()
+            if c.weight
+        }
+    )
+    replay = Replay(since, up_to, seats)
+    replay.add(shown)
+    after = {c.seat: c for c in listed[:last]}
+    assert {seat: row.weight for seat, row in replay.finish().now.items()} == {
+        seat: c.weight for seat, c in after.items() if c.weight
+    }
+
+    sets = Replay(since, up_to, Sets(voters(listed, first)))
+    sets.add(shown)
+    expected: dict[int, tuple[Change, tuple[Voter, ...]]] = {}
+    for version in range(first + 1, last + 1):
+        if voters(listed, version) != voters(listed, version - 1):
+            change = listed[version - 1]
+            expected[change.block_number] = (
+                state(listed, version, change.block_number),
+                tuple(voter for _, voter in sorted(voters(listed, version).items())),
+            )
+    assert sets.finish().found() == list(expected.values())[-SETS_MAX:]
