@@ -2,10 +2,10 @@
 
 Enters: chain clients and their state files; the contract's interface comes from ``contracts``.
 Read membership (the values), rpc (one endpoint), health and agreement (k of n at finalized blocks),
-headers, proofs and storage (what a block's hash vouches for), watermark, replay and history (events
-proven by the digest), words, rows and apps (what the contract holds), policy (what members are
-checked against), evm (the registry), follow (views of who votes), memory, then fees, sender with
-journal and transactions, registration, shown and certificates (what the cluster shows); abi,
+headers, proofs and storage (what a block's hash vouches for), watermark, replay, events and history
+(events proven by the digest), words, rows and apps (what the contract holds), policy (what members
+are checked against), evm (the registry), follow (views of who votes), memory, then fees, sender
+with journal and transactions, registration, shown and certificates (what the cluster shows); abi,
 eip712, rlp, keys and decoding are their alphabet. ``deployment`` is the file that names a registry.
 All errors are ``ChainError``.
 """

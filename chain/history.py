@@ -9,38 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic
 
 import structlog
 import trio
 
-from chain import decoding
-from chain.abi import ContractAbi, EventAbi
+from chain.abi import ContractAbi
 from chain.agreement import FinalizedReader
-from chain.decoding import Log
-from chain.errors import (
-    BadChainData,
-    EndpointError,
-    EndpointTooLong,
-    NoAgreement,
-    RpcFault,
-)
+from chain.errors import BadChainData, EndpointError, NoAgreement, RpcFault
+from chain.events import Reading
 from chain.membership import Change, Member, Membership
-from chain.replay import F, NodeChange, Replay, Seats, SeatState, node_change
+from chain.replay import F, Seats, SeatState
 from chain.rows import check_rows
 from chain.rpc import RpcEndpoint
 
-LOG_BLOCKS = 10_000
-LOGS_PER_REQUEST_MAX = 10_000
-LOGS_MAX = 200_000
-# A block cannot be asked for in parts. A change that is not the owner's costs some 40,000 gas at
-# least and its log has 900 bytes, so this is a block of 700 million gas with nothing else in it.
-BLOCK_BYTES_MAX = 16 * 1024 * 1024
-BLOCK_LOGS_MAX = 20_000
 PATIENCE_S = 10.0  # before another endpoint is asked beside those that are not done
-AT_ONCE = 64  # are worked through before somebody else has a turn
+LOOK_S = 60.0  # what is not proven by then goes on with the next look
 
 _log = structlog.get_logger("chain.history")
+
+
+class NotRead(NoAgreement):
+    """No endpoint gave the events yet, and none gave others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +38,9 @@ class _Proven:
 
     at: Change
     seats: Mapping[int, SeatState]
+
+
+Readings = dict[str, Reading[Seats]]  # by endpoint
 
 
 class SeatHistory:
@@ -69,7 +61,13 @@ class SeatHistory:
         self._known = self._nothing  # at the newest block that was looked at
         self._past = self._nothing  # the launch or recovery that was asked for last
         self._remembered = False  # what is known comes from an earlier run's memory
+        # Readings that are not at their end: from where, and for the past also to where. One call
+        # at a time goes on with them.
+        self._reading_to_now, self._reading_to_past = trio.Lock(), trio.Lock()
+        self._to_now: tuple[_Proven, Readings] = (self._nothing, {})
+        self._to_past: tuple[_Proven, Change, Readings] = (self._nothing, self._nothing.at, {})
         self.patience_s = PATIENCE_S
+        self.look_s = LOOK_S
 
     def remember(self, membership: Membership) -> None:
         """Starts from what an earlier run proved, instead of from the deployment.
@@ -94,45 +92,64 @@ class SeatHistory:
 
         Raises:
             BadChainData: the rows are not what the events prove.
-            NoAgreement: no endpoint has the events.
+            NoAgreement: no endpoint has the events; NotRead: or not yet, ask again.
         """
-        try:
-            found = await self._from(self._newest(), at)
-            check_rows(members, found.seats)
-        except (BadChainData, NoAgreement) as error:
-            if not self._remembered:
-                raise
-            _log.warning("chain.proving_anew", reason=str(error))
-            self._known, self._remembered = self._nothing, False
-            found = await self._from(self._newest(), at)
-            check_rows(members, found.seats)
+        async with self._reading_to_now:
+            try:
+                await self._prove(members, at)
+            except (BadChainData, NoAgreement) as error:
+                if not self._remembered or isinstance(error, NotRead):
+                    raise
+                _log.warning("chain.proving_anew", reason=str(error))
+                self._known, self._remembered = self._nothing, False
+                self._to_now = (self._nothing, {})
+                await self._prove(members, at)
+
+    async def _prove(self, members: Sequence[Member], at: Change) -> None:
+        since, readings = self._to_now
+        if not readings:
+            since = max(self._known, self._past, key=lambda proven: proven.at.version)
+            self._to_now = (since, readings)
+        found = await self._from(since, at, readings)
+        check_rows(members, found.seats)
         self._known, self._remembered = found, False
 
     async def seats_at(self, change: Change) -> Mapping[int, SeatState]:
         """The seats at a state of the registry that stays on record, a launch or a recovery.
 
         Raises:
-            NoAgreement: no endpoint has the events that lead there.
+            NoAgreement: no endpoint has the events that lead there; NotRead: or not yet.
         """
-        known = (self._past,) if self._remembered else (self._past, self._known)
-        before = [proven for proven in known if proven.at.version <= change.version]
-        since = max(before, key=lambda proven: proven.at.version, default=self._nothing)
-        self._past = await self._from(since, change)
-        return self._past.seats
+        async with self._reading_to_past:
+            known = (self._past,) if self._remembered else (self._past, self._known)
+            before = [proven for proven in known if proven.at.version <= change.version]
+            since = max(before, key=lambda proven: proven.at.version, default=self._nothing)
+            kept, to, readings = self._to_past
+            if not readings or to != change:
+                kept, readings = since, {}
+                self._to_past = (kept, change, readings)
+            self._past = found = await self._from(kept, change, readings)
+            return found.seats
 
-    def _newest(self) -> _Proven:
-        return max(self._known, self._past, key=lambda proven: proven.at.version)
-
-    async def _from(self, since: _Proven, up_to: Change) -> _Proven:
+    async def _from(self, since: _Proven, up_to: Change, readings: Readings) -> _Proven:
         if (since.at.version, since.at.digest) == (up_to.version, up_to.digest):
             return _Proven(up_to, since.seats)
         # If what is remembered is untrue, it is not the endpoints that lie.
         accuse = not (self._remembered and since is self._known)
-        found = await self.folded(lambda: Seats(since.seats), since.at, up_to, accuse=accuse)
+        found = await self.folded(
+            lambda: Seats(since.seats), since.at, up_to, accuse=accuse, readings=readings
+        )
+        readings.clear()
         return _Proven(up_to, found.now)
 
     async def folded(
-        self, fold: Callable[[], F], since: Change, up_to: Change, *, accuse: bool = True
+        self,
+        fold: Callable[[], F],
+        since: Change,
+        up_to: Change,
+        *,
+        accuse: bool = True,
+        readings: dict[str, Reading[F]] | None = None,
     ) -> F:
         """What becomes of all node changes between two known states, proven by the digest.
 
@@ -142,19 +159,30 @@ class SeatHistory:
         Args:
             fold: makes an empty one; each endpoint's events are folded apart.
             accuse: an endpoint whose events do not lead to the digest is named for it.
+            readings: of an earlier call that did not get to their end, from the same state on.
 
         Raises:
             NoAgreement: no endpoint has them.
+            NotRead: none gave all of them in time, and none gave others; the readings go on.
         """
         if up_to.version < since.version:
             raise BadChainData(f"version {up_to.version} of the registry, {since.version} was seen")
+        readings = {} if readings is None else readings
         failures: dict[str, str] = {}
+        refuted: set[str] = set()
         found: list[F] = []
         busy: set[str] = set()
 
+        def reading_of(endpoint: RpcEndpoint) -> Reading[F]:
+            kept = readings.get(endpoint.name)
+            if kept is None or not kept.aim(up_to):
+                kept = Reading(endpoint, self._contract, self._event, since, up_to, fold())
+                readings[endpoint.name] = kept
+            return kept
+
         async def ask(endpoint: RpcEndpoint, failed: trio.Event) -> None:
-            reading = self._reading(endpoint, fold(), since, up_to)
             while True:
+                reading = reading_of(endpoint)
                 busy.add(endpoint.name)
                 try:
                     found.append(await reading.finish())
@@ -163,7 +191,8 @@ class SeatHistory:
                     if accuse:
                         self._reader.accuse(endpoint, f"events: {error}")
                     failures[endpoint.name] = str(error)
-                    reading = self._reading(endpoint, fold(), since, up_to)
+                    refuted.add(endpoint.name)
+                    del readings[endpoint.name]
                 except (EndpointError, RpcFault) as error:
                     failures[endpoint.name] = str(error)
                     if reading.has_moved():
@@ -178,121 +207,16 @@ class SeatHistory:
                 # Somebody else is at it still: who was out of order may be well by then.
                 await trio.sleep(self.patience_s)
 
-        async with trio.open_nursery() as nursery:
-            for endpoint in self._reader.best_first():
-                failed = trio.Event()
-                nursery.start_soon(ask, endpoint, failed)
-                with trio.move_on_after(self.patience_s):
-                    await failed.wait()
+        with trio.move_on_after(self.look_s):
+            async with trio.open_nursery() as nursery:
+                for endpoint in self._reader.best_first():
+                    failed = trio.Event()
+                    nursery.start_soon(ask, endpoint, failed)
+                    with trio.move_on_after(self.patience_s):
+                        await failed.wait()
         if found:
             return found[0]
-        raise NoAgreement(f"events up to version {up_to.version}", 1, failures)
-
-    def _reading(self, endpoint: RpcEndpoint, fold: F, since: Change, up_to: Change) -> _Reading[F]:
-        logs = EventLogs(
-            endpoint, self._contract, self._event.topic, since.block_number, up_to.block_number
-        )
-        return _Reading(logs, self._event, Replay(since, up_to, fold))
-
-
-class _Reading(Generic[F]):
-    """One endpoint's events on their way into a fold; goes on where it was broken off."""
-
-    def __init__(self, logs: EventLogs, event: EventAbi, replay: Replay[F]) -> None:
-        self._logs, self._event, self._replay = logs, event, replay
-        self._seen_block = logs.next_block
-
-    def has_moved(self) -> bool:
-        """Whether a block was read since this was asked last."""
-        before, self._seen_block = self._seen_block, self._logs.next_block
-        return self._seen_block != before
-
-    async def finish(self) -> F:
-        """Reads to the end. Raises EndpointError, RpcFault, BadChainData."""
-        while (logs := await self._logs.next()) is not None:
-            changes: list[NodeChange] = []
-            for log in logs:
-                changes.append(node_change(log, self._event, self._logs.contract))
-                if len(changes) % AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-            changes.sort(key=lambda change: change.version)
-            for start in range(0, len(changes), AT_ONCE):
-                self._replay.add(changes[start : start + AT_ONCE])
-                await trio.lowlevel.checkpoint()
-        return self._replay.finish()
-
-
-class EventLogs:
-    """One endpoint's logs of one event of a contract, in pieces that it gives.
-
-    Nothing of them is true until proven. A piece that could not be had is asked for again by the
-    next call, smaller.
-    """
-
-    def __init__(
-        self, endpoint: RpcEndpoint, contract: bytes, topic: bytes, first: int, last: int
-    ) -> None:
-        self.contract = contract
-        self._endpoint, self._topic = endpoint, topic
-        self.next_block = first  # all before it was given
-        self._last, self._span = last, LOG_BLOCKS
-
-    async def next(self) -> list[Log] | None:
-        """What the next blocks hold, None after the last one.
-
-        Raises:
-            EndpointError, RpcFault, BadChainData: it does not give them, not even block by block.
-        """
-        while self.next_block <= self._last:
-            start = self.next_block
-            end = min(start + self._span - 1, self._last)
-            try:
-                found = await self._ask(start, end)
-            except (RpcFault, EndpointTooLong, BadChainData):
-                # Servers cap the range or the answer, each in its own words: halve until it fits.
-                if start == end:
-                    raise
-                self._span = (end - start + 1) // 2
-                continue
-            except EndpointError:
-                self._span = max(1, (end - start + 1) // 2)
-                raise
-            self.next_block, self._span = end + 1, min(self._span * 2, LOG_BLOCKS)
-            return found
-        return None
-
-    async def _ask(self, start: int, end: int) -> list[Log]:
-        query = {
-            "address": "0x" + self.contract.hex(),
-            "topics": ["0x" + self._topic.hex()],
-            "fromBlock": hex(start),
-            "toBlock": hex(end),
-        }
-        if start == end:
-            answer = await self._endpoint.call(
-                "eth_getLogs", [query], body_bytes_max=BLOCK_BYTES_MAX
-            )
-            found = decoding.logs(answer, BLOCK_LOGS_MAX)
-        else:
-            answer = await self._endpoint.call("eth_getLogs", [query])
-            found = decoding.logs(answer, LOGS_PER_REQUEST_MAX)
-        if any(not start <= log.block_number <= end for log in found):
-            raise BadChainData(f"logs of other blocks than {start} to {end}")
-        return found
-
-
-async def event_logs(
-    endpoint: RpcEndpoint, contract: bytes, topic: bytes, first_block: int, last_block: int
-) -> list[Log]:
-    """All of an event that seldom happens, by one endpoint; nothing of it is true until proven.
-
-    Raises:
-        EndpointError, RpcFault, BadChainData: it does not give them, or more than ``LOGS_MAX``.
-    """
-    logs = EventLogs(endpoint, contract, topic, first_block, last_block)
-    found: list[Log] = []
-    while (some := await logs.next()) is not None:
-        found += some
-        if len(found) > LOGS_MAX:
-            raise BadChainData(f"more than {LOGS_MAX} events, which cannot be")
-    return found
+        for name in busy:
+            failures[name] = f"gave them up to block {readings[name].next_block - 1} so far"
+        error = NoAgreement if refuted else NotRead
+        raise error(f"events up to version {up_to.version}", 1, failures)

@@ -114,6 +114,13 @@ class Replay(Generic[F]):
         self._since, self._up_to, self._fold = since, up_to, fold
         self._version, self._digest = since.version, since.digest
 
+    def aim(self, up_to: Change) -> bool:
+        """Goes on to a later state, at the end of a block; False when it is beyond that already."""
+        if up_to.version < self._version:
+            return False
+        self._up_to = up_to
+        return True
+
     def add(self, changes: Iterable[NodeChange]) -> None:
         """Takes the next ones in, in order of version.
 

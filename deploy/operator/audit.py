@@ -13,8 +13,8 @@ from typing import Any
 from chain import Deployment, EvmRegistry, Membership, PolicyText
 from chain.deployment import Placed
 from chain.errors import BadChainData, ChainError
+from chain.events import event_logs
 from chain.headers import Header
-from chain.history import event_logs
 from chain.rpc import RpcEndpoint
 from contracts import artifact
 from deploy.calls import APP, CERTIFICATES, PROXY, RULES
