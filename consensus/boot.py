@@ -51,7 +51,7 @@ class Boot:
         self._verifier = verifier
         self.boot_id = boot_id
         self.known: dict[int, BootRequest] = {}  # the newest acknowledged request of each seat
-        self._certified: dict[int, int] = {}  # incarnations learnt from certificates
+        self._certified: dict[int, tuple[int, bytes]] = {}  # incarnation, boot id: by certificate
         self.certificate: BootCertificate | None = None
         self.done = False  # True when we have the right to vote
         self.is_current = False  # True when the members of this epoch gave the certificate
@@ -101,8 +101,8 @@ class Boot:
         """The incarnation under which we count a seat's votes."""
         if seat == self._seat:
             return self.incarnation
-        certified, known = self._certified.get(seat, 0), self.known.get(seat)
-        return certified if known is None or known.incarnation < certified else known.incarnation
+        certified, known = self._certified.get(seat, (0, b"")), self.known.get(seat)
+        return max(certified[0], 0 if known is None else known.incarnation)
 
     def genuine(self, request: BootRequest) -> bool:
         """True when the seat's own key signed the request."""
@@ -112,11 +112,16 @@ class Boot:
         return key is not None and self._verifier.verify(key, digest, r.signature)
 
     def accept(self, request: BootRequest) -> bool:
-        """True when we may acknowledge: newer than all we know, or the same one again."""
-        known = self.known.get(request.seat)
-        if known == request:
+        """True when we may acknowledge: newer than all we know, or the same one again.
+
+        Also one that we know by its certificate only: the next epoch's set is asked anew (R20).
+        """
+        seat, current = request.seat, self.current(request.seat)
+        if request == self.known.get(seat):
             return True
-        return request.incarnation > self.current(request.seat)
+        if request.incarnation == current:
+            return self._certified.get(seat) == (current, request.boot_id)
+        return request.incarnation > current
 
     def acknowledge(
         self, request: BootRequest, last_vote: Vote | None, tip: Certificate | None
@@ -140,7 +145,7 @@ class Boot:
             key = self._validators.keys.get(part.seat)
             if key is None or not self._verifier.verify(key, digest, part.signature):
                 return False
-        self._certified[c.seat] = c.incarnation
+        self._certified[c.seat] = (c.incarnation, c.boot_id)
         return True
 
     # --- ourselves --------------------------------------------------------------------------------

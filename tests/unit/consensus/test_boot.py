@@ -39,6 +39,7 @@ from consensus.types import (
 )
 from consensus.validators import Validator
 from consensus.wire import BootRefused, Certificates, VoteMessage
+from tests.unit.consensus.towns import Town
 
 
 def _request(cluster: Cluster, seat: int, incarnation: int, boot_id: bytes) -> BootRequest:
@@ -191,6 +192,26 @@ def test_a_member_that_missed_a_boot_certificate_asks_for_it() -> None:
     engine.boot._certified.clear()
     again = [engine.step(Received(2, VoteMessage(1, vote)), 1) for _ in range(50)]
     assert sum(len(sent(output)) for output in again) <= 1
+
+
+def test_a_boot_known_by_its_certificate_only_is_acknowledged_and_no_other_of_that_number() -> None:
+    """The set of the next epoch is asked about it, and who was away meanwhile is in that set."""
+    town = Town(4, 4)
+    town.crash(1, 2)
+    town.start(1)
+    town.settle(2)
+    town.start(2)
+    town.settle(2)
+    number = town.engines[1].boot.incarnation
+    assert town.engines[2].boot.known[1].incarnation < number == town.engines[2].boot.current(1)
+    rival = _request(town.cluster, 1, number, b"b" * 32)
+    town.step(2, Received(1, rival))
+    town.change(town.heavier(3, 2), *map(town.member, (1, 2, 4)))
+    town.pass_time(4)
+    assert set(town.epochs().values()) == {1}
+    town.crash(4)
+    assert town.engines[1].boot.is_current
+    assert town.engines[2].boot.known[1].boot_id == town.engines[1].boot.boot_id
 
 
 @pytest.mark.parametrize(
