@@ -202,7 +202,8 @@ def read_evidence(rows: Any, seat: int) -> tuple[SignedVote, SignedVote]:
 
 
 def _read_vote(row: Any, epoch: int) -> SignedVote:
-    if not isinstance(row, Mapping) or row.get("kind") not in _KINDS:
+    kind = _KINDS.get(str(row.get("kind"))) if isinstance(row, Mapping) else None
+    if kind is None:
         raise ValueError("a vote is a notarize, nullify or finalize")
     view = _VIEW.fullmatch(str(row.get("view")))
     reason = row.get("reason")
@@ -216,7 +217,7 @@ def _read_vote(row: Any, epoch: int) -> SignedVote:
         signature = signature[:64] + bytes([27 + signature[64]])
     compact_signature(signature)
     return SignedVote(
-        _KINDS[row["kind"]], epoch, int(view[1]), int(view[2]), block.rjust(32, b"\0"), reason,
+        kind, epoch, int(view[1]), int(view[2]), block.rjust(32, b"\0"), reason,
         signature,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ that decodes to the same value; nothing depends on how a stream was cut; buffers
 from __future__ import annotations
 
 import contextlib
+import json
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,17 @@ from attest.bounded_json import parse_json
 from attest.chain import KeyProof, TrustedRoot, verify_chain
 from attest.errors import AttestError, SignatureChainError
 from attest.strict_json import parse_object
-from chain import ContractAbi, decoding, rlp
+from chain import (
+    ContractAbi,
+    ShownDeposal,
+    ShownEpoch,
+    ShownLeader,
+    decoding,
+    read_evidence,
+    read_shown,
+    rlp,
+    shown_json,
+)
 from chain.errors import ChainError
 from chain.headers import header_or_none
 from chain.proofs import proven_account
@@ -266,6 +277,42 @@ def _rlp_items() -> Iterator[bytes]:
     yield rlp.encode([b"", b"a", b"b" * 60, [[], [b"c"]], 1 << 64])
 
 
+def shown(data: bytes) -> None:
+    """A node's certificates and evidence, as an operator's command reads them from any file."""
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return
+    for row in value if isinstance(value, list) else [value]:
+        try:
+            certificate = read_shown(row)
+        except ValueError:
+            continue
+        same(read_shown(shown_json(certificate)), certificate)
+    try:
+        votes = read_evidence(value, 2)
+    except ValueError:
+        return
+    for vote in votes:
+        assert all(len(field) == 32 for field in vote.fields() if isinstance(field, bytes))
+
+
+def _shown() -> Iterator[bytes]:
+    header, parts, signature = bytes(152), bytes(69), b"\2" * 64 + b"\x1c"
+    values = (
+        ShownEpoch(header, b"body", header, parts, 5),
+        ShownLeader(header, parts),
+        ShownDeposal(1, 2, 3, parts, header, signature),
+    )
+    yield from (json.dumps(shown_json(value)).encode() for value in values)
+    yield json.dumps(list(map(shown_json, values))).encode()
+    vote = {"kind": "finalize", "view": "1.2", "block": "11" * 32, "reason": 0}
+    nullify = {"kind": "nullify", "view": "1.2", "block": None, "reason": 3}
+    votes = [one | {"signature": signature.hex()} for one in (vote, nullify)]
+    yield json.dumps([{"seat": 2, "epoch": 1, "votes": votes}]).encode()
+    yield json.dumps([{"seat": 2, "epoch": 1, "votes": [vote | {"kind": []}, vote]}]).encode()
+
+
 _ABI = ContractAbi(artifact("Registry").abi)
 
 
@@ -370,6 +417,7 @@ TARGETS: dict[str, Target] = {
     "express": Target(express, _plain_requests),
     "rlp": Target(rlp_item, _rlp_items),
     "rpc": Target(rpc, _rpc),
+    "shown": Target(shown, _shown),
     "abi": Target(abi, _abi),
     "agent": Target(agent, _agent),
     "attestation": Target(attestation, _attestations),

@@ -59,6 +59,7 @@ GOOD = vote(VoteKind.NOTARIZE, 1, 0, b"\x11" * 32)
         evidence(GOOD, {}),
         evidence(GOOD, "vote"),
         evidence(GOOD, GOOD | {"kind": "boot"}),
+        evidence(GOOD, GOOD | {"kind": ["notarize"]}),
         evidence(GOOD, GOOD | {"view": "1"}),
         evidence(GOOD, GOOD | {"view": "1.-1"}),
         evidence(GOOD, GOOD | {"reason": 256}),
