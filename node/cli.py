@@ -176,12 +176,27 @@ def _startable(config: Config) -> None:
         raise Failed(str(error)) from None
 
 
+def _check_files(config: Config) -> None:
+    """The files that the configuration names, read as the daemon will."""
+    from node.api.server import ApiError, read_token
+    from node.attestation.setup import check_files
+    from node.config import ConfigError
+
+    try:
+        if config.api.token_file is not None:
+            read_token(config.api.token_file)
+        check_files(config.attestation)
+    except (ApiError, ConfigError) as error:
+        raise Failed(str(error)) from None
+
+
 def _config(options: argparse.Namespace) -> int:
     from node.config import config_json, show_config
 
     config = _load(options)
     if options.verb == "check":
         _startable(config)
+        _check_files(config)
         dangers = config.insecure.names()
         if options.json:
             print_json({"ok": True, "insecure": list(dangers)})

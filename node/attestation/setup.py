@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attest import CollateralError, NodeIdentity
+from attest import CollateralError, NodeIdentity, PolicyError, parse_policy
 from attest.collateral import Collateral
 from attest.collateral_store import BUNDLE_BYTES_MAX, CollateralStore, parse_bundle
 from attest.durable import load_file
@@ -20,7 +20,7 @@ from chain.policy import POLICY_BYTES_MAX
 from node.attestation.agent import QuoteSource
 from node.attestation.policies import PolicyBook
 from node.attestation.service import Attestation
-from node.config import Config, ConfigError
+from node.config import AttestationConfig, Config, ConfigError
 from node.network import NetworkLimits
 
 ROOT_BYTES_MAX = 16 * 1024
@@ -81,6 +81,20 @@ async def open_attestation(
     if remembered:
         offer(remembered)
     return attestation
+
+
+def check_files(settings: AttestationConfig) -> None:
+    """Reads the files of ``[attestation]`` as the daemon will. Raises ConfigError."""
+    _bundle(settings.collateral_bundle)
+    root_of(settings.tdx_root_file)
+    if settings.policy_file is not None:
+        text = _read("policy_file", settings.policy_file, POLICY_BYTES_MAX)
+        try:
+            parse_policy(text)
+        except PolicyError as error:
+            raise ConfigError(
+                f"attestation.policy_file: {settings.policy_file}: expected a policy: {error}"
+            ) from None
 
 
 def root_of(path: Path | None) -> bytes | None:

@@ -289,6 +289,29 @@ def test_config_check_tells_dangers_and_refuses_what_would_not_start(
         failure(capsys)
 
 
+def test_config_check_reads_the_files_that_a_daemon_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    file = written(tmp_path, api={"token_file": str(token)})
+    argv = ["config", "check", "--config", file]
+    assert main(argv) == 1
+    assert "api.token_file" in failure(capsys)
+    token.write_text("a-token-of-some-length")
+    assert main(argv) == 1
+    assert "mode 0600" in failure(capsys)
+    token.chmod(0o600)
+    assert main(argv) == 0
+    capsys.readouterr()
+    policy = tmp_path / "policy.json"
+    argv[-1] = written(tmp_path, attestation={"policy_file": str(policy)})
+    assert main(argv) == 1
+    assert "attestation.policy_file" in failure(capsys)
+    policy.write_text("{}")
+    assert main(argv) == 1
+    assert "expected a policy" in failure(capsys)
+
+
 def test_run_starts_the_daemon_with_the_checked_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
