@@ -134,8 +134,6 @@ class NodeService:
 
     def _core_status(self, driver: Driver, validators: ValidatorSet) -> dict[str, Any]:
         s = driver.engine.status()
-        # Deposed or not, somebody leads the term; without a quorum nobody does.
-        leading = s.state in ("active", "syncing", "abstaining", "observing")
         return {
             "state": s.state,
             "reason": s.reason,
@@ -148,7 +146,7 @@ class NodeService:
             "term": s.view.term,
             "view": str(s.view),
             "index": s.view.index,
-            "leader": s.leader if leading else None,
+            "leader": _leader(s),
             "incarnation": s.incarnation,
             "block_hash": driver.engine.ledger.tip.hash.hex(),
             "state_hash": s.state_hash.hex(),
@@ -300,8 +298,11 @@ class NodeService:
 
     def leader(self) -> dict[str, Any]:
         """See ``NodeFacade.leader``."""
-        status = self.status()
-        epoch, term, leader = status["epoch"], status["term"], status["leader"]
+        # Applications ask often: not for all of the status.
+        epoch = term = leader = None
+        if self.driver is not None:
+            s = self.driver.engine.status()
+            epoch, term, leader = s.epoch, s.view.term, _leader(s)
         return {
             "epoch": epoch,
             "term": term,
@@ -510,6 +511,12 @@ class _Round:
     def __init__(self) -> None:
         self.done = False
         self.failure: NodeError | None = None
+
+
+def _leader(status: Status) -> int | None:
+    """Deposed or not, somebody leads the term; without a quorum nobody does."""
+    leads = status.state in ("active", "syncing", "abstaining", "observing")
+    return status.leader if leads else None
 
 
 def _shape(row: dict[str, Any]) -> dict[str, Any]:
