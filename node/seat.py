@@ -19,10 +19,11 @@ from chain import (
     NodeRegistrar,
     PinMismatch,
     Sighting,
+    TxOutcome,
     WrongChain,
 )
 
-Write = Callable[[], Awaitable[None]]
+Write = Callable[[], Awaitable[TxOutcome]]
 
 RETRY_S_MIN = 2.0
 RETRY_S_MAX = 15.0  # an owner who binds the instance waits this long at most; a try costs no gas
@@ -99,11 +100,10 @@ class SeatKeeper:
                 else:
                     what, write = todo
                     self._log.info("registry_write", what=what)
-                    await write()
+                    outcome = await write()
                     self.transactions += 1
                     pause_s = RETRY_S_MIN
-                    # Judged again when the registry shows it, not from the row of before.
-                    await changed.wait()
+                    await self._wait_shown(outcome.block_number)
                     continue
             except InsufficientFunds as error:
                 self._complain(f"cannot pay for the registration: {error}")
@@ -113,6 +113,11 @@ class SeatKeeper:
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             with trio.move_on_after(pause_s):
                 await changed.wait()
+
+    async def _wait_shown(self, block: int) -> None:
+        """Until the registry was seen at a block: not to be judged from the row of before."""
+        while self.membership is None or self.membership.block_number < block:
+            await self._changed.wait()
 
     def _complain(self, text: str) -> None:
         if text != self.trouble:
@@ -128,8 +133,8 @@ class SeatKeeper:
         if not self._is_ours(row):
             number = row.incarnation + 1
 
-            async def register() -> None:
-                await self._registrar.register(identity, self._seat, endpoint, number)
+            async def register() -> TxOutcome:
+                return await self._registrar.register(identity, self._seat, endpoint, number)
 
             return ("register", register)
         lease_s = int((await self._registry.call("leaseDuration"))[0])
@@ -137,8 +142,9 @@ class SeatKeeper:
         if row.endpoint == endpoint and not half_gone:
             return None
 
-        async def announce() -> None:
-            await self._registrar.announce(identity, self._seat, endpoint, row.incarnation + 1)
+        async def announce() -> TxOutcome:
+            number = row.incarnation + 1
+            return await self._registrar.announce(identity, self._seat, endpoint, number)
 
         return ("announce", announce)
 

@@ -40,6 +40,8 @@ class Chain:
         self.written: list[tuple[str, int]] = []
         self.refusal: ChainError | None = None
         self.wrote = trio.Event()
+        self.mined = trio.Event()  # what is written, in block 11
+        self.mined.set()
 
     async def watch(self) -> AsyncIterator[Sighting]:
         async for view in self._views:
@@ -53,17 +55,19 @@ class Chain:
         assert name == "leaseDuration"
         return (LEASE_S,)
 
-    async def register(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> None:
-        await self._write("register", incarnation)
+    async def register(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> Any:
+        return await self._write("register", incarnation)
 
-    async def announce(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> None:
-        await self._write("announce", incarnation)
+    async def announce(self, identity: Any, seat: int, endpoint: str, incarnation: int) -> Any:
+        return await self._write("announce", incarnation)
 
-    async def _write(self, what: str, incarnation: int) -> None:
+    async def _write(self, what: str, incarnation: int) -> Any:
         self.written.append((what, incarnation))
         self.wrote.set()
         if self.refusal is not None:
             raise self.refusal
+        await self.mined.wait()
+        return SimpleNamespace(block_number=11)
 
 
 def keeper(chain: Chain, seen: list[Sighting]) -> SeatKeeper:
@@ -119,6 +123,29 @@ async def test_a_moved_endpoint_and_a_half_spent_lease_are_announced(autojump_cl
             await chain.wrote.wait()
             nursery.cancel_scope.cancel()
         assert chain.written[0] == ("announce", 5)
+
+
+async def test_what_others_change_meanwhile_does_not_make_it_write_the_same_again(
+    autojump_clock: Any,
+) -> None:
+    chain, empty = Chain(), member(status=MemberStatus.EMPTY, node_key=b"", incarnation=0)
+    keep = keeper(chain, [])
+    chain.mined = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(empty))
+        await chain.wrote.wait()
+        other = replace(membership(empty), block_number=10, members=(empty, member(seat=2)))
+        await chain.tell.send(other)  # another node's registration, in the block before ours
+        chain.mined.set()
+        await trio.sleep(100)
+        assert chain.written == [("register", 1)] and keep.trouble == ""
+        await chain.tell.send(
+            replace(other, block_number=11, members=(member(incarnation=1), member(seat=2)))
+        )
+        await keep.wait_registered()
+        nursery.cancel_scope.cancel()
+    assert chain.written == [("register", 1)] and keep.transactions == 1
 
 
 async def test_the_lease_is_renewed_though_nothing_in_the_registry_changes(
