@@ -216,7 +216,7 @@ async def test_what_was_written_is_not_written_again_before_the_registry_shows_i
         await chain.wrote.wait()
         await trio.sleep(600)
         assert len(chain.written) == 1
-        await chain.tell.send(membership(member(incarnation=5)))
+        await chain.tell.send(replace(membership(member(incarnation=5)), block_number=11))
         await keep.wait_registered()
         nursery.cancel_scope.cancel()
     assert len(chain.written) == 1
