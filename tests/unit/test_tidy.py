@@ -42,6 +42,16 @@ def test_the_reading_order_of_the_protocol_names_every_module_once() -> None:
     assert sorted(named) == modules
 
 
+def test_every_alarm_that_the_page_for_operators_explains_is_one_that_nodes_raise() -> None:
+    page = (ROOT / "docs" / "alarms.md").read_text().partition("## Exit status")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    code = "".join(path.read_text() for path in (ROOT / "node").rglob("*.py"))
+    told = " ".join(re.sub(r'"\s+f?"', "", code).split())
+    beginnings = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
+    assert len(beginnings) >= 14
+    assert [words for words in beginnings if words not in told] == []
+
+
 def test_every_rule_that_the_code_cites_is_in_the_protocol_page() -> None:
     page = (ROOT / "docs" / "protocol.md").read_text()
     known = set(re.findall(r"\*\*(R\d+)\.", page))
