@@ -10,6 +10,7 @@ link's own task: the same turn, without the scheduler's way from one task to the
 
 from __future__ import annotations
 
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ import structlog
 import trio
 
 from consensus import wire
-from consensus.commands import Command, encode_command
+from consensus.commands import Command, decode_command, encode_command
 from consensus.engine import Engine
 from consensus.health import TokenBuckets
 from consensus.interface import (
@@ -50,7 +51,7 @@ from consensus.outcomes import Applied, Result
 from consensus.types import Reason, raw_command_id
 from node.archivist import Archivist
 from node.deadlines import Deadlines
-from node.facade import Busy, OutcomeUnknown
+from node.facade import BadRequest, Busy, OutcomeUnknown
 from node.history import History
 from node.network import (
     Mesh,
@@ -149,9 +150,10 @@ class Driver:
     async def execute(self, command: Command, timeout_s: float) -> Result:
         """Has a command committed and returns what it did.
 
-        Raises Busy when it was not accepted, OutcomeUnknown when it was, but no commit was seen
-        in time: it may still happen.
+        Raises BadRequest for what is no command to other members, Busy when it was not accepted,
+        OutcomeUnknown when it was, but no commit was seen in time: it may still happen.
         """
+        raw = _encoded(command)
         known = self.engine.machine.answer(command.id)
         if known is not None:
             return known
@@ -164,7 +166,7 @@ class Driver:
         waiters.append(waiter)
         self._deadlines.set(waiter, trio.current_time() + timeout_s)
         try:
-            self._put(Submitted((encode_command(command),)))
+            self._put(Submitted((raw,)))
             await waiter.done.wait()
         finally:
             self._deadlines.cancel(waiter)
@@ -464,6 +466,20 @@ class Driver:
         if request.height == 0:
             return archivist.offer()
         return archivist.chunk(request.height, request.chunk)
+
+
+def _encoded(command: Command) -> bytes:
+    """The bytes of a command that every member can read.
+
+    Nobody could vote for a block with another one, and its maker not even read it from its own
+    disk after a restart. Raises BadRequest.
+    """
+    try:
+        raw = encode_command(command)
+        decode_command(raw)
+    except (wire.WireError, struct.error) as error:
+        raise BadRequest(f"no member could read this: {error}") from None
+    return raw
 
 
 def _parted(records: list[Record]) -> tuple[list[Record], list[Record]]:

@@ -16,7 +16,17 @@ from attest import SecretKey
 from chain import ChainError
 from chain.eip712 import domain_separator
 from consensus import limits
-from consensus.commands import Command, Compare, Put, Range, Relation, Target, Txn
+from consensus.commands import (
+    Action,
+    Command,
+    Compare,
+    Delete,
+    Put,
+    Range,
+    Relation,
+    Target,
+    Txn,
+)
 from consensus.outcomes import Result
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
 from node.facade import BadRequest, Found, NotDone, TxnOutcome, Unavailable, Write
@@ -110,6 +120,28 @@ def test_a_registry_that_cannot_be_read_while_the_chain_goes_on_is_an_alarm_and_
     service.phase = "registering the seat"
     service.keeper = SimpleNamespace(trouble="", membership=None, alarm="")  # type: ignore[assignment]
     assert service._waiting_for() == "registering the seat: nobody gives the text of policy 2"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Delete(b"a", b"b" * (limits.KEY_BYTES_MAX + 1)),
+        Delete(b"", b"b"),
+        Delete(b"a" * 2**16),
+        Put(b"a", bytes(limits.VALUE_BYTES_MAX + 1)),
+        Txn((), (Put(b"a", b"1"), Put(b"a", b"2"))),
+    ],
+)
+async def test_what_members_could_not_read_is_refused_and_reaches_nobody(
+    tmp_path: Path, action: Action
+) -> None:
+    """A block with it could be read by nobody, and not even by its own maker after a restart."""
+    async with four_services(tmp_path) as (_, services):
+        leader = services[1].driver.engine.leader(1)  # type: ignore[union-attr]
+        with pytest.raises(BadRequest):
+            await services[leader].execute(action, None)
+        await services[leader].put(b"key", b"value", None)
+        assert services[leader].driver.engine.view.term == 1  # type: ignore[union-attr]
 
 
 async def test_nobody_can_answer_a_members_barriers_in_advance(tmp_path: Path) -> None:
