@@ -38,7 +38,7 @@ def launch(now: Membership, founders: bytes) -> Effect:
         (
             f"founds the cluster, once: seats {names}",
             f"voting weight {total}, quorum {quorum(total)}",
-            f"these founders or none: --founders 0x{founders.hex()}",
+            f"these founders or none: --yes needs --founders 0x{founders.hex()}",
         ),
         tuple(warnings),
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 
 import pytest
 
-from chain import Member, Membership, MemberStatus, PendingRecovery
+from chain import Change, Member, Membership, MemberStatus, PendingRecovery
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from deploy import calls
 from deploy.calls import Call
@@ -68,6 +69,15 @@ def test_a_seat_without_a_node_changes_no_vote(call: Call) -> None:
 def test_a_seat_that_is_not_there_is_said_to_be_missing() -> None:
     for call in (calls.set_weight(9, 1), calls.burn_seat(9), calls.bind_instance(9, b"i" * 20)):
         assert "no seat 9 in block 9" in text(effect_of(call, FOUR))
+
+
+def test_a_launch_says_whom_it_takes_and_when_these_are_not_whom_it_was_asked_for() -> None:
+    now = replace(FOUR, last_change=Change(8, 1, b"\xaa" * 32))
+    same = effect_of(calls.launch(b"\xaa" * 32), now)
+    assert "seats 1 (weight 1), 2 (weight 1)" in text(same) and not same.warnings
+    assert "--founders 0x" + "aa" * 32 in text(same)
+    other = effect_of(calls.launch(b"\xbb" * 32), now)
+    assert "these are not the founders 0x" + "bb" * 32 in text(other)
 
 
 def test_a_weight_that_makes_a_seat_indispensable_is_warned_of() -> None:
