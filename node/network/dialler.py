@@ -68,7 +68,7 @@ class Dialler:
         delay_s = grace_s
         while True:
             changed, tcp, link = peer.changed, peer.tcp, peer.link
-            if link is not None or tcp is None or peer.proving:
+            if link is not None or tcp is None or peer.proving_itself:
                 await changed.wait()
                 if link is not None and peer.link is None:
                     if trio.current_time() - link.opened_at >= limits.good_link_s:

@@ -55,8 +55,10 @@ class NetworkLimits:
     # evidence of what the peer runs, first and renewed
     evidence_bytes_max: int = 160 * KIB  # with all around it, less than the first Yamux window
     proof_timeout_s: float = 15.0  # a quote takes up to seconds on a loaded host
-    proofs_at_once_max: int = 2  # connections of one member that are not proven yet
-    # How often one member may ask for our evidence, which costs a quote, and begin to show its own,
+    # Of one member, and apart for those that we dialled, that come from the host of its endpoint,
+    # and from elsewhere (``peer.Origin``): connections that are not proven yet,
+    proofs_at_once_max: int = 2
+    # and how often it may ask for our evidence, which costs a quote, and begin to show its own,
     # which costs a verdict.
     proofs_per_s: float = 0.2
     proof_burst: float = 16.0

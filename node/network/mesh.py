@@ -45,7 +45,7 @@ from node.network.identity import key_pair, peer_id_from_key
 from node.network.inbox import EventQueue
 from node.network.limits import PROTOCOL_VERSION, NetworkLimits
 from node.network.link import Link
-from node.network.peer import Peer
+from node.network.peer import Origin, Peer
 from node.network.proving import Proving
 
 DRAIN_POLL_S = 0.005
@@ -260,7 +260,7 @@ class Mesh:
     @property
     def half_open(self) -> int:
         """Connections that are not links yet: inbound handshakes, and proofs both ways."""
-        proving = sum(peer.proving for peer in self._peers.values())
+        proving = sum(peer.proving.total() for peer in self._peers.values())
         return (self._admission.half_open if self._admission else 0) + proving
 
     # -- evidence -----------------------------------------------------------------------------
@@ -416,7 +416,9 @@ class Mesh:
         for peer in self._peers.values():
             if peer.peer_id == refusal.peer_id:
                 peer.note_failure(refusal.reason)
-                if refusal.penalty:
+                # Where evidence is asked for, one that comes from elsewhere may be another.
+                is_itself = peer.origin(dialled, address) is not Origin.ELSEWHERE
+                if refusal.penalty and (is_itself or self._attestor is None):
                     peer.punish()
         self._admission.record(refusal, address=address, dialled=dialled)
 
@@ -427,7 +429,7 @@ class Mesh:
 
     async def _run_link(self, established: Established, address: str) -> None:
         try:
-            await self._prove(established)
+            await self._prove(established, address)
             peer, link = self._attach(established, address)
         except Refused:
             established.channel.close()
@@ -437,16 +439,17 @@ class Mesh:
         finally:
             self._detach(peer, link, link.end_reason)
 
-    async def _prove(self, established: Established) -> None:
+    async def _prove(self, established: Established, address: str) -> None:
         """Both ends show each other what they run. Raises Refused."""
         if self._attestor is None:
             return
         peer = self._peers.get(established.seat)
         if peer is None or peer.peer_id != established.peer_id:
             raise Refused("not_a_member", peer_id=established.peer_id)
-        if peer.proving >= self.limits.proofs_at_once_max:
+        origin = peer.origin(established.dialled, address)
+        if peer.proving[origin] >= self.limits.proofs_at_once_max:
             raise Refused("busy", peer_id=peer.peer_id, detail="proofs under way")
-        if not established.dialled and not peer.begun.try_take():
+        if not established.dialled and not peer.begun(origin).try_take():
             raise Refused("too_many_proofs", peer_id=peer.peer_id)
         pair = Pair(
             cluster_id=self._cluster_id,
@@ -456,12 +459,12 @@ class Mesh:
             other_peer_id=peer.peer_id,
             session=established.channel.session_hash,
         )
-        attesting = Attesting(pair, self._attestor, self.limits, peer.asked)
-        peer.proving += 1
+        attesting = Attesting(pair, self._attestor, self.limits, peer.asked(origin))
+        peer.proving[origin] += 1
         try:
             await Proving(established, attesting, self.limits).run()
         finally:
-            peer.proving -= 1
+            peer.proving[origin] -= 1
             peer.pulse()
         established.attesting = attesting
         peer.denied_backoff_s = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from enum import StrEnum
 from typing import Any
 
 import trio
@@ -13,6 +15,19 @@ from node.network.identity import peer_id_from_key
 from node.network.inbox import EventQueue, Inbox
 from node.network.limits import NetworkLimits
 from node.network.link import Counters, Link
+
+
+class Origin(StrEnum):
+    """Where a connection of a member comes from, before it is proven.
+
+    A node key is not secret from other machines of the same app, so whoever comes under it from
+    elsewhere may be another. What such a one uses up, and is refused for, is not held against the
+    member itself: that is dialled at, or comes from, the address that the registry shows.
+    """
+
+    DIALLED = "dialled"
+    HOME = "home"  # from the host of its endpoint, if that is an IP address
+    ELSEWHERE = "elsewhere"
 
 
 class Peer:
@@ -40,11 +55,11 @@ class Peer:
         self.removed = trio.Event()
         self.refused_until = 0.0
         self.penalty_s = 0.0
-        self.proving = 0  # connections between hello and first payload
+        self.proving: Counter[Origin] = Counter()  # connections between hello and first payload
         self.left_alone_until = 0.0  # it refused us: we do not dial it before
         self.denied_backoff_s = 0.0
-        self._asked: TokenBucket | None = None
-        self._begun: TokenBucket | None = None
+        self._asked: dict[Origin, TokenBucket] = {}
+        self._begun: dict[Origin, TokenBucket] = {}
         self.since: float | None = None
         self.last_data: float | None = None
         self.down_reason = ""
@@ -97,19 +112,31 @@ class Peer:
         self.penalty_s = self.denied_backoff_s = 0.0
         self.pulse()
 
-    @property
-    def asked(self) -> TokenBucket:
-        """How often it may ask for our evidence, over all its connections. Within trio only."""
-        if self._asked is None:
-            self._asked = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
-        return self._asked
+    def origin(self, dialled: bool, remote: str) -> Origin:
+        """Of a connection with ``remote``, a text of host and port."""
+        if dialled:
+            return Origin.DIALLED
+        host = remote.rpartition(":")[0]
+        at_home = self.tcp is not None and self.tcp.literal and self.tcp.host == host
+        return Origin.HOME if at_home else Origin.ELSEWHERE
 
     @property
-    def begun(self) -> TokenBucket:
+    def proving_itself(self) -> bool:
+        """Whether the member, and nobody else under its key, is about to be linked."""
+        return self.proving[Origin.DIALLED] + self.proving[Origin.HOME] > 0
+
+    def asked(self, origin: Origin) -> TokenBucket:
+        """How often it may ask for our evidence, over all its connections. Within trio only."""
+        return self._bucket(self._asked, origin)
+
+    def begun(self, origin: Origin) -> TokenBucket:
         """How often it may begin to prove itself, which costs us a verdict. Within trio only."""
-        if self._begun is None:
-            self._begun = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
-        return self._begun
+        return self._bucket(self._begun, origin)
+
+    def _bucket(self, buckets: dict[Origin, TokenBucket], origin: Origin) -> TokenBucket:
+        if origin not in buckets:
+            buckets[origin] = TokenBucket(self._limits.proofs_per_s, self._limits.proof_burst)
+        return buckets[origin]
 
     def status(self, now: float) -> LinkStatus:
         """The row for ``Mesh.links``."""
