@@ -349,13 +349,13 @@ class Engine(Watching):
             case Timer.LEADER:
                 leader = self.leader(self.view.term)
                 there = leader == self.seat or leader in self.connected
-                if not self._slept():
+                if self._may_accuse():
                     self._nullify(Reason.NO_PROPOSAL if there else Reason.UNRESPONSIVE)
                 self._arm()
             case Timer.HEARTBEAT:
                 self._heartbeat_due = True
             case Timer.STALL:
-                if not self._slept():
+                if self._may_accuse():
                     self._nullify(Reason.STALL)
                 self._arm_stall()
             case Timer.HEALTH:
@@ -436,6 +436,7 @@ class Engine(Watching):
 
     def _on_peer_connected(self, seat: int) -> None:
         self.connected.add(seat)
+        self._note_links()
         if self.leader(self.view.term) == seat:
             self._arm()
         self._introduce(seat)
@@ -446,6 +447,7 @@ class Engine(Watching):
 
     def _on_peer_lost(self, seat: int) -> None:
         self.connected.discard(seat)
+        self._note_links()
         self.catchup.lost(seat)
         self.prober.lost(seat)
         if self.leader(self.view.term) == seat:

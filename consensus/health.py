@@ -90,6 +90,15 @@ class Prober:
             self.peers.setdefault(seat, PeerHealth())
         return nonce
 
+    def silent(self, seats: set[int], *, fresh: bool) -> set[int]:
+        """Those of some seats that owe an answer.
+
+        ``fresh``: they hardly had the time for one to the newest challenge, so it counts only for
+        those who missed the one before as well.
+        """
+        owing = seats & self._awaited
+        return {seat for seat in owing if self.peers[seat].missed} if fresh else owing
+
     def expects(self, seat: int, nonce: bytes) -> bool:
         """True when the nonce is one of our last few, and the member did not answer it yet."""
         peer = self.peers.get(seat)

@@ -74,6 +74,7 @@ class State:
         self.durations = durations
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
+        self._linked_ms: int | None = None  # since when the links make a quorum; None: they do not
         self.evidence = EvidenceBook()
         self.previous: ValidatorSet | None = None  # the set of the epoch before this one
         self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch (R21)
@@ -107,6 +108,9 @@ class State:
         self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
         self._failed_terms = 0  # in a row, since something became final (R13)
         self._tick_ms = 0  # when the last tick was, by the caller's clock
+        self._woke_ms = 0  # when we last found that our own ticks had stopped; 0: never
+        self._challenge_tick = 0  # when the newest challenge went out
+        self._excused_tick = -2  # at which a quorum was linked and not heard
         self._tick_height = ledger.tip.height
         self._tick_view = self.view
         # Our last complaint by our own timers: epoch, view and reason.
@@ -205,16 +209,38 @@ class State:
         d = self.durations
         leader = self.leader(self.view.term)
         delay_ms = d.heartbeat_ms + self._longer(d.leader_ms)
-        if leader != self.seat and leader not in self.connected:
+        if leader != self.seat and leader not in self.connected and self._is_linked_up():
             grace_ms = d.link_grace_ms + d.leader_ms * self.patience.level // 2
             delay_ms = min(delay_ms, grace_ms)
         self._set_timer(Timer.LEADER, delay_ms)
         self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
+
+    def _note_links(self) -> None:
+        """After a change of links, or of who counts."""
+        weight = self.validators.weight([*self.connected, self.seat])
+        if not self.validators.is_quorum(weight):
+            self._linked_ms = None
+        elif self._linked_ms is None:
+            self._linked_ms = self._now_ms
+
+    def _is_linked_up(self) -> bool:
+        """True when a link that is not there is lost, and not only still to be made.
+
+        After a start, or a pause that ended all links, they come one by one. Whoever complained
+        about the leader because its link is not the first could finalize nothing in this term any
+        more (R4), and would be missed when another member goes.
+        """
+        d = self.durations
+        linked_ms = self._linked_ms
+        return linked_ms is not None and self._now_ms - linked_ms > d.heartbeat_ms + d.leader_ms
 
     def _arm_stall(self) -> None:
         """R9: the time in which something must become final."""
         self._set_timer(Timer.STALL, self._longer(self.durations.stall_ms))
 
     def _slept(self) -> bool:
-        """True when our own health timer is late: what we missed meanwhile is nobody's fault."""
-        return self._tick_ms > 0 and self._now_ms - self._tick_ms > 3 * self.durations.health_ms
+        """True when our own health timer is late, or was a moment ago: what we missed meanwhile is
+        nobody's fault, nor are timers that ran out meanwhile and come after that one."""
+        if self._tick_ms > 0 and self._now_ms - self._tick_ms > 3 * self.durations.health_ms:
+            return True
+        return self._woke_ms > 0 and self._now_ms - self._woke_ms < self.durations.health_ms

@@ -235,6 +235,7 @@ class Turning(Convicting):
             LeaderChanged(validators.epoch, 1, self.leader(1), {}),
         ]
         self._due = None
+        self._note_links()
         self._set_timer(Timer.EPOCH, None)
         self._arm_stall()
         self._arm()

@@ -21,6 +21,7 @@ MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
 BEHIND_MAX = 2  # answers in a row from behind the chain, or under an old incarnation
 SKIPS_MAX = 3  # blocks in a row that leave out a command whose turn it is
 BLOCKS_MIN = 3  # that a leader makes in the time in which a command may wait
+SILENCE_TICKS = 2  # without an answer: who is linked and needed for a quorum is held up
 
 
 class Watching(Booting):
@@ -30,6 +31,10 @@ class Watching(Booting):
         """One tick of the health timer."""
         d = self.durations
         self._set_timer(Timer.HEALTH, d.health_ms)
+        if self._slept():
+            self._woke_ms = self._now_ms
+            self._arm()
+            self._arm_stall()
         self.tick += 1
         self._tick_ms = self._now_ms
         height = self.ledger.tip.height
@@ -37,6 +42,10 @@ class Watching(Booting):
         self._tick_height = height
         if self.tick % d.ticks(d.probe_ms) == 0:
             self._send(None, Probe(self.prober.challenge(self.connected, self._clock_ms)))
+            self._challenge_tick = self.tick
+        if self._is_excused(SILENCE_TICKS):
+            self._excused_tick = self.tick
+            self.pace.forget()
         leader = self.leader(self.view.term)
         if leader != self.seat:
             cause = self._cause(leader)
@@ -53,7 +62,7 @@ class Watching(Booting):
         d = self.durations
         answers = self.prober.peers.get(leader)
         if answers is not None:
-            if answers.missed >= self._longer(MISSED_MAX):
+            if answers.missed >= self._longer(MISSED_MAX) and not self._is_excused(1):
                 return Reason.UNRESPONSIVE
             if answers.superseded >= BEHIND_MAX:
                 return Reason.SUPERSEDED
@@ -69,9 +78,28 @@ class Watching(Booting):
         if skipped is not None and self.tick - skipped.since >= d.ticks(self._longer(d.censor_ms)):
             return Reason.CENSORSHIP
         window = d.ticks(self._longer(d.slow_ms))
-        if self.pace.is_slow(window, BLOCKS_MIN):
-            return Reason.SLOW
-        return Reason.STALL if self.pace.is_stalling(window) else None
+        slow = self.pace.is_slow(window, BLOCKS_MIN)
+        if not (slow or self.pace.is_stalling(window)) or self._is_excused(1):
+            return None
+        return Reason.SLOW if slow else Reason.STALL
+
+    def _may_accuse(self) -> bool:
+        """R12: False when a timer that ran out says nothing about the leader: this process stood
+        still, or needed members did, until a moment ago."""
+        excused = self._is_excused(SILENCE_TICKS) or self.tick <= self._excused_tick + 1
+        return not (self._slept() or excused)
+
+    def _is_excused(self, ticks: int) -> bool:
+        """R12: True while members that are linked, and without whom no quorum is left, answer
+        nothing: not for so many ticks after the newest challenge.
+
+        Under another leader nothing would become final without them either, and a complaint would
+        depose a good one as soon as they go on. It ends by itself: who stays silent loses its link.
+        """
+        fresh = self.tick - self._challenge_tick < ticks
+        v, there = self.validators, self.connected | {self.seat}
+        heard = there - self.prober.silent(self.connected, fresh=fresh)
+        return v.is_quorum(v.weight(there)) and not v.is_quorum(v.weight(heard))
 
     def _mind_commands(self, leader: int) -> None:
         """Reminds the leader of a command that waits too long, and notes whether it is due."""

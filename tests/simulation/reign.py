@@ -119,8 +119,8 @@ class Reign(World):
 
     @property
     def changes(self) -> int:
-        """How often the leader changed, as all correct members saw it."""
-        return min(len(self._reigns[m.seat]) for m in self.correct)
+        """How often the leader changed, as all correct members that run saw it."""
+        return min(len(self._reigns[m.seat]) for m in self.correct if m.up)
 
     @property
     def victim(self) -> int:

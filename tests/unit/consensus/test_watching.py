@@ -17,6 +17,7 @@ from consensus.interface import (
     PeerConnected,
     PeerLost,
     Received,
+    Started,
     Submitted,
     Timer,
     TimerFired,
@@ -190,7 +191,7 @@ def test_a_leader_that_answers_as_an_older_copy_is_superseded() -> None:
 def test_a_leader_that_lets_a_command_wait_is_slow() -> None:
     member = Member()
     member.step(Submitted((command(1, 1),)))
-    output = member.answering(8, member.leader)
+    output = member.answering(8, member.leader, member.other, member.third)
     assert complaints(output) == [Reason.SLOW]
     reminders = [m for m in sent(output) if isinstance(m, Reminder)]
     assert [m.command for m in reminders] == [command(1, 1)]
@@ -230,12 +231,70 @@ def test_a_command_that_a_later_one_of_its_client_overtook_is_forgotten_and_refu
 
 def test_a_member_that_slept_accuses_nobody() -> None:
     member = Member()
-    member.ticks(4)
+    member.ticks(2)
     member.now_ms += 10_000
     assert complaints(member.step(TimerFired(Timer.LEADER))) == []
     assert complaints(member.step(TimerFired(Timer.STALL))) == []
-    member.ticks(1)
+    member.answering(2, member.leader, member.other, member.third)
     assert complaints(member.step(TimerFired(Timer.LEADER))) == [Reason.NO_PROPOSAL]
+
+
+def test_what_ran_out_while_a_member_stood_still_accuses_nobody_after_its_tick_either() -> None:
+    """While a slow disk is waited for, timers run out in their order, the tick first."""
+    member = Member()
+    member.ticks(4)
+    member.now_ms += 10_000
+    woken = member.step(TimerFired(Timer.HEALTH))
+    assert Timer.LEADER in woken.timers and Timer.STALL in woken.timers, "they start again"
+    assert complaints(member.step(TimerFired(Timer.LEADER))) == []
+    assert complaints(member.step(TimerFired(Timer.STALL))) == []
+
+
+def test_timers_accuse_nobody_while_needed_members_are_linked_and_silent() -> None:
+    """Of four, one is gone and one stands still: there is no quorum under any leader."""
+    member = Member()
+    member.step(PeerLost(member.third))
+    member.answering(4, member.leader, member.other)
+    member.answering(6, member.leader)
+    assert complaints(member.step(TimerFired(Timer.STALL))) == []
+    assert complaints(member.step(TimerFired(Timer.LEADER))) == []
+    member.step(PeerLost(member.other))
+    member.answering(2, member.leader)
+    assert complaints(member.step(TimerFired(Timer.STALL))) == [Reason.STALL], "not for ever"
+
+
+def test_the_time_of_finality_begins_anew_when_needed_members_go_on() -> None:
+    member = Member()
+    member.step(PeerLost(member.third))
+    member.answering(4, member.leader, member.other)
+    member.answering(6, member.leader)
+    member.answering(2, member.leader, member.other)
+    assert complaints(member.step(TimerFired(Timer.STALL))) == [], "a moment ago it was silent"
+    member.answering(2, member.leader, member.other)
+    assert complaints(member.step(TimerFired(Timer.STALL))) == [Reason.STALL]
+
+
+def test_a_silent_leader_that_is_not_needed_for_a_quorum_is_unresponsive() -> None:
+    member = Member()
+    assert Reason.UNRESPONSIVE in complaints(member.answering(20, member.other, member.third))
+
+
+def test_a_link_to_the_leader_that_is_still_to_be_made_has_the_leaders_whole_time() -> None:
+    """What is lost is noticed at once; what comes last after a start is not lost."""
+    cluster = Cluster()
+    leader = cluster.leader()
+    seat, *others = (s for s in (1, 2, 3, 4) if s != leader)
+    engine = cluster.engine(seat)
+    d, now_ms = engine.durations, 1000
+    engine.step(Started(), now_ms)
+    for other in others:
+        engine.step(PeerConnected(other), now_ms)
+    engine.step(PeerConnected(leader), now_ms)
+    early = engine.step(PeerLost(leader), now_ms + d.heartbeat_ms).timers
+    assert early[Timer.LEADER] == d.heartbeat_ms + d.leader_ms
+    engine.step(PeerConnected(leader), now_ms)
+    late = engine.step(PeerLost(leader), now_ms + 2 * (d.heartbeat_ms + d.leader_ms)).timers
+    assert late[Timer.LEADER] == d.link_grace_ms
 
 
 def test_a_complaint_that_proved_false_makes_the_timers_longer_and_the_right_one_does_not() -> None:
