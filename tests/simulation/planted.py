@@ -520,7 +520,7 @@ BUGS: tuple[Planted, ...] = (
     Planted(SnapshotsBelieved, ("R17",), _FORGED, 60),
     Planted(ManifestsBelieved, ("R17",), _FORGED, 40),
     Planted(NeverJoins, ("R4",), Settings(), 20),
-    Planted(NoStallTimer, ("R9",), _QUIET, 60),
+    Planted(NoStallTimer, ("R9",), _QUIET, 100),
     Planted(
         LeaderTimerForgotten, ("R4",), Settings(byzantine=1, adversaries=("mute", "silent")), 20
     ),
