@@ -30,7 +30,9 @@ from node.facade import Compacted, FutureRevision
 REVISIONS_MAX = 65_536
 BYTES_MAX = 64 * 1024 * 1024
 EVENT_BYTES = 300  # what an event costs beside its key and values
-_SLACK = 8  # the window may exceed its bounds by one part in so many before it is cut
+# The window may exceed its bounds by one part in so many before it is cut. A cut holds up the whole
+# node, on all members at the same block, so there are many small ones.
+_SLACK = 256
 
 SCHEMA = """
 CREATE TABLE history (revision INTEGER PRIMARY KEY, first INTEGER NOT NULL, data BLOB NOT NULL);
@@ -106,7 +108,7 @@ class History:
         self.changed = trio.Event()
 
     def _trim(self) -> None:
-        """Cuts the oldest revisions, many at a time."""
+        """Cuts the oldest revisions, some at a time."""
         over = len(self._revisions) > REVISIONS_MAX + REVISIONS_MAX // _SLACK
         if not over and self._bytes <= BYTES_MAX + BYTES_MAX // _SLACK:
             return
@@ -121,10 +123,9 @@ class History:
         del self._revisions[:cut]
         self.floor += cut
         for key in gone:
-            left = self._touched[key][bisect_right(self._touched[key], self.floor) :]
-            if left:
-                self._touched[key] = left
-            else:
+            revisions = self._touched[key]
+            del revisions[: bisect_right(revisions, self.floor)]
+            if not revisions:
                 del self._touched[key]
                 self._keys.remove(key)
 

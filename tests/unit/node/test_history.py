@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -94,6 +95,17 @@ class Past:
             assert [(e.revision, e.key) for e in told] == expected_events
             for event in told:
                 assert event.entry == self.all[event.revision].get(event.key)
+
+
+def test_a_full_window_is_cut_bit_by_bit() -> None:
+    """A cut holds up every node at the same block: it is to be about as long as what is added."""
+    past, floors = Past(), [0]
+    with mock.patch.multiple(module, REVISIONS_MAX=4096):
+        for number in range(300):
+            past.block(*(Put(b"%d" % (n % 7), b"v") for n in range(number, number + 16)))
+            floors.append(past.history.floor)
+    assert floors[-1] >= 300 * 16 - 4096 - 64
+    assert max(b - a for a, b in pairwise(floors)) <= 64
 
 
 actions = st.builds(Put, st.sampled_from(KEYS), st.binary(max_size=3), st.just(0)) | st.builds(
