@@ -204,9 +204,9 @@ def test_a_slow_leader_is_slow_though_its_link_goes_and_comes() -> None:
     for tick in range(20):
         if tick % 3 == 0:
             member.step(PeerLost(member.leader))
-            seen += complaints(member.ticks(1))
+            seen += complaints(member.answering(1, member.other, member.third))
             member.step(PeerConnected(member.leader))
-        seen += complaints(member.answering(1, member.leader))
+        seen += complaints(member.answering(1, member.leader, member.other, member.third))
     assert seen == [Reason.SLOW]
 
 
