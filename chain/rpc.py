@@ -31,7 +31,9 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 BATCH_CALLS_MAX = 100
 TIMEOUT_S = 4.0
 CONNECTIONS_MAX = 8
+SECRET_CHARS_MIN = 8  # a part of a URL's path or query as long as this may be an API key
 _TEXT_CHARS_MAX = 200
+_MESSAGE_CHARS_MAX = 4096  # in which keys are looked for, before it is cut
 _HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 
 Call = tuple[str, Sequence[Any]]
@@ -76,6 +78,10 @@ class RpcEndpoint:
             ("Accept", "application/json"),
             ("Accept-Encoding", "identity"),
         ]
+        # Servers repeat the key that they refuse in their errors. Keys have digits, words do not.
+        found = [p for p in re.split(r"[/?&=]", unquote(target)) if re.search(r"\d", p)]
+        found.append(unquote(parts.password or ""))
+        self._secrets = tuple(sorted((p for p in found if len(p) >= SECRET_CHARS_MIN), key=len))
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers.append(("Authorization", "Basic " + base64.b64encode(pair).decode()))
@@ -219,12 +225,10 @@ class RpcEndpoint:
         revert = None
         if isinstance(data, str) and len(data) <= 20_000 and _HEX.fullmatch(data):
             revert = bytes.fromhex(data[2:])
-        return RpcFault(
-            self.name,
-            code if type(code) is int else 0,
-            printable(error.get("message")),
-            revert,
-        )
+        text = printable(error.get("message"), _MESSAGE_CHARS_MAX)
+        for secret in reversed(self._secrets):
+            text = text.replace(secret, "***")
+        return RpcFault(self.name, code if type(code) is int else 0, text[:_TEXT_CHARS_MAX], revert)
 
 
 def printable(text: Any, chars_max: int = _TEXT_CHARS_MAX) -> str:

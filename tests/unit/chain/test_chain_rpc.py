@@ -120,6 +120,20 @@ async def test_a_batch_with_wrong_ids_is_an_error(serve, items: list[object]) ->
     await endpoint.aclose()
 
 
+async def test_an_error_that_repeats_the_key_of_its_url_is_told_without_it(serve) -> None:
+    (server,) = await serve(FakeChain())
+    host = server.url.removeprefix("http://").rstrip("/")
+    url = f"http://user:letmein-pass@{host}/v2/execution/abcdef0123456789?project=p4321%2D8765"
+    endpoint = RpcEndpoint(url, timeout_s=1.0)
+    server.chain.methods["eth_call"] = Fault(
+        3, "execution reverted: abcdef0123456789 of p4321-8765 (letmein-pass) is over its quota"
+    )
+    with pytest.raises(RpcFault) as raised:
+        await endpoint.call("eth_call", [])
+    assert raised.value.message == "execution reverted: *** of *** (***) is over its quota"
+    await endpoint.aclose()
+
+
 async def test_a_fault_carries_code_text_and_revert_data(serve) -> None:
     server, endpoint = await start(serve)
     server.chain.methods["eth_call"] = Fault(
