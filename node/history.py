@@ -30,9 +30,6 @@ from node.facade import Compacted, FutureRevision
 REVISIONS_MAX = 65_536
 BYTES_MAX = 64 * 1024 * 1024
 EVENT_BYTES = 300  # what an event costs beside its key and values
-# The window may exceed its bounds by one part in so many before it is cut. A cut holds up the whole
-# node, on all members at the same block, so there are many small ones.
-_SLACK = 256
 
 SCHEMA = """
 CREATE TABLE history (revision INTEGER PRIMARY KEY, first INTEGER NOT NULL, data BLOB NOT NULL);
@@ -55,7 +52,7 @@ class History:
     def _begin(self, machine: Machine) -> None:
         self._machine = machine
         self.floor = self._last = machine.revision
-        self._revisions: list[tuple[Event, ...]] = []  # from floor + 1 on
+        self._revisions: deque[tuple[Event, ...]] = deque()  # from floor + 1 on
         self._touched: dict[bytes, list[int]] = {}  # key: its revisions above the floor
         self._keys = SortedList()  # of _touched
         self._bytes = 0
@@ -108,20 +105,17 @@ class History:
         self.changed = trio.Event()
 
     def _trim(self) -> None:
-        """Cuts the oldest revisions, some at a time."""
-        over = len(self._revisions) > REVISIONS_MAX + REVISIONS_MAX // _SLACK
-        if not over and self._bytes <= BYTES_MAX + BYTES_MAX // _SLACK:
-            return
-        cut, gone = 0, set()
-        while len(self._revisions) - cut > REVISIONS_MAX or (
-            self._bytes > BYTES_MAX and cut < len(self._revisions)
-        ):
-            for event in self._revisions[cut]:
+        """Drops the oldest revisions.
+
+        With each block about as many as it adds: to drop many at once would hold up the node, and
+        all other nodes at the same block.
+        """
+        kept, gone = self._revisions, set()
+        while len(kept) > REVISIONS_MAX or (self._bytes > BYTES_MAX and kept):
+            for event in kept.popleft():
                 self._bytes -= _size(event)
                 gone.add(event.key)
-            cut += 1
-        del self._revisions[:cut]
-        self.floor += cut
+            self.floor += 1
         for key in gone:
             revisions = self._touched[key]
             del revisions[: bisect_right(revisions, self.floor)]
@@ -225,8 +219,8 @@ class History:
         upto = min(self.published, after + revisions_max)
         found = [
             event
-            for events in self._revisions[after - self.floor : upto - self.floor]
-            for event in events
+            for place in range(after - self.floor, upto - self.floor)
+            for event in self._revisions[place]
             if contains(key, end, event.key)
         ]
         return found, max(after, upto)
