@@ -191,11 +191,11 @@ class Fairness:
         newest, size = 0, 0
         for raw in block.commands:
             size += len(raw)
-            waiting = mempool.get(raw_command_id(raw))
-            since = now + 1 if waiting is None else waiting.since  # what we do not have is new
-            newest = max(newest, since)
-            if waiting is not None:
-                oldest[waiting.source] = min(since, oldest.get(waiting.source, since))
+            given = mempool.given(raw_command_id(raw))
+            # What we do not have is new.
+            newest = max(newest, min((since for _, since in given), default=now + 1))
+            for source, since in given:
+                oldest[source] = min(since, oldest.get(source, since))
         is_full = _is_full(len(block.commands), size)
         blocks_per_turn = 1 + len(mempool.fronts()) // COMMANDS_PER_BLOCK_MIN
         for s in judged:

@@ -9,6 +9,9 @@ being censored (``health``).
 A member that reminds us of a command, whoever gave it to us, has it served in its next turn, before
 what else waits in its own row: only so may it count against us that we leave the command out.
 
+A command that several members gave waits in the row of each, for whose turn comes first: one that
+holds it behind a flood of its own cannot delay it, nor hide that it is due in another row.
+
 Room is counted in bytes, with a least cost for each command. When it is used up, the source that
 holds the most loses its newest command to one that holds less: the origin of a command keeps it
 and sends it again (R7), so nothing is lost by that. Our own clients' commands are never dropped;
@@ -28,7 +31,7 @@ REMINDERS_MAX = 64  # of one member, that wait
 
 
 class Waiting(NamedTuple):
-    """A command, who gave it to us, and when it came, or its client last had a turn (ticks)."""
+    """A command, who gave it to us first, and when, or when its client last had a turn (ticks)."""
 
     raw: bytes
     source: int
@@ -47,14 +50,16 @@ class _Row:
     """The commands of one source.
 
     ``heads`` has the first command of each client in the order of turns, ``behind`` what its
-    clients have after that; few have anything. ``turn`` is when the first head came to its turn.
+    clients have after that; few have anything. ``turn`` is when the first head came to its turn,
+    ``since`` when each command came, or its client last had a turn.
     """
 
-    __slots__ = ("behind", "cost", "heads", "turn")
+    __slots__ = ("behind", "cost", "heads", "since", "turn")
 
     def __init__(self) -> None:
         self.heads: dict[bytes, bytes] = {}
         self.behind: dict[bytes, dict[bytes, None]] = {}
+        self.since: dict[bytes, int] = {}
         self.cost = 0
         self.turn = 0
 
@@ -85,7 +90,7 @@ class Mempool:
 
     def __init__(self, own: int) -> None:
         self._own = own
-        self._commands: dict[bytes, tuple[bytes, int, int]] = {}  # as in ``Waiting``
+        self._commands: dict[bytes, tuple[bytes, list[int]]] = {}  # with those who gave it
         self._rows: dict[int, _Row] = {}
         self._reminders: dict[int, dict[bytes, None]] = {}  # by member, in the order of turns
         self._cost = 0
@@ -101,24 +106,23 @@ class Mempool:
     def get(self, command_id: bytes) -> Waiting | None:
         """A waiting command."""
         known = self._commands.get(command_id)
-        return None if known is None else Waiting(*known)
+        if known is None:
+            return None
+        raw, (first, *_) = known
+        return Waiting(raw, first, self._rows[first].since[command_id])
+
+    def given(self, command_id: bytes) -> list[tuple[int, int]]:
+        """Who gave us a command, each with its tick, as in ``Waiting``; empty when it waits not."""
+        _, sources = self._commands.get(command_id, (b"", ()))
+        return [(source, self._rows[source].since[command_id]) for source in sources]
 
     def add(self, raw: bytes, source: int, now: int) -> str | None:
-        """Takes an encoded command of ``source`` at tick ``now``; why not, when it is not taken.
-
-        A repeated one is kept once. When a source with a shorter row gives it too, it waits there:
-        a member that holds a command back behind a flood of its own cannot delay it.
-        """
+        """Takes an encoded command of ``source`` at tick ``now``; why not, when it is not taken."""
         command_id = raw_command_id(raw)
         row = self._rows.get(source)
         if row is None:
             row = _Row()
-        known = self._commands.get(command_id)
-        if known is not None:
-            holder = known[1]
-            if holder not in (source, self._own) and row.cost < self._rows[holder].cost:
-                self._drop(command_id, now)
-                self._insert(command_id, (raw, source, known[2]))
+        if command_id in row.since:
             return None
         client = command_id[:16]
         if client in row.behind and len(row.behind[client]) >= limits.CLIENT_COMMANDS_MAX - 1:
@@ -128,7 +132,7 @@ class Mempool:
             return "this member's clients use all of its share of the command pool"
         if self._cost + cost > limits.MEMPOOL_BYTES_MAX and not self._make_room(source, cost, now):
             return "the command pool is full"
-        self._insert(command_id, (raw, source, now))
+        self._insert(command_id, raw, source, now)
         return None
 
     def remind(self, raw: bytes, source: int, now: int) -> None:
@@ -144,7 +148,7 @@ class Mempool:
             cost = max(len(raw), limits.MEMPOOL_COST_MIN)
             while self._cost + cost > limits.MEMPOOL_BYTES_MAX:
                 self._drop_newest(self._biggest()[1], now)
-            self._insert(command_id, (raw, source, now))
+            self._insert(command_id, raw, source, now)
         self._reminders.setdefault(source, {})[command_id] = None
 
     def _make_room(self, source: int, cost: int, now: int) -> bool:
@@ -167,8 +171,7 @@ class Mempool:
         heads, behind = self._rows[source].heads, self._rows[source].behind
         newest = next(reversed(heads))
         last = next(reversed(behind[newest])) if newest in behind else heads[newest]
-        self._drop(last, now)
-        self._forget_reminders(last)
+        self._drop(last, source, now)
 
     def _forget_reminders(self, command_id: bytes) -> None:
         for source in [s for s, reminders in self._reminders.items() if command_id in reminders]:
@@ -176,30 +179,39 @@ class Mempool:
             if not self._reminders[source]:
                 del self._reminders[source]
 
-    def _insert(self, command_id: bytes, waiting: tuple[bytes, int, int]) -> None:
-        raw, source, since = waiting
+    def _insert(self, command_id: bytes, raw: bytes, source: int, now: int) -> None:
         row = self._rows.get(source)
         if row is None:
             row = self._rows[source] = _Row()
         client = command_id[:16]
         if not row.heads:
-            row.turn = since
+            row.turn = now
         if client not in row.heads:
             row.heads[client] = command_id
         else:
             row.behind.setdefault(client, {})[command_id] = None
-        self._commands[command_id] = waiting
+        row.since[command_id] = now
+        known = self._commands.get(command_id)
+        if known is None:
+            self._commands[command_id] = (raw, [source])
+        else:
+            known[1].append(source)
         cost = max(len(raw), limits.MEMPOOL_COST_MIN)
         row.cost += cost
         self._cost += cost
 
-    def _drop(self, command_id: bytes, now: int) -> bytes | None:
-        """Takes a command out of its row. The client's next one, when that was its first."""
-        raw, source, _ = self._commands.pop(command_id)
+    def _drop(self, command_id: bytes, source: int, now: int) -> bytes | None:
+        """Takes a command out of a row. The client's next one, when that was its first."""
+        raw, sources = self._commands[command_id]
+        sources.remove(source)
+        if not sources:
+            del self._commands[command_id]
+            self._forget_reminders(command_id)
         row = self._rows[source]
         cost = max(len(raw), limits.MEMPOOL_COST_MIN)
         row.cost -= cost
         self._cost -= cost
+        del row.since[command_id]
         client = command_id[:16]
         if next(iter(row.heads.values())) == command_id:
             row.turn = now  # of whoever is next
@@ -220,17 +232,14 @@ class Mempool:
 
     def remove(self, command_id: bytes, now: int) -> None:
         """Forgets a command that was applied; its client's next turn is the last of its row."""
-        known = self._commands.get(command_id)
-        if known is None:
-            return
-        following = self._drop(command_id, now)
-        self._forget_reminders(command_id)
-        if following is not None:
-            heads = self._rows[known[1]].heads
-            del heads[following[:16]]
-            heads[following[:16]] = following
-            raw, source, _ = self._commands[following]
-            self._commands[following] = (raw, source, now)
+        _, sources = self._commands.get(command_id, (b"", ()))
+        for source in tuple(sources):
+            following = self._drop(command_id, source, now)
+            if following is not None:
+                row = self._rows[source]
+                del row.heads[following[:16]]
+                row.heads[following[:16]] = following
+                row.since[following] = now
 
     def batch(self, without: Container[bytes]) -> tuple[bytes, ...]:
         """Commands for one block, leaving out those already on the branch."""

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.interface import ChainHead, Event
-from consensus.types import View
-from consensus.wire import Commands, Message, ProbeReply, ProposalMessage, Reminder
+from consensus.types import View, VoteKind
+from consensus.wire import (
+    Commands,
+    Message,
+    ProbeReply,
+    ProposalMessage,
+    Reminder,
+    VoteMessage,
+)
 
 from . import adversaries
 from .adversaries import Liar
@@ -164,6 +171,14 @@ class WithholdsFinality(Favours):
         self.engine_class = NeverFinalizes
 
 
+class ClingsOn(WithholdsFinality):
+    """And does not say itself that nothing becomes final."""
+
+    def twist(self, peer: int, message: Message) -> list[Message]:
+        resigns = isinstance(message, VoteMessage) and message.vote.kind is VoteKind.NULLIFY
+        return [] if self.bad and resigns else super().twist(peer, message)
+
+
 class IgnoresTheChain(BadLeader):
     """Follows the chain no further."""
 
@@ -184,5 +199,5 @@ BAD_LEADERS: dict[str, type[Liar]] = {
     "ignores_the_chain": IgnoresTheChain,
 }
 # Those whose stories need more than random runs have: they take no part in these.
-STORIES: dict[str, type[Liar]] = {"decoy_censor": DecoyCensor}
+STORIES: dict[str, type[Liar]] = {"decoy_censor": DecoyCensor, "clings_on": ClingsOn}
 LIARS: dict[str, type[Liar]] = adversaries.GALLERY | BAD_LEADERS | IMPOSTORS

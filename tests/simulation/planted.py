@@ -518,9 +518,8 @@ BUGS: tuple[Planted, ...] = (
     Planted(ParentFromAnyView, ("R1",), Settings(), 60),
     Planted(CheckpointsPassedOver, ("R2",), _CRASHES, 40),
     Planted(SnapshotsBelieved, ("R17",), _FORGED, 60),
-    Planted(ManifestsBelieved, ("R17",), _FORGED, 40),
+    Planted(ManifestsBelieved, ("R17",), replace(_FORGED, clients=10), 80),
     Planted(NeverJoins, ("R4",), Settings(), 20),
-    Planted(NoStallTimer, ("R9",), _QUIET, 100),
     Planted(
         LeaderTimerForgotten, ("R4",), Settings(byzantine=1, adversaries=("mute", "silent")), 20
     ),

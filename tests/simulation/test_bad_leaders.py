@@ -9,13 +9,13 @@ import pytest
 from consensus.commands import Command, Put, encode_command
 from consensus.engine import Engine
 from consensus.health import Fairness
-from consensus.interface import Durations
+from consensus.interface import Complain, Durations
 from consensus.mempool import Mempool
 from consensus.types import Reason, View, Vote, VoteKind
 from consensus.wire import Commands, Message, ProbeReply
 from tests.simulation.adversaries import Liar
 from tests.simulation.bad_leaders import BAD_FROM_MS, VICTIM
-from tests.simulation.planted import Directed
+from tests.simulation.planted import Directed, NoStallTimer
 from tests.simulation.reign import DEFAULTS, Reign, Writer, replaced_after
 
 # What the daemon runs with by default (``node.config``), where it differs from the core's.
@@ -96,6 +96,14 @@ def _stays_when_a_busy_member_is_given_a_command_alone(engine_class: type[Engine
     reign.members[busy].receive(liar, Commands((late,)))
     reign.run_for(3000.0)
     return not any(v.kind is VoteKind.NULLIFY for v in reign.members[busy].store.votes_ever)
+
+
+def _a_term_without_finality_ends(engine_class: type[Engine]) -> bool:
+    """Proposals flow, no command waits; with one gate closed the leader's votes are missed."""
+    reign = Reign("clings_on", engine_class=engine_class)
+    reign.run_for(BAD_FROM_MS)
+    reign.members[reign.order[1]].handle(Complain())
+    return reign.run_until(lambda: reign.changes, 3200.0) is not None
 
 
 class Impatient(Engine):
@@ -239,6 +247,7 @@ MISSED: tuple[Directed, ...] = (
         ("R12",),
         lambda e: replaced_after("last_millisecond", DEFAULTS, engine_class=e) is not None,
     ),
+    Directed(NoStallTimer, ("R9",), _a_term_without_finality_ends),
     # A flaky member and a third of liars cannot change leaders at will.
     Directed(Impatient, ("R13",), lambda e: _changes_with_a_flaky_member(e, 60_000.0) <= 5),
     # Who contradicts itself is convicted in the state of everybody.

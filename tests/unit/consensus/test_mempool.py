@@ -109,16 +109,37 @@ def test_one_client_may_not_wait_with_any_number_of_commands() -> None:
     assert pool.add(command(2, 1), OWN, 0) is None
 
 
-def test_a_command_that_another_member_gives_too_waits_in_the_shorter_row() -> None:
+def test_a_command_that_another_member_gives_too_waits_in_both_rows() -> None:
     pool = Mempool(OWN)
     for n in range(50):
         pool.add(command(n, 1), FLOODER, 0)
     last = command(49, 1)
     pool.add(last, OTHER, 7)
-    waiting = pool.get(raw_command_id(last))
-    assert waiting is not None and (waiting.source, waiting.since) == (OTHER, 0)
+    assert pool.given(raw_command_id(last)) == [(FLOODER, 0), (OTHER, 7)]
     assert last in pool.batch(())[:2]
-    assert len(pool) == 50
+    assert len(pool) == len(pool.batch(())) == 50
+    pool.remove(raw_command_id(last), 8)
+    assert len(pool) == len(pool.batch(())) == 49
+    assert [f.source for f in pool.fronts()] == [FLOODER]
+
+
+def test_a_liar_cannot_hide_a_busy_members_command_in_a_row_of_its_own() -> None:
+    """It gives it again, or before, behind commands that it will not serve soon."""
+    pool = Mempool(OWN)
+    due = command(1, 1)
+    for n in range(100, 120):
+        pool.add(command(n, 1), FLOODER, 0)
+    pool.add(due, FLOODER, 0)
+    for n in range(200, 300):
+        pool.add(command(n, 1), OTHER, 0)
+    pool.add(due, OTHER, 1)
+    for n in range(200, 300):
+        pool.remove(raw_command_id(command(n, 1)), 5)
+        pool.add(command(n, 2), OTHER, 5)
+        pool.add(command(n, 2), FLOODER, 5)
+    fronts = {front.source: front.command_id for front in pool.fronts()}
+    assert fronts[OTHER] == raw_command_id(due)
+    assert fronts[FLOODER] == raw_command_id(command(100, 1))
 
 
 _STEPS = st.tuples(st.sampled_from("ar"), st.integers(1, 4), st.integers(0, 5))
