@@ -439,6 +439,8 @@ class Engine(Watching):
         self._note_links()
         if self.leader(self.view.term) == seat:
             self._arm()
+            for raw in self.fairness.reconnected(self.mempool, self.tick):
+                self._send(seat, Reminder(raw))
         self._introduce(seat)
         self.prober.connected(seat)
         self._tell_evidence(seat)

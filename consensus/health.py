@@ -127,6 +127,7 @@ class Suspicion:
     reminded: int  # tick
     skips: int = 0
     crowded: int = 0  # full blocks since the last skip
+    renewed: bool = False
 
 
 class Fairness:
@@ -167,6 +168,18 @@ class Fairness:
         waiting = mempool.get(oldest.command_id)
         assert waiting is not None
         return waiting.raw
+
+    def reconnected(self, mempool: Mempool, now: int) -> list[bytes]:
+        """The link to the leader is new: what to remind it of again, for it may have been lost.
+
+        What was counted is forgotten, once: a leader must not escape by links that go and come.
+        """
+        for suspicion in self.suspicions.values():
+            if not suspicion.renewed:
+                suspicion.reminded, suspicion.renewed = now, True
+                suspicion.skips = suspicion.crowded = 0
+        waiting = (mempool.get(s.front.command_id) for s in self.suspicions.values())
+        return [w.raw for w in waiting if w is not None]
 
     def saw_block(
         self,

@@ -187,6 +187,25 @@ def test_a_command_that_is_served_is_suspicious_no_more() -> None:
     assert fairness.remind(pool, 9, PATIENCE) is None, "it is on its way"
 
 
+def test_a_leader_is_reminded_again_over_a_new_link_and_gains_time_by_that_once() -> None:
+    pool = Mempool(1)
+    due = command(1, 1)
+    pool.add(due, 3, 0)
+    fairness = _suspecting(pool)
+    for tick in (4, 5, 6):
+        fairness.saw_block(_block(), pool, tick, SETTLE)
+    assert fairness.skipped(3)
+    assert fairness.reconnected(pool, 7) == [due], "it may never have come"
+    fairness.saw_block(_block(), pool, 8, SETTLE)
+    assert not fairness.skipped(1)
+    for tick in (9, 10, 11):
+        assert fairness.reconnected(pool, tick) == [due]
+        fairness.saw_block(_block(), pool, tick, SETTLE)
+    assert fairness.skipped(3)
+    pool.remove(raw_command_id(due), 12)
+    assert fairness.reconnected(pool, 12) == []
+
+
 def test_a_leader_cannot_hide_whom_it_leaves_out_behind_a_command_of_its_own() -> None:
     """It keeps the oldest of its commands back, and serves one of its others in each block."""
     pool = Mempool(1)

@@ -210,6 +210,15 @@ def test_a_slow_leader_is_slow_though_its_link_goes_and_comes() -> None:
     assert seen == [Reason.SLOW]
 
 
+def test_a_reminder_that_went_with_its_link_is_sent_again_over_the_next() -> None:
+    member = Member()
+    member.step(Submitted((command(1, 1),)))
+    member.ticks(3)
+    member.step(PeerLost(member.leader))
+    output = member.step(PeerConnected(member.leader))
+    assert Reminder(command(1, 1)) in sent(output)
+
+
 def test_an_idle_leader_is_not_slow() -> None:
     member = Member()
     assert complaints(member.answering(100, member.leader)) == []
