@@ -103,6 +103,8 @@ class Attesting:
         self.send: Callable[[bytes], Awaitable[None]] = _no_connection
         self.accepted = False  # the other side took what we showed it
         self.proven = False  # we took what it showed
+        self.denied = False  # the other side refused what we showed it
+        self._denial: tuple[int, bytes] | None = None  # and why, as long as nobody was told
         self._pair = pair
         self._attestor = attestor
         self._limits = limits
@@ -141,10 +143,26 @@ class Attesting:
                 if id_ > self._shown_id:
                     raise LinkBroken("bad_proof_message", penalty=True)
                 if code:
-                    self._attestor.told(self._pair.other_seat, code, attachment)
-                    raise LinkBroken("denied_by_peer")
-                self.accepted = True
+                    self.denied, self._denial = True, (code, attachment)
+                    # What is attached can stop this node: not on the word of who has keys alone.
+                    if self.proven or not attachment:
+                        self.tell_denial()
+                        raise LinkBroken("denied_by_peer")
+                else:
+                    self.accepted = True
         self._pulse()
+
+    def tell_denial(self) -> None:
+        """Tells the attestor of a refusal, if there was one; of what was attached only if the other
+        side has shown who it is."""
+        if self._denial is not None:
+            (code, attachment), self._denial = self._denial, None
+            self._attestor.told(self._pair.other_seat, code, attachment if self.proven else b"")
+
+    @property
+    def has_shown(self) -> bool:
+        """The other side has what it asked for."""
+        return self._shown_id > 0 and not self._answering
 
     @property
     def settled(self) -> bool:

@@ -34,6 +34,7 @@ class Proving:
             established.channel, established.yamux, 2 * limits.evidence_bytes_max
         )
         attesting.send = self._send
+        self._denied: Denied | None = None  # by us
 
     async def run(self) -> None:
         """Returns when both sides have accepted each other.
@@ -47,7 +48,7 @@ class Proving:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
                     nursery.start_soon(self._attesting.serve)
-                    await self._attesting.ask()
+                    await self._ask()
                     while not self._attesting.settled:
                         await self._attesting.wait_change()
                     nursery.cancel_scope.cancel()
@@ -55,6 +56,8 @@ class Proving:
             established = self._established
             established.early_payloads += established.frames.feed(bytes(self._wire.buffer))
         except trio.TooSlowError:
+            if self._denied is not None:
+                raise _refused(self._denied, peer_id) from self._denied
             raise Refused("proof_timeout", peer_id=peer_id) from None
         except LinkBroken as error:  # in what was left in its hands
             raise Refused(error.reason, peer_id=peer_id, penalty=error.penalty) from error
@@ -62,9 +65,27 @@ class Proving:
             refusal = _refusal(group, peer_id)
             if refusal is None:
                 raise
-            if isinstance(refusal.__cause__, Denied):
-                await self._linger()
+            if self._denied is not None:
+                await self._linger(self._denied)
+                raise _refused(self._denied, peer_id) from self._denied
+            if self._attesting.denied:
+                raise Refused("denied_by_peer", peer_id=peer_id) from refusal.__cause__
             raise refusal from refusal.__cause__
+        finally:
+            self._attesting.tell_denial()
+
+    async def _ask(self) -> None:
+        """Asks and judges, and waits with the consequences until the other side can judge us."""
+        try:
+            await self._attesting.ask()
+        except Denied as denied:
+            self._denied = denied
+            # It acts on what is attached when it knows who says so.
+            while denied.attachment and not self._attesting.has_shown:
+                await self._attesting.wait_change()
+            raise
+        if self._attesting.denied:
+            raise LinkBroken("denied_by_peer")
 
     async def _send(self, payload: bytes) -> None:
         await self._wire.write(encode_control(payload))
@@ -81,9 +102,12 @@ class Proving:
                 raise Refused("payload_before_proof", penalty=True)
             payloads += frames.feed(await self._wire.read())
 
-    async def _linger(self) -> None:
-        """Closing now could lose our verdict on its way: wait until it was read."""
-        with trio.move_on_after(self._limits.denied_linger_s), suppress(Exception):
+    async def _linger(self, denied: Denied) -> None:
+        """Closing now could lose our verdict on its way: wait until it was read, and our evidence
+        judged if something hangs on that. Whoever has done so closes."""
+        limits = self._limits
+        patience_s = limits.proof_timeout_s if denied.attachment else limits.denied_linger_s
+        with trio.move_on_after(patience_s), suppress(Exception):
             while True:
                 await self._wire.read()
 
@@ -98,15 +122,19 @@ def _refusal(group: BaseExceptionGroup[BaseException], peer_id: str) -> Refused 
     for kind in (Denied, Refused, LinkBroken, Unproven, NetworkError, ConnectionClosedError):
         for error in group.exceptions:
             if isinstance(error, kind):
-                refusal = Refused(
-                    _reason(error),
-                    peer_id=peer_id,
-                    detail=getattr(error, "detail", ""),
-                    penalty=getattr(error, "penalty", False),
-                )
-                refusal.__cause__ = error
-                return refusal
+                return _refused(error, peer_id)
     return None
+
+
+def _refused(error: BaseException, peer_id: str) -> Refused:
+    refusal = Refused(
+        _reason(error),
+        peer_id=peer_id,
+        detail=getattr(error, "detail", ""),
+        penalty=getattr(error, "penalty", False),
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _reason(error: BaseException) -> str:

@@ -536,6 +536,44 @@ async def test_a_member_that_comes_from_its_own_address_is_let_in_whatever_other
         await one.up(2)
 
 
+@pytest.mark.parametrize("proves", [False, True])
+async def test_what_comes_with_a_refusal_is_taken_only_of_who_shows_evidence(
+    network: Network, proves: bool
+) -> None:
+    one, notary = await lonely(network)
+    async with played(one) as peer:
+        await peer.send(Ask(1, bytes(32)))
+        await peer.next(Show)
+        await peer.send(Verdict(1, 8, b"this stops you"))
+        ask = await peer.next(Ask)
+        assert isinstance(ask, Ask) and notary.refused_by == []
+        if proves:
+            nonce = os.urandom(32)
+            await peer.send(Show(ask.id, nonce, 1, repr(peer.statement(ask, nonce)).encode()))
+        else:
+            await peer.send(Show(ask.id, bytes(32), 1, b"another machine's"))
+        await peer.next(Verdict)
+        if proves:
+            await wait_closed(peer.established.channel)
+    await wait_until(lambda: one.mesh.half_open == 0)
+    assert notary.refused_by == [(2, 8, b"this stops you" if proves else b"")]
+    assert not one.connected(2)
+
+
+async def test_who_is_refused_with_an_attachment_is_shown_who_says_so(network: Network) -> None:
+    one, notary = await lonely(network)
+    notary.refuses.add(2)
+    notary.hold = trio.Event()  # its quote takes longer than its verdict
+    async with played(one) as peer:
+        await peer.send(Ask(1, bytes(32)))
+        await peer.prove()
+        assert await peer.next(Verdict) == Verdict(1, 8, b"newer")
+        notary.hold.set()
+        show = await peer.next(Show)
+        assert isinstance(show, Show) and b"incarnation=1" in show.evidence
+    await wait_until(lambda: one.mesh.refused["attestation_compose"] == 1)
+
+
 async def test_four_members_with_proofs_form_a_full_mesh(network: Network) -> None:
     notaries = [Notary() for _ in range(4)]
     nodes = [
