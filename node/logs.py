@@ -7,6 +7,7 @@ name that says so, no text from outside can forge a second line, and no line gro
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -44,7 +45,8 @@ def configure_logging(
         seat: bound to every line when given.
         stream: where lines go; stderr by default.
     """
-    out = sys.stderr if stream is None else stream
+    # None when the process was started with a closed one.
+    out = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -141,6 +142,14 @@ def test_a_full_disk_or_a_reader_that_left_costs_lines_and_nothing_else(number: 
             raise OSError(number, "gone")
 
     configure_logging(stream=Gone())
+    structlog.get_logger("node").critical("a line")
+
+
+def test_a_process_without_standard_error_logs_nowhere_and_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    configure_logging("pretty")
     structlog.get_logger("node").critical("a line")
 
 
