@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+import h11
 import structlog
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Event, RawData, Updated
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -286,10 +287,18 @@ class _Connection(TCPServer):
 
     async def _read_data(self) -> None:
         self.protocol = self.protocol.protocol  # type: ignore[assignment]
+        self.protocol._check_protocol = _stay_with_http1  # type: ignore[attr-defined]
         try:
             await super()._read_data()
-        except (H2CProtocolRequiredError, H2ProtocolAssumedError):
+        except H2ProtocolAssumedError:
             return
+
+
+async def _stay_with_http1(request: h11.Request) -> None:
+    """In place of hypercorn's way into HTTP/2. An offer to upgrade (RFC 9110, section 7.8), which
+    some clients make with each first request, is not taken up, and the request is answered."""
+    if request.method == b"PRI":
+        raise H2ProtocolAssumedError(b"")
 
 
 class _BoundedStream:
