@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Collection
@@ -57,6 +58,8 @@ from node.deadlines import Deadlines
 from node.facade import NodeFacade
 
 log = structlog.get_logger("api")
+
+FILES_PER_CONNECTION = 4  # of the process, which it must leave to others
 
 _FULL_BODY = encode({"error": {"code": "busy", "message": "too many connections are open"}})
 _FULL = (
@@ -148,6 +151,15 @@ async def serve(
                 os.unlink(address.removeprefix("unix:"))
 
 
+def _connections_max() -> int:
+    """As many as leave most of a process's files to the store, the members and the chain, where it
+    may open few: the vote log must find one whenever it needs one."""
+    permitted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if permitted == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return min(CONNECTIONS_MAX, permitted // FILES_PER_CONNECTION)
+
+
 class _Connections:
     """The open connections of one API."""
 
@@ -193,7 +205,7 @@ class _Connections:
 
     async def run(self, stream: trio.SocketStream) -> None:
         """Serve one connection; never raises but for cancellation from outside."""
-        if len(self._open) >= CONNECTIONS_MAX:
+        if len(self._open) >= _connections_max():
             with (
                 trio.move_on_after(1),
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),

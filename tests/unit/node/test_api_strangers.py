@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -360,10 +361,14 @@ async def test_a_slow_command_is_not_idleness_but_the_time_after_it_is(
         assert (await read_all(stream)).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("few", ["connections", "files"])
 async def test_connections_beyond_the_limit_are_told_so(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, monkeypatch: pytest.MonkeyPatch, few: str
 ) -> None:
-    monkeypatch.setattr(node_server, "CONNECTIONS_MAX", 2)
+    if few == "connections":
+        monkeypatch.setattr(node_server, "CONNECTIONS_MAX", 2)
+    else:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (11, 11))
     async with await connect(url) as one, await connect(url) as two:
         for stream in (one, two):
             await stream.send_all(b"GET /v1/health HTTP/1.1\r\nhost: localhost\r\n\r\n")
