@@ -449,7 +449,7 @@ class Engine(Watching):
 
     def _on_peer_lost(self, seat: int) -> None:
         self.connected.discard(seat)
-        self._note_links()
+        self._note_links(lost=seat)
         self.catchup.lost(seat)
         self.prober.lost(seat)
         if self.leader(self.view.term) == seat:

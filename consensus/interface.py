@@ -388,6 +388,7 @@ class Durations:
     boot_ms: int = 300
     spread_ms: int = 100
     link_grace_ms: int = 100  # how long a leader's lost link may take to come back
+    links_ms: int = 20_000  # how long after a quorum of links others may still be made
     growth_max: int = 8
     health_ms: int = 250  # a tick; what follows is counted in ticks
     probe_ms: int = 1000  # a challenge to each member

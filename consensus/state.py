@@ -75,6 +75,7 @@ class State:
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
         self._linked_ms: int | None = None  # since when the links make a quorum; None: they do not
+        self._lost: set[int] = set()  # whose link ended since then, and did not come back
         self.evidence = EvidenceBook()
         self.previous: ValidatorSet | None = None  # the set of the epoch before this one
         self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch (R21)
@@ -209,30 +210,36 @@ class State:
         d = self.durations
         leader = self.leader(self.view.term)
         delay_ms = d.heartbeat_ms + self._longer(d.leader_ms)
-        if leader != self.seat and leader not in self.connected and self._is_linked_up():
+        if leader != self.seat and leader not in self.connected and self._is_lost(leader):
             grace_ms = d.link_grace_ms + d.leader_ms * self.patience.level // 2
             delay_ms = min(delay_ms, grace_ms)
         self._set_timer(Timer.LEADER, delay_ms)
         self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
 
-    def _note_links(self) -> None:
+    def _note_links(self, lost: int | None = None) -> None:
         """After a change of links, or of who counts."""
         weight = self.validators.weight([*self.connected, self.seat])
+        self._lost -= self.connected
         if not self.validators.is_quorum(weight):
             self._linked_ms = None
-        elif self._linked_ms is None:
+            self._lost.clear()
+            return
+        if self._linked_ms is None:
             self._linked_ms = self._now_ms
+        if lost is not None:
+            self._lost.add(lost)
 
-    def _is_linked_up(self) -> bool:
+    def _is_lost(self, seat: int) -> bool:
         """True when a link that is not there is lost, and not only still to be made.
 
         After a start, or a pause that ended all links, they come one by one. Whoever complained
         about the leader because its link is not the first could finalize nothing in this term any
         more (R4), and would be missed when another member goes.
         """
-        d = self.durations
-        linked_ms = self._linked_ms
-        return linked_ms is not None and self._now_ms - linked_ms > d.heartbeat_ms + d.leader_ms
+        if seat in self._lost:
+            return True
+        since_ms = self._linked_ms
+        return since_ms is not None and self._now_ms - since_ms > self.durations.links_ms
 
     def _arm_stall(self) -> None:
         """R9: the time in which something must become final."""

@@ -54,9 +54,9 @@ def _changes_after_a_restart(engine_class: type[Engine]) -> int:
     reign.after(3000.0, again.crash)
     reign.after(3000.0, reign.network.cut.add, pair)
     reign.after(4000.0, again.start)
-    reign.after(4800.0, reign.network.cut.discard, pair)
-    reign.after(8000.0, dies.crash)
-    reign.run_for(16_000.0)
+    reign.after(12_000.0, reign.network.cut.discard, pair)
+    reign.after(14_000.0, dies.crash)
+    reign.run_for(20_000.0)
     return reign.changes
 
 
@@ -74,7 +74,7 @@ class ForHeldUp(Engine):
 class InAHurry(Engine):
     """Takes a link that is still to be made for one that is lost (R12)."""
 
-    def _is_linked_up(self) -> bool:
+    def _is_lost(self, seat: int) -> bool:
         return True
 
 

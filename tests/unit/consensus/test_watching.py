@@ -11,6 +11,7 @@ from consensus.interface import (
     AcknowledgedRecord,
     ChainHead,
     Complain,
+    Event,
     EvidenceRecord,
     Misbehaved,
     Output,
@@ -294,16 +295,23 @@ def test_a_link_to_the_leader_that_is_still_to_be_made_has_the_leaders_whole_tim
     leader = cluster.leader()
     seat, *others = (s for s in (1, 2, 3, 4) if s != leader)
     engine = cluster.engine(seat)
-    d, now_ms = engine.durations, 1000
-    engine.step(Started(), now_ms)
+    d = engine.durations
+
+    def delay_ms(event: Event, now_ms: int) -> int | None:
+        return engine.step(event, now_ms).timers[Timer.LEADER]
+
+    assert delay_ms(Started(), 1000) == d.heartbeat_ms + d.leader_ms
     for other in others:
-        engine.step(PeerConnected(other), now_ms)
-    engine.step(PeerConnected(leader), now_ms)
-    early = engine.step(PeerLost(leader), now_ms + d.heartbeat_ms).timers
-    assert early[Timer.LEADER] == d.heartbeat_ms + d.leader_ms
-    engine.step(PeerConnected(leader), now_ms)
-    late = engine.step(PeerLost(leader), now_ms + 2 * (d.heartbeat_ms + d.leader_ms)).timers
-    assert late[Timer.LEADER] == d.link_grace_ms
+        engine.step(PeerConnected(other), 1000)
+    assert delay_ms(TimerFired(Timer.LEADER), 9000) == d.heartbeat_ms + d.leader_ms
+    late_ms = 1001 + d.links_ms
+    assert delay_ms(TimerFired(Timer.LEADER), late_ms) == d.link_grace_ms
+    engine.step(PeerConnected(leader), late_ms)
+    assert delay_ms(PeerLost(leader), late_ms) == d.link_grace_ms
+    for other in others:  # as after a pause: all are gone, and come back one by one
+        engine.step(PeerLost(other), late_ms)
+        engine.step(PeerConnected(other), late_ms)
+    assert delay_ms(TimerFired(Timer.LEADER), late_ms) == d.heartbeat_ms + d.leader_ms
 
 
 def test_a_complaint_that_proved_false_makes_the_timers_longer_and_the_right_one_does_not() -> None:
