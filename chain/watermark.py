@@ -97,13 +97,10 @@ class Watermark:
                 f" pinned is 0x{self.mark.code_hash.hex()}"
             )
 
-    async def advance(
-        self, number: int, block_hash: bytes, *, version: int | None = None, code_hash: bytes = b""
-    ) -> None:
+    async def advance(self, number: int, block_hash: bytes, *, code_hash: bytes = b"") -> None:
         """Records a finalized block that is about to be acted on, durably, before it is.
 
         Args:
-            version: the registry's version there, None to leave it.
             code_hash: the contract's code hash, empty to leave it.
 
         Raises:
@@ -114,30 +111,36 @@ class Watermark:
             self.check_block(number, block_hash)
             if code_hash:
                 self.check_code(code_hash)
-            mark = self.mark
-            if version is not None and version < mark.version:
+            mark = replace(self.mark, height=number, block_hash=block_hash)
+            await self._keep(replace(mark, code_hash=code_hash or mark.code_hash))
+
+    async def advance_version(self, number: int, version: int) -> None:
+        """Records the registry's version at a block that was the agreed final one when the reading
+        of it began; this process may have seen a later one by now.
+
+        Raises:
+            RollbackRefused: the version is older than one already acted on.
+            NotKept: the disk does not take it.
+        """
+        async with self._lock:
+            if version < self.mark.version:
                 raise RollbackRefused(
-                    f"registry version {version} at block {number} is older than {mark.version},"
-                    " already acted on"
+                    f"registry version {version} at block {number} is older than"
+                    f" {self.mark.version}, already acted on"
                 )
-            new = Mark(
-                mark.chain_id,
-                mark.contract,
-                code_hash or mark.code_hash,
-                number,
-                block_hash,
-                mark.version if version is None else version,
-            )
-            if new == mark:
-                return
-            if self._path is not None:
-                try:
-                    await trio.to_thread.run_sync(partial(self._store, self._path, new))
-                except OSError as error:
-                    raise NotKept(
-                        f"the watermark {self._path} cannot be written: {error.strerror}"
-                    ) from None
-            self.mark = new
+            await self._keep(replace(self.mark, version=version))
+
+    async def _keep(self, new: Mark) -> None:
+        if new == self.mark:
+            return
+        if self._path is not None:
+            try:
+                await trio.to_thread.run_sync(partial(self._store, self._path, new))
+            except OSError as error:
+                raise NotKept(
+                    f"the watermark {self._path} cannot be written: {error.strerror}"
+                ) from None
+        self.mark = new
 
     @staticmethod
     def _store(path: Path, mark: Mark) -> None:

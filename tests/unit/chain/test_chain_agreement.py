@@ -279,9 +279,10 @@ async def test_a_changed_final_block_is_an_alarm_that_stays(
 async def test_a_watermark_refuses_lower_versions_and_other_pins(tmp_path: Path) -> None:
     path = tmp_path / "mark.json"
     mark = Watermark(path, chain_id=CHAIN_ID, contract=CONTRACT)
-    await mark.advance(5, b"\x05" * 32, version=3, code_hash=b"\x0c" * 32)
+    await mark.advance(5, b"\x05" * 32, code_hash=b"\x0c" * 32)
+    await mark.advance_version(5, 3)
     with pytest.raises(RollbackRefused, match="version 2"):
-        await mark.advance(6, b"\x06" * 32, version=2)
+        await mark.advance_version(6, 2)
     with pytest.raises(PinMismatch):
         await mark.advance(6, b"\x06" * 32, code_hash=b"\x0d" * 32)
     again = Watermark(path, chain_id=CHAIN_ID, contract=CONTRACT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import eth_abi
@@ -176,6 +177,25 @@ async def test_a_watcher_outlives_a_disagreement_and_tells_of_each_new_block(
         assert fourth.membership.block_number == 13 and not fourth.changed
         assert third.views == fourth.views == ()
     await watcher.aclose()
+
+
+async def test_a_look_counts_though_a_transaction_has_seen_a_later_block_meanwhile(
+    serve, reader_of
+) -> None:
+    servers, registry = await start(serve, reader_of)
+    chain = servers[0].chain
+    with_members(chain, [row(1)])
+    shown = page([row(1)])
+    mark = registry.reader.watermark
+
+    def later(_: object) -> object:
+        mark.mark = replace(mark.mark, height=11, block_hash=chain.hash_of(11))
+        return shown
+
+    answers(chain, page=later)
+    membership = await registry.snapshot()
+    assert (membership.block_number, len(membership.members)) == (10, 1)
+    assert (mark.mark.height, mark.mark.version) == (11, 3)
 
 
 async def test_a_look_that_does_not_end_is_told_by_how_long_it_takes(
