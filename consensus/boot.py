@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from .certificates import verify_certificate
 from .digests import boot_ack_digest, boot_digest, digest_of
+from .epochs import era_of
+from .limits import EPOCHS_PER_ERA
 from .signatures import Signer, Verifier
 from .types import BootAck, BootCertificate, BootRequest, Certificate, Part, Vote, VoteKind
 from .validators import ValidatorSet
@@ -80,11 +82,15 @@ class Boot:
     def open_epoch(self, validators: ValidatorSet) -> None:
         """R20: members keep the right to vote, and have it acknowledged by the new set.
 
-        Of seats that left or changed their key nothing is known any more.
+        Of seats that left or changed their key nothing is known any more. In an era (R21) all boot
+        anew: its set is not asked what it promised before, which some of it may have forgotten.
         """
         before, self._validators = self._validators, validators
+        if era_of(before.epoch) != era_of(validators.epoch):
+            self.done = False
         for seat in [*self.known, *self._certified]:
-            if before.keys.get(seat) != validators.keys.get(seat):
+            is_older = not self._is_of_this_era(self.current(seat))
+            if is_older or before.keys.get(seat) != validators.keys.get(seat):
                 self.known.pop(seat, None)
                 self._certified.pop(seat, None)
         self.is_current = False
@@ -121,7 +127,21 @@ class Boot:
             return True
         if request.incarnation == current:
             return self._certified.get(seat) == (current, request.boot_id)
-        return request.incarnation > current
+        return request.incarnation > current and self._is_of_now(request.incarnation)
+
+    def _is_of_now(self, incarnation: int) -> bool:
+        """Not of an epoch that we are not in: the set of that one is asked first (R20)."""
+        is_later = incarnation >= (self._validators.epoch + 1) * NUMBERS_PER_EPOCH
+        return self._is_of_this_era(incarnation) and not is_later
+
+    def _is_of_this_era(self, incarnation: int) -> bool:
+        first = era_of(self._validators.epoch) * EPOCHS_PER_ERA
+        return incarnation >= first * NUMBERS_PER_EPOCH
+
+    def remember(self, request: BootRequest) -> None:
+        """A promise of an earlier run."""
+        if self._is_of_this_era(request.incarnation) and self.genuine(request):
+            self.known[request.seat] = request  # else the seat has another key by now
 
     def acknowledge(
         self, request: BootRequest, last_vote: Vote | None, tip: Certificate | None
@@ -137,6 +157,8 @@ class Boot:
         """Takes another member's boot certificate; False when it proves nothing (new)."""
         c = certificate
         if c.incarnation <= self.current(c.seat) or c.seat == self._seat:
+            return False
+        if not self._is_of_this_era(c.incarnation):
             return False
         if not self._validators.is_quorum(self._validators.weight(p.seat for p in c.parts)):
             return False

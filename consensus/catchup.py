@@ -218,6 +218,11 @@ class CatchUp:
         """Whom to ask for something big; None when everybody had their turn before the retry."""
         return next((s for s in self._order(connected, None) if s not in self._spared), None)
 
+    def may_help(self, connected: Iterable[int]) -> bool:
+        """True when some of these members were not found wanting yet."""
+        late = self._barred
+        return any(s not in self._spared and late.get(s, 0) <= self._retries for s in connected)
+
     def is_stuck_at(self, sender: int) -> bool:
         """True while a member owes us the very next blocks."""
         request = self._asked.get(sender)

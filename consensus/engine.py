@@ -127,8 +127,7 @@ class Engine(Watching):
     def _restore(self, restored: Restored) -> None:
         """Takes up where the store left off: never below a vote that we may have sent."""
         for request in restored.acknowledged:
-            if self.boot.genuine(request):  # the seat may have another key by now
-                self.boot.known[request.seat] = request
+            self.boot.remember(request)
         if self.ledger.tip.view > GENESIS:
             self.view = max(self.view, self.ledger.tip.view.next())
         self._restored = replace(restored, machine=Machine())  # the state may be replaced (R17)
@@ -264,8 +263,8 @@ class Engine(Watching):
                 self._on_peer_lost(seat)
             case MembershipSeen(chain_view, revoked):
                 self._on_membership(chain_view, revoked)
-            case RecoverySeen(recovery):
-                self._on_recovery(recovery)
+            case RecoverySeen(recoveries):
+                self._on_recoveries(recoveries)
             case Started():
                 self._on_started()
             case StepDown():

@@ -20,6 +20,7 @@ fencing token of theirs is ever mistaken for one of the recovered cluster, its e
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .certificates import verify_certificate
@@ -91,32 +92,43 @@ def opened_hash(opening: Opening) -> bytes:
 
 
 def era_of(epoch: int) -> int:
-    """How many recoveries there may have been before an epoch."""
+    """Which of the ranges of numbers that recoveries begin an epoch is in; 0 before the first."""
     return epoch // EPOCHS_PER_ERA
 
 
-def begins_era(epoch: int) -> bool:
-    """True for the numbers that a recovery may open (R21)."""
-    return epoch % EPOCHS_PER_ERA == 0 and 0 < epoch <= ERAS_MAX * EPOCHS_PER_ERA
+def is_recovered(epoch: int) -> bool:
+    """True for a number that a recovery may open (R21): a new era, and the one that it left."""
+    return epoch % EPOCHS_PER_ERA < era_of(epoch) <= ERAS_MAX
 
 
-def next_era(epoch: int) -> int:
-    """The first number that a recovery may open after an epoch."""
-    return (era_of(epoch) + 1) * EPOCHS_PER_ERA
+def left_era(recovery: Recovery) -> int:
+    """The era of the block that it stands on."""
+    return recovery.epoch % EPOCHS_PER_ERA
+
+
+def recovery_epoch(epoch: int, newest: int = 0) -> int:
+    """What a recovery on a block of an epoch is to be called; ``newest`` is the last one's."""
+    era = era_of(max(epoch, newest)) + 1
+    return era * EPOCHS_PER_ERA + era_of(epoch)
 
 
 def ends_era(epoch: int) -> bool:
     """True for an epoch that no other may follow without a recovery."""
-    return next_era(epoch) == epoch + 1
+    return era_of(epoch) != era_of(epoch + 1)
 
 
-def replaces(later: Recovery, earlier: Recovery) -> bool:
-    """True when whoever reaches the block of one recovery needs the other one no more.
+def way_to_newest(recoveries: Iterable[Recovery]) -> list[Recovery]:
+    """Those that lead to the newest, oldest first: it replaces all others.
 
-    The block of the earlier one may be lost too by now, or have never been there. Whoever opened
-    that one is at its height or above, and so is not led back by what is above the later one.
+    The newest one is the chain's word: its number says which history it goes on from.
     """
-    return later.epoch > earlier.epoch and later.height <= earlier.height
+    by_era = {era_of(r.epoch): r for r in recoveries}
+    way: list[Recovery] = []
+    at = by_era.get(max(by_era, default=0))
+    while at is not None:
+        way.append(at)
+        at = by_era.get(left_era(at))
+    return way[::-1]
 
 
 def ends_epoch(

@@ -30,11 +30,11 @@ class Installing(Syncing):
     def _renew_turns(self) -> None:
         """Before each retry: who gave us a snapshot may give another when nobody else is left.
 
-        It pruned more while we took the first one over; the others gave one as well, or had
-        nothing for us since the last retry.
+        It pruned more while we took the first one over; the others gave one as well, had nothing
+        for us since the last retry, or are spared because they did not answer.
         """
         others = self.connected - self._served
-        if self.catchup.target is None or self.catchup.pick(others) is None:
+        if self.catchup.target is None or not self.catchup.may_help(others):
             self._served.clear()
 
     def _retry_snapshot(self) -> None:
@@ -88,9 +88,9 @@ class Installing(Syncing):
 
     # --- offers ---
 
-    def _on_recovery(self, recovery: Recovery) -> None:
+    def _on_recoveries(self, recoveries: tuple[Recovery, ...]) -> None:
         """R21: a snapshot on its way does not lead around what our chain shows now."""
-        super()._on_recovery(recovery)
+        super()._on_recoveries(recoveries)
         if self._offer is not None and self._leads_around(self._offer):
             self._offer = None
         if self.fetch is not None and self._leads_around(self.fetch.offer):

@@ -120,9 +120,12 @@ class ChainHead:
 
 @dataclass(frozen=True, slots=True)
 class RecoverySeen:
-    """A finalized on-chain vote to go on with another set (break-glass)."""
+    """Finalized on-chain votes to go on with another set (break-glass): all that one look showed.
 
-    recovery: Recovery
+    Of several the last one counts, which may replace those before it.
+    """
+
+    recoveries: tuple[Recovery, ...]
 
 
 Event = (

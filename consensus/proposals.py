@@ -15,7 +15,7 @@ from .types import GENESIS, Block, Certificate, Proposal, View, VoteKind
 
 # The state hash in a header is this many blocks behind the leader's, so that voters, whose last
 # finalization may still be on its way, can check it without waiting.
-_STATE_LAG = 2
+STATE_LAG = 2
 
 
 class Verdict(Enum):
@@ -71,7 +71,7 @@ def _covers(
     return Verdict.WAIT if known is None else Verdict.VALID
 
 
-def state_height(above: int, machine: Machine, every: int) -> int:
+def state_height(above: int, machine: Machine, every: int, lag: int = STATE_LAG) -> int:
     """The state that a header commits to when its parent commits to that of height ``above``.
 
     The newest that voters can check at once, but never past a checkpoint (a multiple of
@@ -79,7 +79,7 @@ def state_height(above: int, machine: Machine, every: int) -> int:
     that we forgot is passed over: nobody as far as we are could check it any more, and a liar
     that kept ``above`` old for long must not stop the chain.
     """
-    newest = max(above, machine.height - _STATE_LAG)
+    newest = max(above, machine.height - lag)
     checkpoint = next_checkpoint(above, every)
     return checkpoint if newest > checkpoint and machine.hash_at(checkpoint) else newest
 

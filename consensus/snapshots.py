@@ -69,7 +69,7 @@ class Offer:
     ) -> bool:
         """Takes proofs of how epochs ended; False when one is false.
 
-        ``seen`` are the recoveries on our own chain that lie before us, ascending. Where the
+        ``seen`` are the recoveries on our own chain that lie before us, in order. Where the
         sender and our chain differ on the next one, nothing more is taken, and nobody is false:
         either may see the chain later than the other.
         """
@@ -78,10 +78,7 @@ class Offer:
             if following.epoch <= self.validators.epoch or not self.lacks_epochs:
                 continue
             if isinstance(opening, Recovery):
-                ours = next((r for r in seen if r.epoch > self.validators.epoch), None)
-                if ours is not None and opening.epoch < ours.epoch:
-                    continue  # on the block of ours, or it would be among those that we saw
-                if opening != ours:
+                if opening != next((r for r in seen if r.epoch > self.validators.epoch), None):
                     return True  # R21: never on a member's word, and each in its turn
             elif not ends_epoch(opening, self.validators, cluster_id, verifier):
                 return False

@@ -78,7 +78,7 @@ class State:
         self._lost: set[int] = set()  # whose link ended since then, and did not come back
         self.evidence = EvidenceBook()
         self.previous: ValidatorSet | None = None  # the set of the epoch before this one
-        self._awaited: list[Recovery] = []  # seen on our chain, not reached yet; by epoch (R21)
+        self._awaited: list[Recovery] = []  # seen on our chain, before us; in order (R21)
         self.halted: Halt | None = None
         self.view = View(1, 0)
         self.tick = 0  # of the health timer

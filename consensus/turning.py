@@ -15,15 +15,17 @@ from .convicting import Convicting
 from .epochs import (
     ChainViews,
     Origin,
-    begins_era,
     due,
     ends_epoch,
     ends_era,
-    next_era,
+    era_of,
+    is_recovered,
+    left_era,
     opened_set,
     order_only,
     origin_of,
-    replaces,
+    recovery_epoch,
+    way_to_newest,
 )
 from .interface import (
     Alarm,
@@ -74,6 +76,7 @@ class Turning(Convicting):
         self._origin = Origin()
         self._ahead: Boundary | None = None  # proof that our epoch is over, its blocks on the way
         self._recoveries = [o for o in restored.openings if isinstance(o, Recovery)]
+        self._on_chain = set(self._recoveries)  # what our chain showed, or had when we opened it
         for recovery in self._recoveries:
             self._chain_views.begin_at(recovery.chain_block)
         self._later: list[tuple[int, Opening]] = []  # what followed, to be checked in its turn
@@ -90,9 +93,10 @@ class Turning(Convicting):
 
         Members may have come to the block of a recovery by different epochs.
         """
-        if self.previous is None or begins_era(self.validators.epoch):
-            return (self.validators,)
-        return (self.validators, self.previous)
+        before, now = self.previous, self.validators
+        if before is None or era_of(before.epoch) != era_of(now.epoch):
+            return (now,)
+        return (now, before)
 
     # --- what is due (R15) ---
 
@@ -197,7 +201,7 @@ class Turning(Convicting):
         """R11: the epoch begins, on a final and applied block, with the views from the start."""
         validators = opened_set(opening)
         if isinstance(opening, Recovery):
-            assert begins_era(validators.epoch) and validators.epoch > self.validators.epoch
+            assert era_of(validators.epoch) > era_of(self.validators.epoch)
         else:
             assert validators.epoch == self.validators.epoch + 1
         assert tip.view == GENESIS
@@ -226,7 +230,7 @@ class Turning(Convicting):
         if isinstance(opening, Recovery):
             self._chain_views.begin_at(opening.chain_block)
             self._recoveries.append(opening)
-            self._awaited.remove(opening)
+            self._await_recoveries()
             what = f"epoch {validators.epoch} is opened by a recovery vote on the chain"
             self._out.notices.append(Alarm(what))
         self.boot.open_epoch(validators)
@@ -299,50 +303,51 @@ class Turning(Convicting):
 
     # --- break-glass (R21) ---
 
-    def _on_recovery(self, recovery: Recovery) -> None:
+    def _on_recoveries(self, recoveries: tuple[Recovery, ...]) -> None:
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
-        known = [*self._recoveries, *self._awaited]
-        if recovery in known:
-            return
-        if not begins_era(recovery.epoch):
+        for recovery in recoveries:
+            if is_recovered(recovery.epoch):
+                self._on_chain.add(recovery)
+                continue
+            good = recovery_epoch(self.validators.epoch)
             what = (
                 f"the chain opens epoch {recovery.epoch} by a recovery vote: no member follows, as"
-                f" that begins no era; another vote must name {next_era(self.validators.epoch)}"
+                f" that is no number of one; on our block it would be {good}"
             )
             self._out.notices.append(Alarm(what))
-            return
-        if any(replaces(later, recovery) for later in known):
-            return
-        if recovery.epoch <= self.validators.epoch:
-            tip = self.ledger.tip
-            self._stop_beside(recovery, tip.height, tip.hash)
-            return
-        kept = [earlier for earlier in self._awaited if not replaces(recovery, earlier)]
-        self._awaited = sorted([*kept, recovery], key=lambda r: r.epoch)
+        self._await_recoveries()
         self._try_recovery()
+
+    def _await_recoveries(self) -> None:
+        """What lies between us and the newest one."""
+        era = era_of(self.validators.epoch)
+        self._awaited = [r for r in way_to_newest(self._on_chain) if era_of(r.epoch) > era]
 
     @property
     def _lacks_recovered(self) -> bool:
         """True while we have not come to the block that the next recovery stands on."""
         return bool(self._awaited) and self.ledger.tip.height < self._awaited[0].height
 
-    def _recovery_at(self, height: int) -> Recovery | None:
-        """The next recovery when it stands on that height: nothing above it is ours."""
-        r = self._awaited[0] if self._awaited else None
-        return r if r is not None and r.height == height else None
+    def _passes_beside(self, r: Recovery, branch: list[Block]) -> bool:
+        """True, and stops, when final blocks are others than the one that a recovery names."""
+        at = next((b for b in branch if b.header.height == r.height), None)
+        if at is None or at.hash == r.block_hash:
+            return False
+        self._stop_beside(r, at.header.height, at.hash)
+        return True
 
     def _try_recovery(self) -> None:
         """Opens the epoch when we have exactly the block that it stands on."""
         # An installed state is written as it is before an epoch opens on it.
         while self._awaited and not self.is_halted and not self._out.installed:
             r, tip = self._awaited[0], self.ledger.tip
-            if self._lacks_recovered:
+            if (tip.height, tip.hash) == (r.height, r.block_hash):
+                self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
+            elif self._lacks_recovered and left_era(r) == era_of(self.validators.epoch):
                 self._send(None, SyncRequest(tip.height + 1, 1))
                 return
-            if (tip.height, tip.hash) != (r.height, r.block_hash):
+            else:
                 self._stop_beside(r, tip.height, tip.hash)
-                return
-            self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
 
     def _stop_beside(self, r: Recovery, height: int, block_hash: bytes) -> None:
         """What is final here is not what the chain names; nobody goes back behind it."""

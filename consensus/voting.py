@@ -349,12 +349,11 @@ class Voting(Turning):
 
     def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
         """Applies final blocks in order, up to the first that ends the epoch (R11, R21)."""
+        recovered = self._awaited[0] if self._awaited else None
+        if recovered is not None and self._passes_beside(recovered, branch):
+            return
         for number, block in enumerate(branch):
             header = block.header
-            recovered = self._recovery_at(header.height)
-            if recovered is not None and recovered.block_hash != block.hash:
-                self._stop_beside(recovered, header.height, block.hash)
-                return
             mine = self.machine.hash_at(header.state_height)
             if mine is not None and mine != header.state_hash:
                 self._stop(
@@ -377,7 +376,7 @@ class Voting(Turning):
                 self._open_epoch(opening, opened_tip(header, block.hash))
                 self._try_recovery()
                 return
-            if recovered is not None:
+            if recovered is not None and recovered.height == header.height:
                 self._advance(tip_at(header, block.hash, final))
                 return
         self._advance(tip_at(branch[-1].header, target.block, target))

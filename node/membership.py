@@ -14,7 +14,7 @@ import structlog
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
-from consensus.epochs import begins_era, next_era, next_set
+from consensus.epochs import is_recovered, next_set, recovery_epoch
 from consensus.interface import (
     ChainHead,
     EpochOpened,
@@ -98,6 +98,7 @@ class MembershipFeed:
                 self._tell(MembershipSeen(view, self.revoked))
         for vote in seen.recoveries:
             self._recovery(vote)
+        self._tell_recoveries()
         if seen.changed:
             self._apply()
         if self._tell is not None:
@@ -154,18 +155,16 @@ class MembershipFeed:
             view.block_number,
         )
         self._recoveries.append(recovery)
-        self._tell_recoveries()
 
     def _tell_recoveries(self) -> None:
-        """Gives the core each once, as soon as it runs: the newest of them first.
+        """Gives the core each once, as soon as it runs, and all of them at its start.
 
         One that it is beyond must stop it, unless a later one has taken its place.
         """
-        if self._tell is None:
-            return
-        new, self._told = self._recoveries[self._told :], len(self._recoveries)
-        for recovery in reversed(new):
-            self._tell(RecoverySeen(recovery))
+        new = tuple(self._recoveries[self._told :])
+        if self._tell is not None and new:
+            self._told = len(self._recoveries)
+            self._tell(RecoverySeen(new))
 
     def _apply(self) -> None:
         """Whatever follows from the newest membership and the set that votes."""
@@ -249,10 +248,10 @@ class MembershipFeed:
                 f" {waiting.height}, block {waiting.block_hash.hex()}, from {waiting.ready_at_s}"
                 " (Unix seconds) on; guardian and contract owner may veto it"
             )
-            if not begins_era(waiting.epoch):
+            if not is_recovered(waiting.epoch):
                 found.append(
-                    f"no node will open epoch {waiting.epoch} by that recovery, as it begins no"
-                    f" era: seat owners must vote for epoch {self._recovery_epoch()}"
+                    f"no node will open epoch {waiting.epoch} by that recovery: on a block of this"
+                    f" node seat owners must vote for epoch {self._recovery_epoch()}"
                 )
         return found
 
@@ -267,9 +266,9 @@ class MembershipFeed:
         }
 
     def _recovery_epoch(self) -> int:
-        """What a recovery that all members can open would have to name now (R21)."""
+        """What a recovery on a block of this node would have to name now (R21)."""
         current = self._current.epoch if self._current is not None else 0
-        return next_era(max([current, *(r.epoch for r in self._recoveries)]))
+        return recovery_epoch(current, max((r.epoch for r in self._recoveries), default=0))
 
     def _note_alarms(self) -> None:
         now = tuple(self.alarms())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chain import Member, Membership, MemberStatus
-from consensus.epochs import begins_era, next_era
+from consensus.epochs import is_recovered, recovery_epoch
 from deploy.operator.wording import NO_END_S, Effect, time_text
 
 EVIDENCE_WINDOW_DAYS = 14  # `evidenceWindow` of Registry.sol
@@ -205,12 +205,12 @@ def vote(now: Membership, seat: int, epoch: int, height: int, block_hash: bytes)
 
 def _about_recovery(epoch: int) -> tuple[str, ...]:
     lost = "what was final above that height is lost"
-    if begins_era(epoch):
+    if is_recovered(epoch):
         return (lost,)
     return (
         lost,
-        f"no node will open epoch {epoch}: it begins no era; {next_era(epoch)} does, and `status`"
-        " of any node says which is next (membership.recovery_epoch)",
+        f"no node will open epoch {epoch}: `status` of the node that has the block says how to call"
+        f" it (membership.recovery_epoch); the first recovery of a cluster is {recovery_epoch(0)}",
     )
 
 

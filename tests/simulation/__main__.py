@@ -27,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", metavar="W,W,...", help="else the seed's choice")
     parser.add_argument("--chaos-ms", type=int, default=Settings().chaos_ms)
     parser.add_argument("--absences", type=int, default=0, help="members that come back late")
+    parser.add_argument(
+        "--recoveries", type=int, default=0, help="times that a quorum is lost for good"
+    )
     parser.add_argument("--above-third", action="store_true", help="forks must convict")
     parser.add_argument(
         "--twins", action="store_true", help="small scenarios of doubled seats, many a second"
@@ -75,6 +78,7 @@ def main() -> int:
         above_third=options.above_third,
         chaos_ms=options.chaos_ms,
         absences=options.absences,
+        recoveries=options.recoveries,
     )
     if options.shrink:
         for seed in options.seeds:
@@ -95,6 +99,7 @@ def main() -> int:
         "forks": sum(o.forked for o in outcomes),
         "recovery_ms_max": round(max(o.recovery_ms for o in outcomes)),
         "snapshots": sum(o.snapshots for o in outcomes),
+        "recoveries": sum(o.recoveries for o in outcomes),
         "terms_max": max(o.terms for o in outcomes),
         "failures": [{"seed": o.seed, "failure": o.failure} for o in report.failures],
         "digest": report.digest,

@@ -22,7 +22,7 @@ from consensus.wire import (
 
 from . import adversaries
 from .adversaries import Liar
-from .impostors import IMPOSTORS
+from .impostors import IMPOSTORS, FalseRecovery
 
 if TYPE_CHECKING:
     from .world import World
@@ -199,5 +199,9 @@ BAD_LEADERS: dict[str, type[Liar]] = {
     "ignores_the_chain": IgnoresTheChain,
 }
 # Those whose stories need more than random runs have: they take no part in these.
-STORIES: dict[str, type[Liar]] = {"decoy_censor": DecoyCensor, "clings_on": ClingsOn}
+STORIES: dict[str, type[Liar]] = {
+    "decoy_censor": DecoyCensor,
+    "clings_on": ClingsOn,
+    "false_recovery": FalseRecovery,
+}
 LIARS: dict[str, type[Liar]] = adversaries.GALLERY | BAD_LEADERS | IMPOSTORS

@@ -30,6 +30,7 @@ class Outcome:
     recovery_ms: float
     terms: int
     snapshots: int  # installed by members that were away
+    recoveries: int  # that began another history
 
 
 @dataclass(slots=True)
@@ -80,12 +81,13 @@ def run_plan(
         digest=world.digest,
         failure=failure,
         forked=bool(world.oracle.forked),
-        height=len(world.oracle.blocks),
+        height=len(world.oracle.newest.blocks),
         events=world.events,
         messages=world.network.messages,
         recovery_ms=world.oracle.recovery_ms,
         terms=world.oracle.terms,
         snapshots=world.oracle.installs,
+        recoveries=len(world.oracle.histories) - 1,
     )
 
 

@@ -10,18 +10,25 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from consensus.engine import Engine
 from consensus.interface import (
+    AcknowledgedRecord,
     BlockRecord,
     Event,
+    InstallRecord,
     Output,
     PeerConnected,
     PeerLost,
     Received,
+    RecoverySeen,
     Timer,
+    TimerFired,
     VoteRecord,
 )
-from consensus.types import Block, BootAck, NextEpoch, View, Vote, VoteKind
+from consensus.types import Block, BootAck, NextEpoch, Recovery, View, Vote, VoteKind
 from consensus.wire import Probe, ProposalMessage, VoteMessage
+
+from .histories import ERA, era_of
 
 if TYPE_CHECKING:
     from .members import Member
@@ -53,10 +60,13 @@ class Memory:
     steps_before: int = 0  # at the end of the last step
     term_since_ms: float = 0.0  # ... or since the last finality in it
     height: int = 0
+    recoveries: list[Recovery] = field(default_factory=list)  # that its chain showed
+    retries: int = 0
+    there: int | None = None  # how many there were when it came to the block of one of them
 
 
 class Duties:
-    """Rules R4, R9, R10, R12 and R14 from outside."""
+    """Rules R4, R9, R10, R12, R14 and R21 from outside."""
 
     def __init__(self, world: World, oracle: Oracle) -> None:
         self._world = world
@@ -99,6 +109,11 @@ class Duties:
                     self._one_of_two(member, memory, vote)
             case Received(_, BootAck() as ack):
                 self._shown(member, memory, ack)
+            case RecoverySeen(recoveries):
+                if member.engine is not None and member.engine.halted is None:
+                    memory.recoveries += recoveries
+            case TimerFired(Timer.RETRY):
+                memory.retries += 1
             case PeerConnected() | PeerLost():
                 memory.view_since_ms = self._world.now_ms  # the leader's link has its own time
 
@@ -152,11 +167,68 @@ class Duties:
             if isinstance(record, BlockRecord):
                 self._stands(member, record.block)
         self._timers(member, output)
+        if memory.recoveries:
+            self._recovers(member, output, votes)
         if engine.halted is not None:
             return
         if memory.caught - engine.evidence.seats:
             self._fail(member, f"has no evidence against {sorted(memory.caught)} (R14)")
         self._joins(member, memory)
+
+    # --- recoveries (R21) ---
+
+    def shown(self, member: Member) -> list[Recovery]:
+        """Those that count of what its chain showed it since it started, oldest first.
+
+        The last one does, and the one that made the history which it goes on from, and so on.
+        """
+        counts: list[Recovery] = []
+        for r in sorted(self._memory(member).recoveries, key=lambda r: r.epoch, reverse=True):
+            if not counts or era_of(r.epoch) == counts[-1].epoch % ERA:
+                counts.append(r)
+        return counts[::-1]
+
+    def _next(self, member: Member) -> Recovery | None:
+        assert member.engine is not None
+        epoch = member.engine.validators.epoch
+        return next((r for r in self.shown(member) if r.epoch > epoch), None)
+
+    def _recovers(self, member: Member, output: Output, votes: list[Vote]) -> None:
+        """What the chain has ended gets no help any more, and nobody runs past where it ended."""
+        engine, ahead, memory = member.engine, self._next(member), self._memory(member)
+        assert engine is not None
+        if ahead is None:
+            return
+        if any(vote.epoch < ahead.epoch for vote in votes):
+            self._fail(member, f"votes in an epoch that the chain ended by epoch {ahead.epoch}")
+        if any(isinstance(r, AcknowledgedRecord) for r in output.persist):
+            self._fail(member, f"acknowledges a boot on its way to epoch {ahead.epoch}")
+        for applied in output.applied:
+            if applied.block.header.height > ahead.height:
+                self._fail(member, f"runs past height {ahead.height}, where a recovery stands")
+        for record in output.persist:
+            if isinstance(record, InstallRecord) and record.tip.height > ahead.height:
+                self._fail(member, f"takes a state from above height {ahead.height}")
+        if engine.halted is not None or output.installed:
+            return
+        if _is_beside(engine, ahead):
+            self._fail(member, f"does not stop, though epoch {ahead.epoch} stands elsewhere")
+        if engine.ledger.tip.height < ahead.height:
+            memory.there = None
+        elif memory.there is None:
+            memory.there = memory.retries
+        elif memory.retries > memory.there + 1:  # a state just installed waits for the next one
+            self._fail(member, f"does not open epoch {ahead.epoch}, on whose block it is")
+
+    def must_stop(self, member: Member) -> bool:
+        """True when the chain goes on from another block than what is final here."""
+        ahead, engine = self._next(member), member.engine
+        assert engine is not None
+        if ahead is None or _is_beside(engine, ahead):
+            return ahead is not None
+        history = self._oracle.histories[era_of(engine.validators.epoch)]
+        known = len(history.blocks) >= ahead.height
+        return known and not history.has(ahead.height, ahead.block_hash)
 
     def _stands(self, member: Member, block: Block) -> None:
         """R11: after the end of an epoch nothing is said but the end again."""
@@ -240,3 +312,11 @@ class Duties:
 
     def _fail(self, member: Member, what: str) -> None:
         self._oracle.fail(f"seat {member.seat} {what}")
+
+
+def _is_beside(engine: Engine, ahead: Recovery) -> bool:
+    """True when what is final here does not lead to the block of a recovery."""
+    tip = engine.ledger.tip
+    if (tip.height, tip.hash) == (ahead.height, ahead.block_hash):
+        return False
+    return era_of(engine.validators.epoch) != ahead.epoch % ERA or tip.height >= ahead.height

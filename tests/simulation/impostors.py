@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from consensus.epochs import recovery_epoch
 from consensus.ledger import covered_from
 from consensus.types import (
     BootRequest,
@@ -16,12 +17,14 @@ from consensus.types import (
     Evidence,
     Part,
     Proposal,
+    Recovery,
     Vote,
     VoteKind,
 )
 from consensus.wire import (
     BootRefused,
     Certificates,
+    EpochReply,
     EvidenceMessage,
     Message,
     ProposalMessage,
@@ -148,6 +151,29 @@ class Relabeller(Liar):
         )
         signature = self.sign(VoteKind.NOTARIZE, h.view, block.hash).signature
         return replace(message, proposal=Proposal(block, tip.finalization, signature))
+
+
+class FalseRecovery(Liar):
+    """Tells that the chain opened an epoch in which it is alone, or with few others."""
+
+    def start(self) -> None:
+        super().start()
+        self.world.after(self.world.rng.uniform(300.0, 2000.0), self._lie, self.life)
+
+    def _lie(self, life: int) -> None:
+        if self.life != life or self.engine is None:
+            return
+        rng, engine, real = self.world.rng, self.engine, self.world.chain.recoveries
+        tip, members = engine.ledger.tip, engine.validators.validators
+        mine = tuple(v for v in members if v.seat == self.seat or rng.random() < 0.3)
+        if real and rng.random() < 0.5:
+            told = replace(real[-1], validators=mine)
+        else:
+            epoch = recovery_epoch(engine.validators.epoch, max((r.epoch for r in real), default=0))
+            told = Recovery(epoch, tip.height, tip.hash, mine, rng.randbytes(32), 0)
+        if mine:
+            self.tell(rng.choice(self.friends()), EpochReply((told,)))
+        self.world.after(rng.uniform(300.0, 2000.0), self._lie, life)
 
 
 IMPOSTORS: dict[str, type[Liar]] = {"impersonator": Impersonator, "relabeller": Relabeller}

@@ -68,6 +68,7 @@ class Member:
             durations=self.world.durations,
             checkpoints=self.world.scenario.checkpoints,
         )
+        self.world.chain.starting(self)
         self.handle(Started())
         self.world.chain.started(self)
 

@@ -2,16 +2,15 @@
 
 The oracle sees what correct members persist, send and apply, and what liars send. It shares the
 value types, the digests and nothing else with the code under test: thresholds, rules, certificates
-are restated here, the state machine in ``tests.kv_model``.
+are restated here, the final chain in ``histories``, the state machine in ``tests.kv_model``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from consensus.commands import decode_command
 from consensus.digests import block_hash, vote_digest
 from consensus.interface import (
     AcknowledgedRecord,
@@ -24,22 +23,21 @@ from consensus.interface import (
 )
 from consensus.outcomes import Applied
 from consensus.types import (
-    Block,
     BootRequest,
-    Boundary,
     Certificate,
     Evidence,
     Opening,
     Reason,
+    Recovery,
     View,
     Vote,
     VoteKind,
 )
 from consensus.validators import Validator
 from consensus.wire import Message, ProposalMessage, VoteMessage, decode_boot_request
-from tests.kv_model import Model
 
 from .duties import Duties
+from .histories import ERA, History, era_of
 from .spoken import certificates_in, vote_in
 
 if TYPE_CHECKING:
@@ -68,28 +66,24 @@ class Oracle:
         self._world = world
         self.duties = Duties(world, self)
         self.finished = False
-        self.sets: list[dict[int, Validator]] = [
-            {v.seat: v for v in world.validators.validators}
-        ]
+        founders = {v.seat: v for v in world.validators.validators}
+        self.sets: dict[int, dict[int, Validator]] = {0: founders}  # by epoch
+        self.histories = {0: History(world, self)}  # by era: a recovery begins another one
         self._opened: dict[int, bytes] = {}  # epoch -> the block that it stands on
         self._orders: dict[int, tuple[int, ...]] = {}  # of leaders, by epoch
         self._terms: dict[int, int] = defaultdict(int)  # highest term seen, by epoch
         self.forked = ""  # only above a third: what went wrong, before conviction
-        self.executed: dict[bytes, int] = {}  # command id -> height, for exactly-once
-        self.blocks: list[Block] = []  # the agreed chain
-        self._state: list[bytes] = []
-        self._outcomes: list[tuple[tuple[Any, ...], ...]] = []
-        self._replay = Model()
         self._height: dict[int, int] = defaultdict(int)  # applied by each life of each seat
         self._lives: dict[int, int] = {}
         self._done: dict[int, set[bytes]] = defaultdict(set)
         self._asked: dict[int, bytes] = {}  # in the calm: seat -> command id
         # votes by signer; everything that anybody ever sent
-        self._votes: dict[int, dict[tuple[View, VoteKind], set[tuple[bytes, int]]]] = (
-            defaultdict(lambda: defaultdict(set))
+        self._votes: dict[int, dict[tuple[View, VoteKind], set[tuple[bytes, int]]]] = defaultdict(
+            lambda: defaultdict(set)
         )
         self._highest: dict[int, tuple[View, VoteKind]] = {}
         self._disk_lost: set[int] = set()
+        self._emptied: set[int] = set()
         self._promised: dict[tuple[int, int], BootRequest] = {}
         self._entitled: set[tuple[int, int]] = set()
         # certificates that exist: the lemmas of the safety argument, checked one by one
@@ -99,7 +93,6 @@ class Oracle:
         self._null: dict[int, int] = {}  # term -> lowest nullified index
         self._calm_since_ms = 0.0
         self._calm_term = 0
-        self._calm_height = 0
         self.installs = 0
         self.recovery_ms = 0.0
         self.terms = 0
@@ -116,12 +109,21 @@ class Oracle:
         self.forked = what
         self.finished = True
 
-    def weight(self, seats: set[int], epoch: int = -1) -> int:
-        members = self.sets[epoch]
+    def weight(self, seats: set[int], epoch: int | None = None) -> int:
+        members = self.sets[max(self.sets) if epoch is None else epoch]
         return sum(members[s].weight for s in seats if s in members)
 
-    def total(self, epoch: int = -1) -> int:
-        return sum(v.weight for v in self.sets[epoch].values())
+    def total(self, epoch: int | None = None) -> int:
+        return sum(v.weight for v in self.sets[max(self.sets) if epoch is None else epoch].values())
+
+    @property
+    def newest(self) -> History:
+        """The history that all are to be in at the end."""
+        return self.histories[max(self.histories)]
+
+    def was_executed(self, command_id: bytes) -> bool:
+        """True when some member may have answered its client."""
+        return any(command_id in history.executed for history in self.histories.values())
 
     # --- what correct members do ---
 
@@ -185,11 +187,13 @@ class Oracle:
 
     def _epoch(self, member: Member, opening: Opening) -> None:
         """An epoch stands on the first block of the final chain that carries its record."""
-        assert isinstance(opening, Boundary)
+        if isinstance(opening, Recovery):
+            self._recovered(member, opening)
+            return
         block, final = opening.block, opening.finalization
         self.certificate(final, member.seat)
         height, epoch = block.header.height, block.header.epoch + 1
-        if height > len(self.blocks) or self.blocks[height - 1].hash != block.hash:
+        if not self.histories[era_of(epoch)].has(height, block.hash):
             self.fork(f"seat {member.seat} opens epoch {epoch} on a block that is not final")
         if self._opened.setdefault(epoch, block.hash) != block.hash:
             self.fork(f"two blocks on which epoch {epoch} stands")
@@ -200,6 +204,26 @@ class Oracle:
             at = block_hash(self._world.cluster_id, header)
         if at != final.block or final.kind is not FINALIZE or final.epoch != epoch - 1:
             self.fail(f"seat {member.seat} opens epoch {epoch} without a finalization")
+
+    def _recovered(self, member: Member, recovery: Recovery) -> None:
+        """An epoch that the chain opened, on the block that it names, and nowhere else (R21)."""
+        r, seat = recovery, member.seat
+        if r not in self.duties.shown(member):
+            self.fail(f"seat {seat} opens epoch {r.epoch}, which its chain did not show")
+        if self._lives.get(seat) == member.life and self._height[seat] not in (0, r.height):
+            self.fail(f"seat {seat} opens epoch {r.epoch} on height {self._height[seat]}")
+        began = [h for era, h in self.histories.items() if h.has(r.height, r.block_hash)]
+        if not began:
+            self.fail(f"epoch {r.epoch} stands on a block that never was final")
+        if era_of(r.epoch) not in self.histories:
+            self.sets[r.epoch] = {v.seat: v for v in r.validators}
+            self.histories[era_of(r.epoch)] = began[-1].branch(r)
+        self._done[seat] = self._known_at(self.histories[era_of(r.epoch)], r.height)
+
+    def _known_at(self, history: History, height: int) -> set[bytes]:
+        """What of that which is waited for was applied up to a height."""
+        found = history.executed
+        return {raw for raw in self._asked.values() if found.get(raw, height + 1) <= height}
 
     def sends(self, member: Member, message: Message) -> None:
         vote = vote_in(message, member.seat)
@@ -226,14 +250,18 @@ class Oracle:
         claim = (member.seat, message.incarnation)
         if claim in self._entitled:
             return
-        witnesses = {member.seat, *self._disk_lost, *self._world.scenario.byzantine}
+        forgot = self._disk_lost | self._emptied
+        witnesses = {member.seat, *forgot, *self._world.scenario.byzantine}
         for other in self._world.correct:
             raw = other.store.acknowledged.get(member.seat)
             if raw is not None and decode_boot_request(raw).incarnation >= claim[1]:
                 witnesses.add(other.seat)
         vote = vote_in(message, member.seat)
         assert vote is not None
-        epochs = range(max(0, vote.epoch - 1), vote.epoch + 1)
+        before = (vote.epoch - 1,)
+        if vote.epoch % ERA == 0:  # whichever epoch of the era before it comes from
+            before = tuple(e for e in self.sets if e < vote.epoch)
+        epochs = [e for e in (*before, vote.epoch) if e in self.sets]
         if not any(3 * self.weight(witnesses, e) > 2 * self.total(e) for e in epochs):
             self.fail(f"seat {member.seat} votes as incarnation {claim[1]} without the right to")
         self._entitled.add(claim)
@@ -249,6 +277,14 @@ class Oracle:
         """From now on this seat counts as faulty: it may have forgotten votes."""
         self._disk_lost.add(seat)
 
+    def emptied(self, seat: int) -> None:
+        """It begins anew as the operator's page says: it forgot what it knew, and is not faulty.
+
+        It does not come back to an epoch in which it voted (R21).
+        """
+        self._emptied.add(seat)
+        self._done[seat] = set()
+
     def _own_vote(self, seat: int, vote: Vote) -> None:
         """One voice per view and kind; views rise; a complaint closes the gate of its term."""
         mine, at = self._votes[seat], spot(vote.epoch, vote.view)
@@ -259,9 +295,7 @@ class Oracle:
             if mine[at, vote.kind]:
                 self.fail(f"seat {seat} votes twice: {vote.kind.name} in {at}")
             last = self._highest.get(seat)
-            if last is not None and (
-                at < last[0] or (at == last[0] and last[1] is FINALIZE)
-            ):
+            if last is not None and (at < last[0] or (at == last[0] and last[1] is FINALIZE)):
                 self.fail(f"seat {seat} votes {vote.kind.name} {at} after {last}")
             if vote.kind is NULLIFY and vote.reason == Reason.JOINED:
                 self._joins(seat, vote.epoch, at.term)
@@ -308,20 +342,9 @@ class Oracle:
         if self._height[seat] not in (0, height - 1):
             self.fail(f"seat {seat} applies height {height} after {self._height[seat]}")
         self._height[seat] = height
-        if height > len(self.blocks):
-            self._extend(applied)
-        known = self.blocks[height - 1]
-        if known.hash != applied.block.hash:
-            self.fork(f"two final blocks at height {height}: {known.header} {header}")
+        if not self.histories[era_of(header.epoch)].applied(seat, applied):
             return
-        if self._state[height - 1] != applied.state_hash:
-            self.fail(f"seat {seat} has another state at height {height}")
-        outcomes = tuple(
-            (r.revision, r.existed, r.stale, r.deleted, r.refusal.name) for _, r in applied.results
-        )
-        if outcomes != self._outcomes[height - 1]:
-            self.fail(f"seat {seat} answers differently at height {height}")
-        if self._expected:
+        if self._asked:
             self._done[seat].update(raw[:24] for raw in applied.block.commands)
             self._all_done()
 
@@ -329,101 +352,35 @@ class Oracle:
         """A snapshot is the state that everybody had at that height, and brings one further."""
         seat, height = member.seat, record.tip.height
         self._finalization(record.finalization, seat)
-        if height > len(self.blocks) or record.machine.height != height:
+        for opening in record.openings:
+            if isinstance(opening, Recovery) and opening not in self.duties.shown(member):
+                self.fail(f"seat {seat} goes over a recovery that its chain did not show")
+        history = self.histories.get(era_of(record.finalization.epoch))
+        if history is None or height > len(history.blocks) or record.machine.height != height:
             self.fail(f"seat {seat} installs a snapshot at {height}, which nobody has")
-        if self.blocks[height - 1].hash != record.tip.hash:
+            return
+        if history.blocks[height - 1].hash != record.tip.hash:
             self.fork(f"seat {seat} installs a snapshot of another block at {height}")
             return
-        if self._state[height - 1] != record.machine.state_hash:
+        if history.states[height - 1] != record.machine.state_hash:
             self.fail(f"seat {seat} installs another state at height {height}")
         if self._lives.get(seat) == member.life and self._height[seat] >= height:
             self.fail(f"seat {seat} goes back to height {height}")
         self.installs += 1
         self._lives[seat], self._height[seat] = member.life, height
-        for block in self.blocks[self._calm_height : height]:
-            self._done[seat].update(raw[:24] for raw in block.commands)
+        self._done[seat] |= self._known_at(history, height)
         self._all_done()
 
     def _running(self) -> list[Member]:
-        return [m for m in self._world.correct if not m.halted]
-
-    def _extend(self, applied: Applied) -> None:
-        """The first member to apply a height: is the block sound, and the outcome right?"""
-        header, height = applied.block.header, applied.block.header.height
-        if height != len(self.blocks) + 1:
-            self.fail(f"height {height} is final before height {len(self.blocks) + 1}")
-        if self.blocks:
-            last = self.blocks[-1].header
-            if header.parent != self.blocks[-1].hash:
-                self.fork(f"block {height} does not stand on the final block below it")
-                return
-            here, before = spot(header.epoch, header.view), spot(last.epoch, last.view)
-            if header.time_ms < last.time_ms or here <= before:
-                self.fail(f"time or view goes back at height {height}")
-            every = self._world.scenario.checkpoints.every
-            if header.state_height // every > last.state_height // every and (
-                header.state_height > (last.state_height // every + 1) * every
-            ):
-                self.fail(f"block {height} commits to a state beyond the next checkpoint")
-        if header.view.index > 0 and (
-            not self.blocks
-            or self.blocks[-1].header.view != View(header.view.term, header.view.index - 1)
-        ):
-            self.fail(f"the block of {header.view} skips views inside a term")
-        if header.view.index == 0:
-            self._begins_term(applied.block)
-        self._in_epoch(applied.block)
-        outcomes = []
-        self._replay.begin(header.time_ms)
-        for raw in applied.block.commands:
-            outcome, executed = self._replay.run(decode_command(raw))
-            outcomes.append(outcome[:5])
-            again = executed and self.executed.setdefault(raw[:24], height) != height
-            if again and raw[:16] not in self._replay.forgotten:
-                self.fail(f"command {raw[:24].hex()} ran twice, at {height} too")
-            self.executed.setdefault(raw[:24], height)
-        self._replay.end()
-        if self._replay.revision != applied.revision:
-            self.fail(f"revision {applied.revision} at {height}, not {self._replay.revision}")
-        self.blocks.append(applied.block)
-        self._state.append(applied.state_hash)
-        self._outcomes.append(tuple(outcomes))
-
-    def _begins_term(self, block: Block) -> None:
-        """Nothing lies between this block and the one below it but terms that a quorum ended."""
-        h = block.header
-        last = self.blocks[-1].header if self.blocks else None
-        below = View(0, 0) if last is None or last.epoch != h.epoch else last.view
-        skipped = {term: 0 for term in range(max(1, below.term), h.view.term)}
-        if below.term in skipped:
-            skipped[below.term] = below.index + 1
-        for c in block.nullifications:
-            if c.kind is not NULLIFY or c.view.index > skipped.pop(c.view.term, -1):
-                self.fail(f"{c.kind.name} {c.view} ends no term between {below} and {h.view}")
-            self.certificate(c, h.proposer)
-        if len(skipped) > max(0, h.view.term - max(1, below.term) - 32):
-            self.fail(f"{below} to {h.view}: nothing shows that terms {list(skipped)} ended")
-
-    def _in_epoch(self, block: Block) -> None:
-        """Blocks are of the newest epoch; the last one of it says who votes next."""
-        epoch, record = len(self.sets) - 1, block.next_epoch
-        if block.header.epoch != epoch:
-            self.fail(f"a final block of epoch {block.header.epoch} in epoch {epoch}")
-        if record is None:
-            return
-        if record.epoch != epoch + 1 or block.commands or block.evidence:
-            self.fail(f"a boundary block with more than the record of epoch {epoch + 1}")
-        before, after = self.sets[epoch], {v.seat: v for v in record.validators}
-        if before == after and block.header.view.term <= len(before):
-            self.fail(f"epoch {epoch} ends in term {block.header.view.term} for nothing")
-        if before != after:
-            self._world.chain.check(before, after, record)
-        self.sets.append(after)
+        down = self._world.losses.down
+        return [m for m in self._world.correct if not m.halted and m.seat not in down]
 
     def halted(self, member: Member) -> None:
         """Only a member with an old disk may stop: it takes a number that it had before."""
         assert member.halted is not None
-        if member.seat in self._disk_lost and member.halted.startswith("superseded"):
+        if self.duties.must_stop(member):
+            self._world.losses.stopped(member)
+        elif member.seat in self._disk_lost and member.halted.startswith("superseded"):
             self._all_done()
         elif self._world.scenario.settings.above_third:
             self.fork(f"seat {member.seat} stopped: {member.halted}")
@@ -442,7 +399,7 @@ class Oracle:
             vote.block,
             vote.reason,
         )
-        voter = self.sets[vote.epoch].get(vote.seat) if vote.epoch < len(self.sets) else None
+        voter = self.sets.get(vote.epoch, {}).get(vote.seat)
         if voter is None:
             return False
         key = voter.node_key
@@ -488,17 +445,20 @@ class Oracle:
         return {self._asked[m.seat] for m in self._running() if m.seat in self._asked}
 
     def _term(self) -> int:
-        return sum(self._terms.values())
+        era = max(self.histories)
+        return sum(term for epoch, term in self._terms.items() if era_of(epoch) == era)
 
     def calm_begins(self) -> None:
         self._calm_since_ms = self._world.now_ms
         self._calm_term = self._term()
-        self._calm_height = len(self.blocks)
 
     def _all_done(self) -> None:
         if not self._expected:
             return
-        if all(self._expected <= self._done[m.seat] for m in self._running()):
+        era, running = max(self.histories), self._running()
+        if any(m.engine is None or era_of(m.engine.validators.epoch) != era for m in running):
+            return
+        if all(self._expected <= self._done[m.seat] for m in running):
             self.finished = True
             self.recovery_ms = self._world.now_ms - self._calm_since_ms
             self.terms = self._term() - self._calm_term
@@ -511,7 +471,7 @@ class Oracle:
             self.finished = True
             return
         lines = []
-        for m in self._world.correct:
+        for m in self._running():
             status = m.engine.status() if m.engine else None
             missing = len(self._expected - self._done[m.seat])
             lines.append(f"seat {m.seat} lacks {missing}: {status}")

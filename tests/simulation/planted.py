@@ -40,6 +40,7 @@ from .planted_epochs import (
     RecordUnchecked,
     ThirdMayChangeAtOnce,
 )
+from .planted_recoveries import RECOVERIES
 from .scenario import Settings
 
 
@@ -544,5 +545,6 @@ BUGS: tuple[Planted, ...] = (
     Planted(NeverJumps, ("R8",), Settings(), 20),
     Planted(NeverAsksForBlocks, ("R16",), _CRASHES, 20),
     Planted(CommandsAfterTheBoundary, ("R11",), _LAGGING, 40),
+    *(Planted(*bug) for bug in RECOVERIES),
 )
 __all__ = ["BUGS", "Directed", "Planted"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from consensus.digests import keccak256
-from consensus.interface import MembershipSeen
-from consensus.types import ChainView, NextEpoch
+from consensus.interface import MembershipSeen, RecoverySeen
+from consensus.types import ChainView, NextEpoch, Recovery
 from consensus.validators import Validator
+
+from .histories import ERA, era_of
 
 if TYPE_CHECKING:
     from .members import Member
@@ -25,6 +27,8 @@ class SimChain:
     def __init__(self, world: World, founders: Members) -> None:
         self._world = world
         self.views: list[tuple[ChainView, frozenset[int]]] = []
+        self.recoveries: list[Recovery] = []
+        self._told: dict[tuple[int, int], int] = {}  # how many of them, by seat and life
         self._view(founders, frozenset())
 
     @property
@@ -41,8 +45,40 @@ class SimChain:
             if member.up:
                 self._tell_later(member)
 
+    def recover(self, epoch: int, height: int, block_hash: bytes) -> Recovery:
+        """The owners' vote is carried out: those of now go on from a block of ``epoch``."""
+        world, last = self._world, self.recoveries[-1] if self.recoveries else None
+        era = (era_of(last.epoch) if last else 0) + world.rng.choice((1, 1, 3))
+        block = max(self.views[-1][0].block_number, last.chain_block if last else 0) + 1
+        members = self.views[-1][0].validators
+        seed = keccak256(b"recovery %d %d" % (era, world.scenario.seed))
+        named = era * ERA + era_of(epoch)
+        recovery = Recovery(named, height, block_hash, members, seed, block)
+        self.recoveries.append(recovery)
+        seats = [v.seat for v in members]
+        world.note(f"recovery {recovery.epoch} at {height} {block_hash[:4].hex()} of {seats}")
+        lagging = world.rng.choice(self.views) if world.rng.random() < 0.4 else None
+        for member in world.members.values():
+            if member.up:
+                self._look_later(member)
+                if lagging is not None:  # endpoints may show what was, for once
+                    world.after(2 * self._lag_ms(), self._tell, member, member.life, *lagging)
+        return recovery
+
+    def starting(self, member: Member) -> None:
+        """As the daemon does, one with an empty disk waits for the chain before it starts."""
+        if self.recoveries and member.seat in self._world.losses.prompt:
+            self._look(member, member.life, *self._now(), starts=True)
+
     def started(self, member: Member) -> None:
-        """A member that starts reads the registry."""
+        """A member that starts reads the registry; an endpoint may show it what was long ago."""
+        world = self._world
+        if self.recoveries and member.seat in world.losses.prompt:
+            return
+        if self.recoveries:
+            if world.rng.random() < 0.25:
+                self._tell(member, member.life, *world.rng.choice(self.views))
+            self._look_later(member)
         if len(self.views) > 1:
             self._tell_later(member)
 
@@ -85,14 +121,42 @@ class SimChain:
         view = ChainView(number, hash_, keccak256(told), keccak256(b"seed" + hash_), ordered)
         self.views.append((view, revoked))
 
-    def _tell_later(self, member: Member) -> None:
-        world = self._world
-        delay_ms = world.rng.choice((50.0, 500.0, 1500.0, 5000.0)) * world.rng.random()
-        world.after(delay_ms, self._tell, member, member.life, *self.views[-1])
+    def _lag_ms(self) -> float:
+        rng = self._world.rng
+        return rng.choice((50.0, 500.0, 1500.0, 5000.0)) * rng.random()
 
-    def _tell(
-        self, member: Member, life: int, view: ChainView, revoked: frozenset[int]
+    def _tell_later(self, member: Member) -> None:
+        self._world.after(self._lag_ms(), self._tell, member, member.life, *self.views[-1])
+
+    def _now(self) -> tuple[int, ChainView, frozenset[int]]:
+        return (len(self.recoveries), *self.views[-1])
+
+    def _look_later(self, member: Member) -> None:
+        self._world.after(self._lag_ms(), self._look, member, member.life, *self._now())
+
+    def _look(
+        self,
+        member: Member,
+        life: int,
+        count: int,
+        view: ChainView,
+        revoked: frozenset[int],
+        *,
+        starts: bool = False,
     ) -> None:
+        """As the daemon tells what a look shows: recoveries first when the core starts with it."""
+        told = self._told.get((member.seat, life), 0)
+        if member.life != life or count <= told:
+            return
+        self._told[member.seat, life] = count
+        if not starts:
+            member.handle(MembershipSeen(view, revoked))
+        if member.life == life:
+            member.handle(RecoverySeen(tuple(self.recoveries[told:count])))
+        if starts:
+            self._tell(member, life, view, revoked)
+
+    def _tell(self, member: Member, life: int, view: ChainView, revoked: frozenset[int]) -> None:
         if member.life == life:
             member.handle(MembershipSeen(view, revoked))
 

@@ -39,6 +39,7 @@ class Settings:
     terms_max: int = 12  # ... and within this many terms
     clients: int = 3
     absences: int = 0  # members that miss most of the chaos; checkpoints are near each other then
+    recoveries: int = 0  # times that a quorum is lost for good, and the owners vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,24 @@ class Fault:
     seats: tuple[int, ...] = ()
     until_ms: float = 0.0
     level: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Nobody hears of ``seats`` any more; without them there is no quorum, and their owners vote.
+
+    ``how`` it goes on with them: *gone* for ever, with their disks; *late*: they come back; with
+    an *old* or an *empty* disk; or they were *cut* off only, and went on if they are a quorum.
+    ``names``: the block that is voted for is the *highest* that anybody shows, *any* of theirs,
+    or *none*, by mistake, and they have to vote again.
+    """
+
+    at_ms: float
+    seats: tuple[int, ...]
+    how: str
+    vote_ms: float
+    back_ms: float
+    names: str
 
 
 @dataclass(slots=True)
@@ -64,6 +83,7 @@ class Scenario:
     movable: tuple[int, ...] = ()  # correct seats that may leave, join, or change their weight
     outside: tuple[int, ...] = ()  # those of them that are no members at the start
     faults: list[Fault] = field(default_factory=list)
+    losses: tuple[Loss, ...] = ()
     delay_ms: tuple[float, float] = (1.0, 10.0)
     group_commit_ms: float = 0.0
     serve_blocks: int = 64
@@ -84,28 +104,66 @@ def _weights(rng: Random, settings: Settings) -> dict[int, int]:
     return {seat: rng.choice((1, 1, 2, 3, 5)) for seat in seats}
 
 
+class Margins:
+    """Keeps the faulty below a third of every set that there may be.
+
+    ``sets`` are who is left after each loss; the first is everybody.
+    """
+
+    def __init__(self, weights: dict[int, int], sets: list[frozenset[int]]) -> None:
+        self._weights = weights
+        self._sets = sets
+        self.faulty: frozenset[int] = frozenset()
+        self._away: frozenset[int] = frozenset()
+
+    def _hold(self, faulty: frozenset[int], away: frozenset[int]) -> bool:
+        return all(_below_third(self._weigh(faulty & s), self._weigh(s - away)) for s in self._sets)
+
+    def _weigh(self, seats: frozenset[int]) -> int:
+        return sum(self._weights[seat] for seat in seats)
+
+    def may_fail(self, seat: int) -> bool:
+        """True when a seat may be faulty beside those that are."""
+        return self._hold(self.faulty | {seat}, frozenset())
+
+    def let_go(self, seat: int) -> bool:
+        """Lets a correct seat be away, when the faulty are still few without it.
+
+        Its weight may become 1 while it stays, which is less harm than to lose it.
+        """
+        away = self._away | {seat}
+        if seat in self.faulty or not self._hold(self.faulty, away):
+            return False
+        self._away = away
+        return True
+
+
 def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenario:
     """The scenario of a seed. Byzantine and fragile seats together stay below a third."""
     rng = Random(f"scenario {seed}")
     weights = _weights(rng, settings)
-    total = sum(weights.values())
+    losses = _losses(Random(f"losses {seed}"), settings, weights)
+    sets = [frozenset(weights)]
+    for loss in losses:
+        sets.append(sets[-1] - set(loss.seats))
+    margins = Margins(weights, sets)
     byzantine: dict[int, str] = {}
-    faulty = 0
     for seat in rng.sample(sorted(weights), len(weights)):
         if len(byzantine) == settings.byzantine:
             break
-        if settings.above_third or _below_third(faulty + weights[seat], total):
+        if settings.above_third or margins.may_fail(seat):
             byzantine[seat] = rng.choice(settings.adversaries or adversaries)
-            faulty += weights[seat]
+            margins.faulty |= {seat}
     fragile = []
     if {"rollback", "wipe"} & set(settings.faults):
         for seat in rng.sample(sorted(weights), len(weights)):
-            if seat not in byzantine and _below_third(faulty + weights[seat], total):
+            if seat not in byzantine and margins.may_fail(seat):
                 fragile.append(seat)
-                faulty += weights[seat]
-    movable = _movable(rng, settings, weights, set(byzantine) | set(fragile), faulty)
+                margins.faulty |= {seat}
+    movable = _movable(rng, settings, weights, margins)
     outside = tuple(seat for seat in movable if rng.random() < 0.5)
     scenario = Scenario(seed, settings, weights, byzantine, tuple(fragile), movable, outside)
+    scenario.losses = losses
     on = set(settings.faults)
     if "delay" in on:
         most = rng.choice((3.0, 10.0, 40.0, 150.0))
@@ -121,19 +179,42 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
 
 
 def _movable(
-    rng: Random, settings: Settings, weights: dict[int, int], bad: set[int], faulty: int
+    rng: Random, settings: Settings, weights: dict[int, int], margins: Margins
 ) -> tuple[int, ...]:
     """Correct seats without which the faulty ones are still below a third: in every set."""
     if "membership" not in settings.faults or rng.random() < 0.5:
         return ()
     movable: list[int] = []
-    left = sum(weights.values())
     for seat in rng.sample(sorted(weights), len(weights)):
-        # A weight may become 1 while its seat stays, which is less harm than to lose the seat.
-        if seat not in bad and _below_third(faulty, left - weights[seat]) and len(movable) < 3:
+        if len(movable) < 3 and margins.let_go(seat):
             movable.append(seat)
-            left -= weights[seat]
     return tuple(movable)
+
+
+def _losses(rng: Random, settings: Settings, weights: dict[int, int]) -> tuple[Loss, ...]:
+    """Each takes a third or more of who is left, and leaves somebody."""
+    losses: list[Loss] = []
+    left, at_ms = set(weights), 0.0
+    span = settings.chaos_ms / (settings.recoveries + 1)
+    for _ in range(settings.recoveries):
+        how = rng.choice(("gone", "late", "old", "empty", "cut"))
+        thirds = 1 if how == "cut" and rng.random() < 0.6 else 2  # of whom no quorum is left
+        seats: set[int] = set()
+        total = sum(weights[s] for s in left)
+        for seat in rng.sample(sorted(left), len(left)):
+            if 3 * sum(weights[s] for s in left - seats) <= thirds * total:
+                break
+            seats.add(seat)
+        if not left - seats:
+            break
+        at_ms += rng.uniform(0.1, 0.8) * span
+        vote_ms = at_ms + rng.uniform(100.0, 0.5 * span)
+        back_ms = rng.uniform(vote_ms, settings.chaos_ms)
+        names = rng.choice(("highest", "highest", "highest", "any", "none"))
+        losses.append(Loss(at_ms, tuple(sorted(seats)), how, vote_ms, back_ms, names))
+        left -= seats
+        at_ms = vote_ms
+    return tuple(losses)
 
 
 def _absences(rng: Random, s: Scenario) -> None:

@@ -66,6 +66,8 @@ def scenario_of(
             break
     faults = least(tuple(plan.faults), lambda left: changed(faults=list(left)))
     plan = replace(plan, faults=list(faults))
+    losses = least(plan.losses, lambda left: changed(losses=left))
+    plan = replace(plan, losses=losses)
     liars = least(tuple(plan.byzantine.items()), lambda left: changed(byzantine=dict(left)))
     plan = replace(plan, byzantine=dict(liars))
     lines: list[str] = []
@@ -73,6 +75,7 @@ def scenario_of(
     told = (
         f"seed {seed}, weights {plan.weights}, liars {plan.byzantine}, {settings.clients} clients",
         *(f"fault {fault}" for fault in plan.faults),
+        *map(str, plan.losses),
         outcome.failure,
     )
     return Shrunk(outcome.failure, told, tuple(lines[-TRACE_LINES:]))

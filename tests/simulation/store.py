@@ -223,7 +223,7 @@ class SimStore:
         self.blocks = {h: b for h, b in self.blocks.items() if b[0] >= epoch}
         self.certificates = [c for c in self.certificates if c[0] >= epoch]
 
-    def _openings(self) -> list[Opening]:
+    def openings_now(self) -> list[Opening]:
         return [decode_opening(raw, self._cluster_id) for raw in self.openings]
 
     def answer(self, request: ServeBlocks | ServeEpochs | ServeSnapshot) -> Message | None:
@@ -238,7 +238,7 @@ class SimStore:
 
     def serve_epochs(self, epoch: int) -> EpochReply | None:
         """How an epoch and those after it ended."""
-        later = [o for o in self._openings() if opened_set(o).epoch > epoch]
+        later = [o for o in self.openings_now() if opened_set(o).epoch > epoch]
         return EpochReply(tuple(later[: limits.EPOCHS_PER_MESSAGE_MAX])) if later else None
 
     def _prune(self, epoch: int, final: View) -> None:
@@ -266,7 +266,7 @@ class SimStore:
         """What a restarted engine is given."""
         self.waiting = []
         assert self.tip.height == self.height, "a half-written finalization"
-        openings = self._openings()
+        openings = self.openings_now()
         return Restored(
             tip=self.tip,
             machine=self._machine(self.height, self.tip.time_ms) if self.height else Machine(),
@@ -308,15 +308,18 @@ class SimStore:
             else:
                 links.append(block.header)
             if block.next_epoch is not None:
-                end = self._openings()[block.header.epoch]
+                after = block.header.epoch + 1
+                end = next(o for o in self.openings_now() if opened_set(o).epoch == after)
                 assert isinstance(end, Boundary)
                 return SyncReply(tuple(blocks), (*links, *end.links), end.finalization, None)
             if finalization is not None and (len(blocks) == most or links):
                 return SyncReply(tuple(blocks), tuple(links), finalization, head)
-        if blocks and not links:
+        # A recovery ended the epoch; what proves its block may be above it, and dropped.
+        while blocks and not links:
             final = self.chain[blocks[-1].header.height - 1 - self.base][1]
-            assert final is not None
-            return SyncReply(tuple(blocks), (), final, None)
+            if final is not None:
+                return SyncReply(tuple(blocks), (), final, None)
+            blocks.pop()
         return None
 
     def copy(self) -> SimStore:

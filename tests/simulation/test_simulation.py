@@ -77,6 +77,24 @@ def test_members_that_were_away_for_long_come_back_by_snapshots(liars: int) -> N
     assert sum(o.snapshots for o in report.outcomes) >= 8
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_survivors_of_a_lost_quorum_go_on_by_a_vote_on_the_chain(times: int) -> None:
+    report = campaign.run(range(800, 815), Settings(nodes=7, recoveries=times))
+    _hold(report)
+    assert sum(o.recoveries for o in report.outcomes) >= 15
+
+
+@pytest.mark.parametrize("liar", ["false_recovery", "false_registry", "replayer", "twin"])
+def test_a_liar_makes_nothing_of_a_recovery(liar: str) -> None:
+    settings = Settings(nodes=5, recoveries=2, byzantine=1, adversaries=(liar,))
+    _hold(campaign.run(range(820, 832), settings))
+
+
+def test_a_member_whose_next_blocks_only_one_has_gets_a_second_snapshot_from_it() -> None:
+    """The others have nothing for it, and do not say so."""
+    _hold(campaign.run((11,), Settings(nodes=4, recoveries=1)))
+
+
 def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
     command = [sys.executable, "-m", "tests.simulation", "--byzantine", "1", "--seeds", "7..9"]
     digests = {

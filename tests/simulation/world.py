@@ -18,6 +18,7 @@ from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode
 
 from .bad_leaders import LIARS, STORIES
+from .losses import Losses
 from .members import Member
 from .oracle import Oracle
 from .registry import SimChain
@@ -46,6 +47,21 @@ class Network:
 
     def linked(self, a: int, b: int) -> bool:
         return (min(a, b), max(a, b)) in self._links
+
+    def separate(self, seats: tuple[int, ...]) -> None:
+        """Cuts some off from all others."""
+        pairs = self._between(seats)
+        self.cut.update(pairs)
+        for a, b in map(sorted, pairs):
+            self.disconnect(a, b)
+
+    def join(self, seats: tuple[int, ...]) -> None:
+        """Lets them connect again."""
+        self.cut.difference_update(self._between(seats))
+
+    def _between(self, seats: tuple[int, ...]) -> list[frozenset[int]]:
+        others = [seat for seat in self._world.members if seat not in seats]
+        return [frozenset((a, b)) for a in seats for b in others]
 
     def try_connect(self, a: int, b: int) -> None:
         """Connects a pair when it can, and tries again later when it cannot."""
@@ -153,7 +169,7 @@ class Client:
         world = self._world
         if raw is not self._raw or world.calm:
             return
-        if raw[:24] in world.oracle.executed:
+        if world.oracle.was_executed(raw[:24]):
             self._next()
             return
         up = [m for m in world.members.values() if m.correct and m.up and not m.halted]
@@ -191,6 +207,7 @@ class World:
         self.chain = SimChain(self, founders)
         self.durations = Durations(epoch_settle_ms=scenario.epoch_settle_ms)
         self.oracle = Oracle(self)
+        self.losses = Losses(self)
         self.network = Network(self)
         self.members: dict[int, Member] = {}
         # Told of every block that a correct member applied, when the daemon would answer clients.
@@ -205,9 +222,7 @@ class World:
 
     def new_store(self, seat: int) -> SimStore:
         s = self.scenario
-        return SimStore(
-            self.cluster_id, seat, self.genesis, s.serve_blocks, s.checkpoints.every
-        )
+        return SimStore(self.cluster_id, seat, self.genesis, s.serve_blocks, s.checkpoints.every)
 
     def next_number(self) -> int:
         self._number += 1
@@ -246,7 +261,7 @@ class World:
         for seat in seats:
             if "skew" in settings.faults:
                 self.members[seat].offset_ms = self.rng.uniform(-1000.0, 1000.0) + 10_000
-            self.after(self.rng.uniform(0.0, 100.0), self._boot, seat)
+            self.after(self.rng.uniform(0.0, 100.0), self.boot, seat)
         for i, a in enumerate(seats):
             for b in seats[i + 1 :]:
                 self.after(self.rng.uniform(0.0, 200.0), self.network.try_connect, a, b)
@@ -257,6 +272,7 @@ class World:
         for seat in self._old_disks:
             for _ in range(3):
                 self.after(self.rng.uniform(0.0, settings.chaos_ms), self._remember_disk, seat)
+        self.losses.plan()
         self.after(float(settings.chaos_ms), self._calm_down)
         while self._heap and not self.oracle.finished:
             self.now_ms, _, call, arguments = heapq.heappop(self._heap)
@@ -267,9 +283,10 @@ class World:
         if not self.oracle.finished:
             self.oracle.fail("nothing is scheduled any more: no timer, no message")
 
-    def _boot(self, seat: int) -> None:
+    def boot(self, seat: int) -> None:
+        """Starts a member's process, unless it runs or has no machine."""
         member = self.members[seat]
-        if not member.up and not member.halted:
+        if not member.up and not member.halted and seat not in self.losses.down:
             self.note(f"boot {seat}")
             member.start()
 
@@ -284,14 +301,21 @@ class World:
         for seat, member in self.members.items():
             member.crash_after = None
             member.resume()
-            self._boot(seat)
+            self.boot(seat)
         self.oracle.calm_begins()
         for member in self.correct:
             command = Command(b"calm %11d" % member.seat, 1, Put(b"calm", b"%d" % member.seat))
             raw = encode_command(command)
-            self.oracle.expects(member.seat, raw)
-            self.after(self.rng.uniform(0.0, 500.0), member.submit, raw)
+            if member.seat not in self.losses.down:
+                self.oracle.expects(member.seat, raw)
+                self.after(self.rng.uniform(0.0, 500.0), self._ask, member, raw)
         self.after(float(self.scenario.settings.calm_ms), self.oracle.calm_is_over)
+
+    def _ask(self, member: Member, raw: bytes) -> None:
+        """Again and again where a history may end in which it was done."""
+        member.submit(raw)
+        if self.scenario.losses:
+            self.after(2_000.0, self._ask, member, raw)
 
     # --- faults ---
 
@@ -310,20 +334,10 @@ class World:
                 network.duplicate = fault.level
                 self.after(lasts, setattr, network, "duplicate", 0.0)
             case "partition":
-                pairs = [
-                    frozenset((a, b))
-                    for a in fault.seats
-                    for b in self.members
-                    if b not in fault.seats
-                ]
-                network.cut.update(pairs)
-                for a, b in map(sorted, pairs):
-                    network.disconnect(a, b)
-                self.after(lasts, network.cut.difference_update, pairs)
+                network.separate(fault.seats)
+                self.after(lasts, network.join, fault.seats)
             case "asymmetric":
-                ways = {
-                    (a, b) for a in fault.seats for b in self.members if rng.random() < 0.6
-                }
+                ways = {(a, b) for a in fault.seats for b in self.members if rng.random() < 0.6}
                 network.silenced |= ways
                 self.after(lasts, network.silenced.difference_update, ways)
             case "pause":
@@ -360,6 +374,8 @@ class World:
         members = dict(self.chain.members)
         gone = set()
         for seat in fault.seats:
+            if seat in self.losses.lost:
+                continue
             if seat not in members:
                 members[seat] = self.registrable[seat]
             elif fault.level < 0.1:
@@ -375,4 +391,4 @@ class World:
         member = self.members[seat]
         if member.up and member.crash_after is not None:
             member.crash()
-        self._boot(seat)
+        self.boot(seat)

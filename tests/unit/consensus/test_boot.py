@@ -31,14 +31,16 @@ from consensus.types import (
     BootAck,
     BootCertificate,
     BootRequest,
+    Boundary,
     Certificate,
+    NextEpoch,
     Recovery,
     View,
     Vote,
     VoteKind,
 )
 from consensus.validators import Validator
-from consensus.wire import BootRefused, Certificates, VoteMessage
+from consensus.wire import BootRefused, Certificates, EpochReply, VoteMessage
 from tests.unit.consensus.towns import Town
 
 
@@ -243,7 +245,7 @@ def test_a_rolled_back_log_is_told_again_by_the_set_of_the_next_epoch() -> None:
     for seat in (2, 3):
         engine.step(Received(seat, _ack(cluster, engine, seat, forgotten)), 1)
     recovery = Recovery(ERA, 0, GENESIS, cluster.validators.validators, bytes(32), 0)
-    engine.step(RecoverySeen(recovery), 1)
+    engine.step(RecoverySeen((recovery,)), 1)
     assert engine.validators.epoch == ERA
     assert not engine.can_vote
     unsigned = Vote(VoteKind.NULLIFY, ERA, View(5, 0), 1, bytes(32), 0, b"")
@@ -363,7 +365,7 @@ def test_a_forged_vote_of_who_had_the_seat_before_hides_no_vote_of_who_has_it_no
     one, two, three, four = cluster.validators.validators
     heir = Validator(two.seat, two.weight, four.node_key)
     recovery = Recovery(ERA, 0, GENESIS, (one, heir, three), bytes(32), 0)
-    engine.step(RecoverySeen(recovery), 3)
+    engine.step(RecoverySeen((recovery,)), 3)
     assert engine.validators.epoch == ERA
     unsigned = Vote(VoteKind.NOTARIZE, ERA, View(1, 0), 2, b"b" * 32, 0, b"")
     digest = digest_of(CLUSTER_ID, unsigned)
@@ -381,15 +383,39 @@ def test_the_next_set_may_tell_who_kept_its_right_of_a_vote_that_it_forgot() -> 
     """The set that gave it the right had seen none of its votes in the epoch after."""
     cluster = Cluster()
     engine, _ = cluster.booted(1)
-    recovery = Recovery(ERA, 0, GENESIS, cluster.validators.validators, bytes(32), 0)
-    engine.step(RecoverySeen(recovery), 1)
-    assert engine.validators.epoch == ERA and engine.can_vote
-    unsigned = Vote(VoteKind.NULLIFY, ERA, View(5, 0), 1, bytes(32), 0, b"")
+    members = cluster.validators.validators
+    record = NextEpoch(1, 0, bytes(32), bytes(32), bytes(32), members)
+    last = block(View(1, 0), next_epoch=record)
+    final = cluster.certificate(VoteKind.FINALIZE, View(1, 0), last.hash)
+    engine.step(Received(2, EpochReply((Boundary(last, final, ()),))), 1)
+    assert engine.validators.epoch == 1 and engine.can_vote
+    unsigned = Vote(VoteKind.NULLIFY, 1, View(5, 0), 1, bytes(32), 0, b"")
     signature = cluster.signers[1].sign(digest_of(CLUSTER_ID, unsigned))
     engine.step(Received(2, _ack(cluster, engine, 2, unsigned._replace(signature=signature))), 1)
     output = engine.step(Received(3, _ack(cluster, engine, 3)), 1)
-    assert AbstainRecord(ERA, 7) in output.persist
+    assert AbstainRecord(1, 7) in output.persist
     assert not engine.can_vote
+
+
+def test_in_an_era_all_boot_anew_under_its_numbers_and_older_ones_count_no_more() -> None:
+    """Who was wiped forgot what it promised, and would acknowledge another boot of a number."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    asks = BootRequest(2, 7, b"n" * 32, bytes(65))
+    digest = boot_digest(CLUSTER_ID, 2, 7, b"n" * 32)
+    asks = replace(asks, signature=cluster.signers[2].sign(digest))
+    assert [m for m in sent(engine.step(Received(2, asks), 1)) if isinstance(m, BootAck)]
+    recovery = Recovery(ERA, 0, GENESIS, cluster.validators.validators, bytes(32), 0)
+    output = engine.step(RecoverySeen((recovery,)), 2)
+    (request,) = (m for m in sent(output) if isinstance(m, BootRequest))
+    assert request.incarnation == ERA * NUMBERS_PER_EPOCH + 1
+    assert not engine.can_vote and engine.boot.current(2) == 0
+    assert not [m for m in sent(engine.step(Received(2, asks), 3)) if isinstance(m, BootAck)]
+    engine.boot.remember(asks)
+    assert engine.boot.current(2) == 0
+    for seat in (2, 3):
+        engine.step(Received(seat, _ack(cluster, engine, seat)), 4)
+    assert engine.can_vote
 
 
 def test_a_first_vote_after_the_boot_brings_the_proof_of_its_term_to_the_disk() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.epochs import Origin, due
+from consensus.epochs import Origin, due, era_of
 from consensus.interface import Alarm, MembershipSeen, RecoverySeen, Timer, VoteRecord
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.limits import ERAS_MAX
@@ -26,9 +26,10 @@ def _stuck() -> Town:
 
 def _recovery(town: Town, *seats: int, era: int = 1) -> Recovery:
     """The chain opens an era with these members on what is final at the first of them."""
-    tip = town.engines[seats[0]].ledger.tip
+    first = town.engines[seats[0]]
+    tip, epoch = first.ledger.tip, era * ERA + era_of(first.validators.epoch)
     new = tuple(map(town.member, seats))
-    return Recovery(era * ERA, tip.height, tip.hash, new, bytes(32), town.number)
+    return Recovery(epoch, tip.height, tip.hash, new, bytes(32), town.number)
 
 
 def members(town: Town, count: int) -> list[Validator]:
@@ -39,7 +40,7 @@ def test_a_recovery_vote_on_the_chain_opens_an_epoch_of_those_who_are_left() -> 
     town = _stuck()
     recovery = _recovery(town, 1, 2, 3)
     for seat in (1, 2, 3):
-        output = town.step(seat, RecoverySeen(recovery))
+        output = town.step(seat, RecoverySeen((recovery,)))
         assert [n for n in output.notices if isinstance(n, Alarm)], "it must be loud"
     town.pass_time()
     assert town.members(1) == {1: 1, 2: 1, 3: 1}
@@ -47,7 +48,7 @@ def test_a_recovery_vote_on_the_chain_opens_an_epoch_of_those_who_are_left() -> 
     town.crash(1, 2, 3)
     town.start(1, 2, 3)
     for seat in (1, 2, 3):  # the chain tells it again at every start
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     assert set(town.epochs().values()) == {ERA}
     town.settle()
     town.commit()
@@ -60,9 +61,9 @@ def test_a_member_behind_the_recovery_fetches_first() -> None:
     town.crash(4, 5, 6, 7)
     recovery = _recovery(town, 1, 2, 3)
     for seat in (1, 2):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.start(3)
-    town.step(3, RecoverySeen(recovery))
+    town.step(3, RecoverySeen((recovery,)))
     assert town.epochs()[3] == 0
     town.pass_time()
     assert set(town.epochs().values()) == {ERA}
@@ -77,7 +78,7 @@ def test_after_a_recovery_no_older_view_leads_back_to_the_lost_members() -> None
     town.change(*members(town, 4))
     recovery = _recovery(town, 1, 2, 3, 4)
     for seat in (1, 2, 3, 4):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.pass_time()
     assert town.members(1) == {1: 1, 2: 1, 3: 1, 4: 1}
     # One step back is within the limits, and a leader that lies would propose it.
@@ -103,7 +104,7 @@ def test_a_view_of_before_the_recovery_that_comes_after_it_leads_nowhere(saw: st
     town.number += 1
     recovery = _recovery(town, 1, 2, 3)
     for seat in (1, 2, 3):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.pass_time()
     if saw == "a new order":
         for _ in range(3):
@@ -131,34 +132,44 @@ def test_a_recovery_that_does_not_fit_stops_the_member(what: str) -> None:
         recovery = replace(recovery, height=recovery.height - 1)
     else:
         recovery = replace(recovery, block_hash=bytes(32))
-    output = town.step(1, RecoverySeen(recovery))
+    output = town.step(1, RecoverySeen((recovery,)))
     assert output.halt is not None
     assert "recovery" in output.halt.reason
 
 
-@pytest.mark.parametrize("epoch", [1, ERA + 1, (ERAS_MAX + 1) * ERA])
-def test_a_recovery_that_begins_no_era_opens_nothing_and_is_told_aloud(epoch: int) -> None:
+@pytest.mark.parametrize("epoch", [1, ERA + 1, 2 * ERA + 7, (ERAS_MAX + 1) * ERA])
+def test_a_recovery_under_a_number_of_none_opens_nothing_and_is_told_aloud(epoch: int) -> None:
     town = _stuck()
     recovery = _recovery(town, 1, 2, 3)
-    output = town.step(1, RecoverySeen(replace(recovery, epoch=epoch)))
+    output = town.step(1, RecoverySeen((replace(recovery, epoch=epoch),)))
     assert output.halt is None and town.epochs()[1] == 0
     (alarm,) = (n for n in output.notices if isinstance(n, Alarm))
-    assert f"must name {ERA}" in alarm.what
-    town.step(1, RecoverySeen(recovery))
+    assert f"it would be {ERA}" in alarm.what
+    town.step(1, RecoverySeen((recovery,)))
     assert town.epochs()[1] == ERA
 
 
-def test_several_recoveries_may_stand_on_one_block() -> None:
+@pytest.mark.parametrize("named", ["the same block", "the first block of the new history"])
+def test_a_second_recovery_goes_on_from_the_first(named: str) -> None:
     town = _stuck()
     first = _recovery(town, 1, 2, 3)
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen((first,)))
+    if named != "the same block":
+        town.pass_time()
+        town.crash(3)
     second = _recovery(town, 1, 2, era=3)
-    for seat in (1, 2, 3):
-        town.step(seat, RecoverySeen(first))
-    for seat in (1, 2, 3):
-        town.step(seat, RecoverySeen(second))
+    assert second.epoch == 3 * ERA + 1
+    for seat in tuple(town.engines):
+        town.step(seat, RecoverySeen((second,)))
     town.pass_time()
-    assert set(town.epochs().values()) == {3 * ERA} and town.members(3) == {1: 1, 2: 1}
+    assert set(town.epochs().values()) == {3 * ERA + 1} and town.members(1) == {1: 1, 2: 1}
     town.commit(1, 2)
+    if named != "the same block":
+        town.start(3)
+        town.step(3, RecoverySeen((first, second)))
+        town.pass_time(12)
+        assert town.epochs()[3] == 3 * ERA + 1
 
 
 def test_who_saw_a_recovery_signs_nothing_any_more_in_the_epoch_that_it_ended() -> None:
@@ -169,7 +180,7 @@ def test_who_saw_a_recovery_signs_nothing_any_more_in_the_epoch_that_it_ended() 
     recovery = _recovery(town, 1, 2, 3)
     town.cut = {(a, b) for a in (1, 2, 4) for b in (3,)}
     town.start(3)
-    town.step(3, RecoverySeen(recovery))
+    town.step(3, RecoverySeen((recovery,)))
     town.outputs.clear()
     assert town.engines[3].status().state == "syncing" and not town.engines[3].serves
     town.fire(Timer.LEADER, 3)
@@ -187,11 +198,11 @@ def test_a_member_behind_goes_to_the_block_of_the_recovery_and_no_further() -> N
     town.commit()
     assert town.engines[1].ledger.tip.height > recovery.height
     town.start(3)
-    town.step(3, RecoverySeen(recovery))
+    town.step(3, RecoverySeen((recovery,)))
     town.pass_time()
     assert town.engines[3].halted is None
     assert town.epochs()[3] == ERA and town.engines[3].ledger.tip.height == recovery.height
-    output = town.step(1, RecoverySeen(recovery))
+    output = town.step(1, RecoverySeen((recovery,)))
     assert output.halt is not None, "it is beyond, and must not go back in silence"
 
 
@@ -201,46 +212,68 @@ def test_a_member_that_is_shown_another_block_in_the_place_of_the_recovery_stops
     town.commit()
     recovery = replace(_recovery(town, 1, 2, 3), block_hash=bytes(32))
     town.start(3)
-    town.step(3, RecoverySeen(recovery))
+    town.step(3, RecoverySeen((recovery,)))
     town.settle()
     town.pass_time(4)
     engine = town.engines[3]
     assert engine.halted is not None and engine.ledger.tip.height < recovery.height
 
 
-@pytest.mark.parametrize("named", ["a block of whom is lost now", "a block that nobody ever had"])
-@pytest.mark.parametrize("newest_first", [False, True])
-def test_a_later_recovery_on_no_higher_block_takes_the_place_of_an_earlier(
-    named: str, newest_first: bool
+@pytest.mark.parametrize("named", ["lost now", "of nobody", "a lower one than all came to"])
+@pytest.mark.parametrize("started_again", [False, True])
+def test_a_later_recovery_from_the_same_history_takes_the_place_of_the_first(
+    named: str, started_again: bool
 ) -> None:
     town = Town(7, 7)
     town.crash(1, 2)
     town.commit()
     first = _recovery(town, 3, 1, 2)
+    if named == "a lower one than all came to":
+        town.start(1, 2)
+        town.settle()
+        town.commit()
     town.crash(3, 4, 5, 6, 7)
-    town.start(1, 2)
+    if 1 not in town.engines:
+        town.start(1, 2)
     town.settle()
-    if named == "a block that nobody ever had":
+    if named == "of nobody":
         first = replace(first, height=town.engines[1].ledger.tip.height, block_hash=bytes(32))
     second = _recovery(town, 1, 2, era=2)
     for seat in (1, 2):
-        if newest_first:
-            town.step(seat, RecoverySeen(second))
-        halt = town.step(seat, RecoverySeen(first)).halt
-        if halt is not None:  # the nodes are started again when there is another vote
+        halted = town.step(seat, RecoverySeen((first,))).halt
+        assert bool(halted) is (named != "lost now")
+        if started_again or halted:
             town.crash(seat)
             town.start(seat)
-            town.step(seat, RecoverySeen(second))
-            halt = town.step(seat, RecoverySeen(first)).halt
-        if not newest_first:
-            town.step(seat, RecoverySeen(second))
-        assert halt is None
+            output = town.step(seat, RecoverySeen((first, second)))
+        else:
+            output = town.step(seat, RecoverySeen((second,)))
+        assert output.halt is None
     town.pass_time(12)
     assert set(town.epochs().values()) == {2 * ERA}
     town.commit()
-    town.start(3)  # it is beyond both now
-    town.step(3, RecoverySeen(second))
-    assert town.engines[3].halted is not None
+    town.start(3)  # it is beyond the second one, or was wiped
+    output = town.step(3, RecoverySeen((first, second)))
+    town.pass_time()
+    assert (town.engines[3].halted is not None) is (named != "a lower one than all came to")
+
+
+def test_who_opened_a_recovery_that_was_replaced_from_further_on_stops() -> None:
+    town = Town(7, 7)
+    town.crash(3)
+    town.commit()
+    first = replace(_recovery(town, 1, 2, 3))
+    town.commit()
+    town.crash(4, 5, 6, 7)
+    second = _recovery(town, 1, 2, 3, era=2)
+    town.start(3)
+    town.step(3, RecoverySeen((first,)))
+    town.settle(1)
+    town.pass_time(4)
+    assert town.epochs()[3] == ERA
+    for seat in (1, 2):
+        assert town.step(seat, RecoverySeen((first, second))).halt is None
+    assert town.step(3, RecoverySeen((second,))).halt is not None
 
 
 def test_members_whose_disks_are_gone_vote_in_the_era_that_a_recovery_begins() -> None:
@@ -252,7 +285,7 @@ def test_members_whose_disks_are_gone_vote_in_the_era_that_a_recovery_begins() -
         town.stores[seat] = town.new_store(seat)
     town.start(2, 3)
     for seat in (1, 2, 3):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.pass_time(24)
     assert set(town.epochs().values()) == {ERA}
     assert all(engine.can_vote for engine in town.engines.values())

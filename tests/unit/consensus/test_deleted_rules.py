@@ -17,7 +17,15 @@ import pytest
 from consensus import boot, turning
 from consensus.certificates import conflict
 from consensus.engine import Engine
-from consensus.interface import Event, MembershipSeen, Output, Received, RecoverySeen, Timer
+from consensus.interface import (
+    Checkpoints,
+    Event,
+    MembershipSeen,
+    Output,
+    Received,
+    RecoverySeen,
+    Timer,
+)
 from consensus.ledger import Tip
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.types import (
@@ -32,9 +40,16 @@ from consensus.types import (
 )
 from consensus.wire import Certificates, EpochReply, SyncReply, VoteMessage
 from tests.simulation.planted import BUGS, Directed
+from tests.simulation.planted_recoveries import (
+    OlderViewsFollowed,
+    RecoversOnHearsay,
+    RecoversWhereItIs,
+    SnapshotsAround,
+    VotesOn,
+)
 from tests.simulation.test_bad_leaders import MISSED
 from tests.unit.consensus.clusters import Cluster, block, command
-from tests.unit.consensus.towns import Town
+from tests.unit.consensus.towns import Town, chain_view
 
 PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
 
@@ -143,6 +158,7 @@ class NumbersOfNoEpoch(Engine):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(boot, "NUMBERS_PER_EPOCH", 0)
             super().__init__(**arguments)  # type: ignore[arg-type]
+        self.boot._is_of_now = lambda incarnation: True  # type: ignore[method-assign]
 
     def _open_epoch(self, opening: Opening, tip: Tip) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -221,34 +237,19 @@ def _who_stays_keeps_its_number(engine: type[Engine]) -> bool:
 # --- R21: break-glass ---
 
 
-class RecoversOnAnyBlock(Engine):
-    """Opens the epoch of a recovery vote where it stands itself."""
-
-    def _on_recovery(self, recovery: Recovery) -> None:
-        tip = self.ledger.tip
-        super()._on_recovery(replace(recovery, height=tip.height, block_hash=tip.hash))
-
-
-class RecoversOnHearsay(Engine):
-    """Believes a member that tells of a recovery vote."""
-
-    def _on_epoch_reply(self, sender: int, reply: EpochReply) -> None:
-        for opening in reply.openings:
-            if isinstance(opening, Recovery):
-                self._on_recovery(opening)
-        super()._on_epoch_reply(sender, reply)
-
-
 class NumbersUsedAgain(Engine):
     """Opens a recovery as the epoch after its own, whatever the lost members called theirs."""
 
     def step(self, event: Event, now_ms: int) -> Output:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turning, "begins_era", lambda epoch: True)
+            patch.setattr(turning, "is_recovered", lambda epoch: True)
+            patch.setattr(turning, "left_era", lambda recovery: recovery.epoch - 1)
+            patch.setattr(turning, "era_of", lambda epoch: epoch)
+            patch.setattr(turning, "way_to_newest", list)
             return super().step(event, now_ms)
 
-    def _on_recovery(self, recovery: Recovery) -> None:
-        super()._on_recovery(replace(recovery, epoch=recovery.epoch - ERA + 1))
+    def _on_recoveries(self, recoveries: tuple[Recovery, ...]) -> None:
+        super()._on_recoveries(tuple(replace(r, epoch=r.epoch - ERA + 1) for r in recoveries))
 
 
 def _stuck(engine: type[Engine], block_hash: bytes | None = None) -> tuple[Town, Recovery]:
@@ -263,7 +264,7 @@ def _stuck(engine: type[Engine], block_hash: bytes | None = None) -> tuple[Town,
 
 def _a_recovery_on_another_block_opens_nothing(engine: type[Engine]) -> bool:
     town, recovery = _stuck(engine, bytes(32))
-    town.step(1, RecoverySeen(recovery))
+    town.step(1, RecoverySeen((recovery,)))
     return town.epochs()[1] == 0
 
 
@@ -271,6 +272,41 @@ def _only_the_chain_tells_of_a_recovery(engine: type[Engine]) -> bool:
     town, recovery = _stuck(engine)
     town.step(1, Received(2, EpochReply((recovery,))))
     return town.epochs()[1] == 0
+
+
+def _who_awaits_a_recovery_votes_no_more(engine: type[Engine]) -> bool:
+    town, recovery = _stuck(engine)
+    town.step(1, RecoverySeen((replace(recovery, height=recovery.height + 9),)))
+    before = set(town.votes(1))
+    town.fire(Timer.LEADER, 1)
+    return town.votes(1) == before
+
+
+def _a_view_of_before_a_recovery_leads_nowhere(engine: type[Engine]) -> bool:
+    town, recovery = _stuck(engine)
+    old = chain_view(town.number, *(town.member(s) for s in (1, 2, 3, 4)))
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen((replace(recovery, chain_block=town.number + 1),)))
+    town.pass_time()
+    for seat in (1, 2, 3):
+        town.step(seat, MembershipSeen(old, frozenset()))
+    town.pass_time()
+    return town.members(1).keys() == {1, 2, 3}
+
+
+def _no_snapshot_leads_around_a_recovery(engine: type[Engine]) -> bool:
+    town = Town(5, 6, checkpoints=Checkpoints(every=1, gap=1), engine_class=engine)
+    town.commit()
+    tip = town.engines[1].ledger.tip
+    town.commit()
+    town.stores[6] = town.new_store(6)
+    town.crash(6)
+    town.start(6)
+    recovery = Recovery(ERA, tip.height, tip.hash, (town.member(6),), bytes(32), 0)
+    town.step(6, RecoverySeen((recovery,)))
+    town.pass_time(12)
+    engine_6 = town.engines[6]
+    return engine_6.halted is None and engine_6.ledger.tip.height <= tip.height
 
 
 def _who_is_wiped_as_the_page_says_is_not_convicted(engine: type[Engine]) -> bool:
@@ -286,11 +322,11 @@ def _who_is_wiped_as_the_page_says_is_not_convicted(engine: type[Engine]) -> boo
     town.settle()
     tip = town.engines[1].ledger.tip
     members = tuple(map(town.member, (1, 2, 3)))
-    seen = RecoverySeen(Recovery(ERA, tip.height, tip.hash, members, bytes(32), town.number))
+    seen = RecoverySeen((Recovery(ERA, tip.height, tip.hash, members, bytes(32), town.number),))
     for seat in (1, 2):
         town.step(seat, seen)
     town.start(3)
-    assert town.step(3, seen).halt is not None
+    town.step(3, seen)
     town.crash(3)
     votes = set(town.votes(3))
     town.stores[3] = town.new_store(3)
@@ -311,8 +347,11 @@ STORIES: tuple[Directed, ...] = (
     Directed(NumbersOfNoEpoch, ("R20",), _a_number_has_one_certificate),
     Directed(AbstentionForgotten, ("R20",), _who_was_rolled_back_abstains_in_the_next_epoch_too),
     Directed(RightLostAtTheEdge, ("R20",), _who_stays_keeps_its_number),
-    Directed(RecoversOnAnyBlock, ("R21",), _a_recovery_on_another_block_opens_nothing),
+    Directed(RecoversWhereItIs, ("R21",), _a_recovery_on_another_block_opens_nothing),
     Directed(RecoversOnHearsay, ("R21",), _only_the_chain_tells_of_a_recovery),
+    Directed(VotesOn, ("R21",), _who_awaits_a_recovery_votes_no_more),
+    Directed(OlderViewsFollowed, ("R15", "R21"), _a_view_of_before_a_recovery_leads_nowhere),
+    Directed(SnapshotsAround, ("R17", "R21"), _no_snapshot_leads_around_a_recovery),
     Directed(NumbersUsedAgain, ("R21",), _who_is_wiped_as_the_page_says_is_not_convicted),
 )
 

@@ -29,7 +29,7 @@ def founders(town: Town, *more: int):
 
 
 def boundary_of(town: Town, seat: int, epoch: int) -> Boundary:
-    opening = town.stores[seat]._openings()[epoch]
+    opening = town.stores[seat].openings_now()[epoch]
     assert isinstance(opening, Boundary)
     return opening
 

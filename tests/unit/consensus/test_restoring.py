@@ -383,7 +383,7 @@ def test_a_recovery_on_an_installed_block_waits_until_it_is_written() -> None:
     seat = _offered(engine)
     members = cluster.validators.validators
     recovery = Recovery(ERA, AT, PAST.blocks[AT - 1].hash, members, bytes(32), 0)
-    engine.step(RecoverySeen(recovery), 8)
+    engine.step(RecoverySeen((recovery,)), 8)
     output = _all_chunks(engine, seat)
     assert output.installed and engine.validators.epoch == 0
     output = engine.step(TimerFired(Timer.RETRY), 10)

@@ -98,7 +98,7 @@ def test_a_snapshot_of_the_block_that_an_epoch_stands_on_begins_that_epoch(
     monkeypatch.setattr(archive, "KEPT", 10**6)
     town = _town_that_moved_on(changes=1, rounds=12)
     disk = town.stores[1]
-    (opening,) = disk._openings()
+    (opening,) = disk.openings_now()
     assert isinstance(opening, Boundary)
     boundary = opening.block
     (snapshot,) = (s for s in disk.archive.proven if s.height == boundary.header.height)
@@ -133,7 +133,7 @@ def test_a_proof_of_an_epoch_that_names_a_later_block_is_not_taken_for_the_first
     disk = town.stores[1]
     town.change(town.heavier(1, 2), *(town.member(s) for s in (2, 3, 4, 5)))
     town.pass_time(12)
-    (opening,) = disk._openings()
+    (opening,) = disk.openings_now()
     assert isinstance(opening, Boundary)
     at = opening.block.header.height
     headers = [b.header for b, _ in disk.chain]
@@ -155,7 +155,7 @@ def test_a_proof_of_an_epoch_that_names_a_later_block_is_not_taken_for_the_first
 
 def test_false_proofs_of_epochs_end_an_offer() -> None:
     town = _town_that_moved_on(rounds=12)
-    openings = town.stores[1]._openings()
+    openings = town.stores[1].openings_now()
     good = [o for o in openings if isinstance(o, Boundary)]
     manifest = town.stores[1].archive.proven[-1].manifest
     assert manifest is not None and len(good) >= 2

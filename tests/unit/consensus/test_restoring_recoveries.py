@@ -9,7 +9,7 @@ from clusters import CLUSTER_ID
 from towns import Town
 
 from consensus.certificates import verify_certificate
-from consensus.epochs import opened_set
+from consensus.epochs import era_of, opened_set
 from consensus.interface import (
     Alarm,
     Checkpoints,
@@ -29,11 +29,12 @@ NEAR = Checkpoints(every=1, gap=1)
 
 def _recover(town: Town, era: int, *seats: int) -> Recovery:
     """The chain opens an epoch of ``seats``, which all run, on what is final."""
-    tip = town.engines[seats[0]].ledger.tip
+    first = town.engines[seats[0]]
+    tip, epoch = first.ledger.tip, era * ERA + era_of(first.validators.epoch)
     members = tuple(map(town.member, seats))
-    recovery = Recovery(era * ERA, tip.height, tip.hash, members, bytes(32), 0)
+    recovery = Recovery(epoch, tip.height, tip.hash, members, bytes(32), 0)
     for seat in seats:
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     return recovery
 
 
@@ -75,7 +76,7 @@ def test_a_wiped_member_that_saw_the_recovery_comes_back(seat: int, late: bool) 
     if late:
         town.pass_time(12)
         assert town.epochs()[seat] == 0
-    town.step(seat, RecoverySeen(recovery))
+    town.step(seat, RecoverySeen((recovery,)))
     town.pass_time(24)
     assert town.epochs()[seat] == ERA
     (record, *_) = _installed(town, seat)
@@ -85,7 +86,7 @@ def test_a_wiped_member_that_saw_the_recovery_comes_back(seat: int, late: bool) 
     town.commit(1, 2, 3, seat)
     town.crash(seat)
     town.start(seat)
-    town.step(seat, RecoverySeen(recovery))
+    town.step(seat, RecoverySeen((recovery,)))
     assert town.engines[seat].halted is None and town.epochs()[seat] == ERA
     town.pass_time()
     town.commit(1, 2, 3, seat)
@@ -113,18 +114,16 @@ def test_a_snapshot_leads_over_several_recoveries_and_the_epochs_between() -> No
         town.commit(1, 2)
     town.outputs.clear()
     _wipe(town, 4)
-    for recovery in (first, second):
-        town.step(4, RecoverySeen(recovery))
+    town.step(4, RecoverySeen((first, second)))
     town.pass_time(24)
-    assert town.epochs()[4] == 2 * ERA
+    assert town.epochs()[4] == 2 * ERA + 1
     (record, *_) = _installed(town, 4)
     before, between, after = record.openings
     assert (before, after) == (first, second) and isinstance(between, Boundary)
     assert not _told(town, 4, Misbehaved)
     town.crash(4)
     town.start(4)
-    for recovery in (first, second):
-        town.step(4, RecoverySeen(recovery))
+    town.step(4, RecoverySeen((first, second)))
     town.pass_time()
     town.commit(1, 2, 4)
 
@@ -144,7 +143,7 @@ def test_a_forged_recovery_opens_nothing(saw: bool) -> None:
     _wipe(town, 4)
     town.queue.clear()
     if saw:
-        town.step(4, RecoverySeen(recovery))
+        town.step(4, RecoverySeen((recovery,)))
     engine = town.engines[4]
     engine._offered = 3
     engine.catchup.best_height = manifest.header.height
@@ -171,7 +170,7 @@ def test_a_member_that_saw_a_recovery_takes_no_snapshot_of_what_others_made_beyo
     recovery = Recovery(ERA, lost.height, lost.hash, (town.member(6),), bytes(32), 0)
     _wipe(town, 6)
     town.outputs.clear()
-    town.step(6, RecoverySeen(recovery))
+    town.step(6, RecoverySeen((recovery,)))
     town.pass_time(12)
     assert not _told(town, 6, Misbehaved)
     assert not [r for r in _installed(town, 6) if r.tip.height > lost.height]
@@ -192,7 +191,7 @@ def test_a_snapshot_on_its_way_does_not_lead_around_a_recovery(
         town.change(town.heavier(1, weight), *(town.member(s) for s in (2, 3, 4, 5)))
         town.pass_time(12)
     snapshot = town.stores[1].archive.proven[-1]
-    openings = tuple(town.stores[1]._openings())
+    openings = tuple(town.stores[1].openings_now())
     assert snapshot.manifest is not None and len(openings) == 2
     _wipe(town, 5)
     town.queue.clear()
@@ -202,7 +201,7 @@ def test_a_snapshot_on_its_way_does_not_lead_around_a_recovery(
     town.step(5, Received(1, EpochReply(openings[: 1 + most])))
     assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
     recovery = Recovery(ERA, snapshot.height - 1, bytes(32), (town.member(5),), bytes(32), 0)
-    town.step(5, RecoverySeen(recovery))
+    town.step(5, RecoverySeen((recovery,)))
     assert engine.fetch is None and engine._offer is None
     town.step(5, Received(1, EpochReply(openings)))
     for number, items in enumerate(snapshot.chunks):
@@ -220,7 +219,7 @@ def test_a_snapshot_of_the_block_that_a_recovery_named_begins_that_epoch(
     assert snapshot.manifest is not None
     _wipe(town, 4)
     town.queue.clear()
-    town.step(4, RecoverySeen(recovery))
+    town.step(4, RecoverySeen((recovery,)))
     town.queue.clear()
     town.engines[4]._offered = 1
     town.step(4, Received(1, SnapshotOffer(snapshot.manifest)))

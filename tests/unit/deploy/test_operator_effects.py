@@ -118,4 +118,4 @@ def test_a_recovery_that_no_node_will_open_is_told_before_anybody_votes() -> Non
     good = effect_of(calls.vote_recovery(1, 2 * ERA, 70, b"h" * 32), now)
     assert len(good.warnings) == 1
     for call in (calls.vote_recovery(1, 7, 70, b"h" * 32), calls.recover(7, 70, b"h" * 32, [1])):
-        assert f"{ERA} does" in effect_of(call, now).warnings[-1]
+        assert f"is {ERA}" in effect_of(call, now).warnings[-1]

@@ -135,7 +135,7 @@ def test_a_snapshot_that_led_over_a_recovery_comes_back(
     four = tuple(map(town.member, (1, 2, 3, 4)))
     recovery = Recovery(ERA, tip.height, tip.hash, four, bytes(32), 0)
     for seat in (1, 2, 3, 4):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.pass_time()
     town.crash(SEAT)
     for _ in range(4):
@@ -151,7 +151,7 @@ def test_a_snapshot_that_led_over_a_recovery_comes_back(
 
     monkeypatch.setattr(disk, "commit", commit_to_both)
     town.start(SEAT)
-    town.step(SEAT, RecoverySeen(recovery))
+    town.step(SEAT, RecoverySeen((recovery,)))
     town.pass_time(12)
     assert (recovery,) in openings
     store.sync()
@@ -175,7 +175,7 @@ def test_answers_end_at_the_block_of_a_recovery(tmp_path: Path, count: int) -> N
     two = tuple(map(town.member, (1, 2)))
     recovery = Recovery(ERA, tip.height, tip.hash, two, bytes(32), 0)
     for seat in (1, 2):
-        town.step(seat, RecoverySeen(recovery))
+        town.step(seat, RecoverySeen((recovery,)))
     town.pass_time()
     town.commit()
     store = _store(tmp_path, _outputs(town))
