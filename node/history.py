@@ -52,7 +52,10 @@ class History:
     def _begin(self, machine: Machine) -> None:
         self._machine = machine
         self.floor = self._last = machine.revision
-        self._revisions: deque[tuple[Event, ...]] = deque()  # from floor + 1 on
+        # From floor + 1 on, behind as many empty places as ``_dropped`` says: to close the gap with
+        # each block would move all that is kept.
+        self._revisions: list[tuple[Event, ...]] = []
+        self._dropped = 0
         self._touched: dict[bytes, list[int]] = {}  # key: its revisions above the floor
         self._keys = SortedList()  # of _touched
         self._bytes = 0
@@ -98,6 +101,10 @@ class History:
             self._touched[event.key].append(event.revision)
             self._bytes += _size(event)
 
+    def _place(self, revision: int) -> int:
+        """Where a revision above the floor lies in ``_revisions``."""
+        return revision - self.floor - 1 + self._dropped
+
     def publish(self, revision: int) -> None:
         """Everything up to a revision may be shown."""
         self.published = max(self.published, revision)  # a snapshot may have come between
@@ -111,11 +118,18 @@ class History:
         all other nodes at the same block.
         """
         kept, gone = self._revisions, set()
-        while len(kept) > REVISIONS_MAX or (self._bytes > BYTES_MAX and kept):
-            for event in kept.popleft():
+        while len(kept) - self._dropped > REVISIONS_MAX or (
+            self._bytes > BYTES_MAX and len(kept) > self._dropped
+        ):
+            for event in kept[self._dropped]:
                 self._bytes -= _size(event)
                 gone.add(event.key)
+            kept[self._dropped] = ()
+            self._dropped += 1
             self.floor += 1
+        if self._dropped > REVISIONS_MAX // 8:
+            del kept[: self._dropped]
+            self._dropped = 0
         for key in gone:
             revisions = self._touched[key]
             del revisions[: bisect_right(revisions, self.floor)]
@@ -162,7 +176,7 @@ class History:
         revisions = self._touched.get(key)
         if revisions and revisions[-1] > revision:
             next_ = revisions[bisect_right(revisions, revision)]
-            events = self._revisions[next_ - self.floor - 1]
+            events = self._revisions[self._place(next_)]
             return next(event.previous for event in events if event.key == key)
         return self._machine.entries.get(key)
 
@@ -219,8 +233,8 @@ class History:
         upto = min(self.published, after + revisions_max)
         found = [
             event
-            for place in range(after - self.floor, upto - self.floor)
-            for event in self._revisions[place]
+            for events in self._revisions[self._place(after + 1) : self._place(upto + 1)]
+            for event in events
             if contains(key, end, event.key)
         ]
         return found, max(after, upto)

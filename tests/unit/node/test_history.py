@@ -100,12 +100,13 @@ class Past:
 def test_a_full_window_is_cut_bit_by_bit() -> None:
     """A cut holds up every node at the same block: it is to be about as long as what is added."""
     past, floors = Past(), [0]
-    with mock.patch.multiple(module, REVISIONS_MAX=4096):
-        for number in range(300):
-            past.block(*(Put(b"%d" % (n % 7), b"v") for n in range(number, number + 16)))
+    with mock.patch.multiple(module, REVISIONS_MAX=64):
+        for number in range(30):
+            past.block(*(Put(KEYS[n % 4], b"%d" % number, 0) for n in range(number, number + 7)))
             floors.append(past.history.floor)
-    assert floors[-1] == 300 * 16 - 4096
-    assert max(b - a for a, b in pairwise(floors)) <= 16
+            past.check()
+    assert floors[-1] == 30 * 7 - 64
+    assert max(b - a for a, b in pairwise(floors)) <= 7
 
 
 actions = st.builds(Put, st.sampled_from(KEYS), st.binary(max_size=3), st.just(0)) | st.builds(
