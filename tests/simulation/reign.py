@@ -88,7 +88,7 @@ class Reign(World):
         self.on_applied.append(self._applied)
         seats = sorted(self.members)
         for seat in seats:
-            self.after(self.rng.uniform(0.0, 50.0), self._boot, seat)
+            self.after(self.rng.uniform(0.0, 50.0), self.boot, seat)
         for i, a in enumerate(seats):
             for b in seats[i + 1 :]:
                 self.after(60.0, self.network.try_connect, a, b)
