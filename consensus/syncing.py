@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import limits
 from .catchup import is_consistent, is_final
 from .interface import ServeBlocks
 from .proposing import Proposing
-from .types import Boundary, FinalHeader, VoteKind
+from .types import ZERO_HASH, Boundary, FinalHeader, VoteKind
 from .wire import BlockReply, Certificates, SyncReply, SyncRequest
 
 
@@ -42,6 +44,10 @@ class Syncing(Proposing):
 
     def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:
         """Blocks that prove themselves: checked when they come, applied when it is their turn."""
+        if not reply.finalization.parts:
+            self.catchup.has_nothing(sender)
+            self._take_named(sender, reply)
+            return
         if self.catchup.target is None:
             if reply.finalization.kind is VoteKind.FINALIZE:
                 self._take_certificate(reply.finalization, sender=sender)
@@ -59,6 +65,20 @@ class Syncing(Proposing):
         else:
             self.catchup.unneeded(sender, reply.blocks[0].header.height)
         self._out.send += self.catchup.ask(self.connected)
+
+    def _take_named(self, sender: int, reply: SyncReply) -> None:
+        """R21: what leads to the block that our own chain names needs no finalization."""
+        named = self._awaited[0].block_hash if self._awaited else None
+        if named != reply.finalization.block or not is_consistent(reply, self.cluster_id):
+            return  # it may see what we do not see yet
+        for block in reply.blocks:
+            if block.header.height > self.ledger.tip.height and block.next_epoch is None:
+                self.ledger.blocks[block.hash] = block
+        branch = self._branch(named)
+        if isinstance(branch, bytes):
+            self._send(sender, SyncRequest(_heights(reply)[1] + 1, limits.SYNC_BLOCKS_MAX))
+        elif branch is not None:
+            self._apply(branch, replace(reply.finalization, block=ZERO_HASH), ())
 
     def _take_reply(self, sender: int, reply: SyncReply) -> None:
         if reply.head is not None:

@@ -6,7 +6,17 @@ import sqlite3
 from collections.abc import Iterable
 
 from consensus import limits, wire
-from consensus.types import Block, Boundary, Certificate, FinalHeader, Header, Manifest, Opening
+from consensus.types import (
+    Block,
+    Boundary,
+    Certificate,
+    FinalHeader,
+    Header,
+    Manifest,
+    Opening,
+    Recovery,
+    VoteKind,
+)
 
 
 class StorageError(Exception):
@@ -101,6 +111,8 @@ class Served:
         )
         for data, proof in rows:
             block = wire.decode_block(data, self._cluster_id)
+            if block.header.epoch != blocks[0].header.epoch:
+                break
             links.append(block.header)
             if block.next_epoch is not None:
                 end = self._to_boundary((block,))
@@ -108,7 +120,24 @@ class Served:
             if proof is not None:
                 final = wire.decode_certificate(proof)
                 return wire.SyncReply(blocks, tuple(links), final, self._head(final))
-        return None
+        return self._to_recovery(blocks, tuple(links))
+
+    def _to_recovery(
+        self, blocks: tuple[Block, ...], links: tuple[Header, ...]
+    ) -> wire.SyncReply | None:
+        """Blocks up to one that a recovery named: whoever sees it on its chain needs no proof.
+
+        What proved them final was above them, and dropped. None when no recovery stands there.
+        """
+        last = links[-1] if links else blocks[-1].header
+        row = self._reader.execute(
+            "SELECT data FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT 1", (last.epoch,)
+        ).fetchone()
+        ended = None if row is None else wire.decode_opening(row[0], self._cluster_id)
+        if not isinstance(ended, Recovery) or ended.height != last.height:
+            return None
+        named = Certificate(VoteKind.FINALIZE, last.epoch, last.view, ended.block_hash, ())
+        return wire.SyncReply(blocks, links, named, None)
 
     def _head(self, shown: Certificate) -> FinalHeader | None:
         """Our newest finalized header, None when ``shown`` is its finalization."""

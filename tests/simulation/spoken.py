@@ -25,6 +25,6 @@ def certificates_in(message: Message) -> tuple[Certificate, ...]:
         case ProposalMessage(_, p):
             parent = () if p.parent is None else (p.parent,)
             return (*parent, *p.block.nullifications)
-        case SyncReply(_, _, finalization, head):
+        case SyncReply(_, _, finalization, head) if finalization.parts:  # else the chain proves it
             return (finalization,) if head is None else (finalization, head.finalization)
     return ()

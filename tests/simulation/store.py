@@ -315,12 +315,19 @@ class SimStore:
             if finalization is not None and (len(blocks) == most or links):
                 return SyncReply(tuple(blocks), tuple(links), finalization, head)
         # A recovery ended the epoch; what proves its block may be above it, and dropped.
+        kept = blocks.copy()
         while blocks and not links:
             final = self.chain[blocks[-1].header.height - 1 - self.base][1]
             if final is not None:
                 return SyncReply(tuple(blocks), (), final, None)
             blocks.pop()
-        return None
+        last = links[-1] if links else kept[-1].header if kept else None
+        later = (o for o in self.openings_now() if last and opened_set(o).epoch > last.epoch)
+        ended = next(later, None)
+        if last is None or not isinstance(ended, Recovery) or ended.height != last.height:
+            return None
+        named = Certificate(VoteKind.FINALIZE, last.epoch, last.view, ended.block_hash, ())
+        return SyncReply(tuple(kept), tuple(links), named, None)
 
     def copy(self) -> SimStore:
         """The disk as it is now, for a later rollback."""

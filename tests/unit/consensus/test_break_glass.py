@@ -290,3 +290,22 @@ def test_members_whose_disks_are_gone_vote_in_the_era_that_a_recovery_begins() -
     assert set(town.epochs().values()) == {ERA}
     assert all(engine.can_vote for engine in town.engines.values())
     town.commit()
+
+
+def test_blocks_up_to_a_recovery_are_served_by_those_whose_proof_was_above_it() -> None:
+    """They took them over with others that are dropped; whoever had the proof is lost."""
+    town = Town(7, 7)
+    town.crash(2, 3)
+    town.commit()
+    recovery = _recovery(town, 1, 2, 3)
+    town.commit()
+    town.start(2)
+    town.step(2, RecoverySeen((recovery,)))
+    town.pass_time()
+    assert town.epochs()[2] == ERA
+    town.stores[2].chain = [(block, None) for block, _ in town.stores[2].chain]
+    town.crash(1, 4, 5, 6, 7)
+    town.start(3)
+    town.step(3, RecoverySeen((recovery,)))
+    town.pass_time()
+    assert town.epochs()[3] == ERA

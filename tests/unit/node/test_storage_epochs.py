@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from consensus.epochs import ends_epoch, opened_set
 from consensus.interface import (
     Checkpoints,
     EpochRecord,
+    FinalizedRecord,
     InstallRecord,
     Output,
     Record,
@@ -185,4 +187,29 @@ def test_answers_end_at_the_block_of_a_recovery(tmp_path: Path, count: int) -> N
         assert is_consistent(reply, CLUSTER_ID)
         epochs = {b.header.epoch for b in reply.blocks} | {reply.finalization.epoch}
         assert len(epochs) == 1
+    store.close()
+
+
+def test_blocks_whose_proof_a_recovery_dropped_are_served_for_who_sees_it(tmp_path: Path) -> None:
+    """The member that it lost had gone on; this one took over blocks and the proof above them."""
+    town = Town(7, 7)
+    town.crash(2, 3)
+    town.commit()
+    tip = town.engines[1].ledger.tip
+    three = tuple(map(town.member, (1, 2, 3)))
+    town.commit()
+    town.start(SEAT)
+    town.step(SEAT, RecoverySeen((Recovery(ERA, tip.height, tip.hash, three, bytes(32), 0),)))
+    town.pass_time()
+    outputs = _outputs(town)
+    for output in outputs:
+        output.persist = [
+            replace(r, finalization=None) if isinstance(r, FinalizedRecord) else r
+            for r in output.persist
+        ]
+    store = _store(tmp_path, outputs)
+    reply = store.blocks_from(1, 1)
+    assert reply is not None and not reply.finalization.parts
+    assert is_consistent(reply, CLUSTER_ID) and reply.finalization.block == tip.hash
+    assert store.blocks_from(tip.height + 1, 1) is None
     store.close()
