@@ -78,7 +78,10 @@ class Offer:
             if following.epoch <= self.validators.epoch or not self.lacks_epochs:
                 continue
             if isinstance(opening, Recovery):
-                if opening != next((r for r in seen if r.epoch > self.validators.epoch), None):
+                ours = next((r for r in seen if r.epoch > self.validators.epoch), None)
+                if ours is not None and opening.epoch < ours.epoch:
+                    continue  # the sender stood on its block when ours took its place
+                if opening != ours:
                     return True  # R21: never on a member's word, and each in its turn
             elif not ends_epoch(opening, self.validators, cluster_id, verifier):
                 return False

@@ -90,6 +90,11 @@ def test_a_liar_makes_nothing_of_a_recovery(liar: str) -> None:
     _hold(campaign.run(range(820, 832), settings))
 
 
+def test_recoveries_that_were_hard_to_come_over_are() -> None:
+    """A block whose proof was dropped; a snapshot over a recovery that another one replaced."""
+    _hold(campaign.run((1269, 2017), Settings(nodes=7, byzantine=1, recoveries=2)))
+
+
 def test_a_member_whose_next_blocks_only_one_has_gets_a_second_snapshot_from_it() -> None:
     """The others have nothing for it, and do not say so."""
     _hold(campaign.run((11,), Settings(nodes=4, recoveries=1)))
