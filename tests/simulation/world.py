@@ -309,7 +309,9 @@ class World:
             if member.seat not in self.losses.down:
                 self.oracle.expects(member.seat, raw)
                 self.after(self.rng.uniform(0.0, 500.0), self._ask, member, raw)
-        self.after(float(self.scenario.settings.calm_ms), self.oracle.calm_is_over)
+        # Few are left, who may have been barred for long (R16) when they had nothing to give.
+        times = 3 if self.scenario.losses else 1
+        self.after(float(times * self.scenario.settings.calm_ms), self.oracle.calm_is_over)
 
     def _ask(self, member: Member, raw: bytes) -> None:
         """Again and again where a history may end in which it was done."""
