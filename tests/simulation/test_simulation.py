@@ -91,8 +91,9 @@ def test_a_liar_makes_nothing_of_a_recovery(liar: str) -> None:
 
 
 def test_recoveries_that_were_hard_to_come_over_are() -> None:
-    """A block whose proof was dropped; a snapshot over a recovery that another one replaced."""
-    _hold(campaign.run((1269, 2017), Settings(nodes=7, byzantine=1, recoveries=2)))
+    """A block whose proof was dropped; a snapshot over a recovery that another one replaced, and
+    one of the named block itself."""
+    _hold(campaign.run((1269, 2017, 7272), Settings(nodes=7, byzantine=1, recoveries=2)))
 
 
 def test_a_member_whose_next_blocks_only_one_has_gets_a_second_snapshot_from_it() -> None:
