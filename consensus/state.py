@@ -75,7 +75,7 @@ class State:
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
         self._linked_ms: int | None = None  # since when the links make a quorum; None: they do not
-        self._lost: set[int] = set()  # whose link ended since then, and did not come back
+        self._lost: set[int] = set()  # whose link ended while others stayed, and did not come back
         self.evidence = EvidenceBook()
         self.previous: ValidatorSet | None = None  # the set of the epoch before this one
         self._awaited: list[Recovery] = []  # seen on our chain, before us; in order (R21)
@@ -220,14 +220,14 @@ class State:
         """After a change of links, or of who counts."""
         weight = self.validators.weight([*self.connected, self.seat])
         self._lost -= self.connected
-        if not self.validators.is_quorum(weight):
-            self._linked_ms = None
-            self._lost.clear()
-            return
-        if self._linked_ms is None:
-            self._linked_ms = self._now_ms
         if lost is not None:
             self._lost.add(lost)
+        if self.connected.isdisjoint(self.validators.weights):
+            self._lost.clear()  # all of them: that was a pause of ours
+        if not self.validators.is_quorum(weight):
+            self._linked_ms = None
+        elif self._linked_ms is None:
+            self._linked_ms = self._now_ms
 
     def _is_lost(self, seat: int) -> bool:
         """True when a link that is not there is lost, and not only still to be made.

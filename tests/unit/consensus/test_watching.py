@@ -310,8 +310,24 @@ def test_a_link_to_the_leader_that_is_still_to_be_made_has_the_leaders_whole_tim
     assert delay_ms(PeerLost(leader), late_ms) == d.link_grace_ms
     for other in others:  # as after a pause: all are gone, and come back one by one
         engine.step(PeerLost(other), late_ms)
+    for other in others:
         engine.step(PeerConnected(other), late_ms)
     assert delay_ms(TimerFired(Timer.LEADER), late_ms) == d.heartbeat_ms + d.leader_ms
+
+
+def test_a_leader_that_dies_while_another_link_is_still_to_be_made_is_lost_all_the_same() -> None:
+    """One member is back a moment ago, and one waits for it: neither has a quorum of links now."""
+    cluster = Cluster()
+    leader = cluster.leader()
+    seat, linked, back = (s for s in (1, 2, 3, 4) if s != leader)
+    engine = cluster.engine(seat)
+    d = engine.durations
+    engine.step(Started(), 1000)
+    for other in (leader, linked):
+        engine.step(PeerConnected(other), 1000)
+    assert engine.step(PeerLost(leader), 2000).timers[Timer.LEADER] == d.link_grace_ms
+    engine.step(PeerConnected(back), 2050)
+    assert engine.step(TimerFired(Timer.LEADER), 2100).timers[Timer.LEADER] == d.link_grace_ms
 
 
 def test_a_complaint_that_proved_false_makes_the_timers_longer_and_the_right_one_does_not() -> None:
