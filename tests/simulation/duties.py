@@ -211,13 +211,13 @@ class Duties:
                 self._fail(member, f"takes a state from above height {ahead.height}")
         if engine.halted is not None or output.installed:
             return
+        if _is_beside(engine, ahead):
+            self._fail(member, f"does not stop, though epoch {ahead.epoch} stands elsewhere")
         if engine.ledger.tip.height < ahead.height:
             memory.there = None
         elif memory.there is None:
             memory.there = memory.retries
         elif memory.retries > memory.there + 1:  # a state just installed waits for the next one
-            if _is_beside(engine, ahead):
-                self._fail(member, f"does not stop, though epoch {ahead.epoch} stands elsewhere")
             self._fail(member, f"does not open epoch {ahead.epoch}, on whose block it is")
 
     def must_stop(self, member: Member) -> bool:

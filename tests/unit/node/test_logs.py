@@ -184,7 +184,7 @@ def test_a_reader_of_the_log_that_stands_still_costs_lines_and_nothing_else(
     with os.fdopen(writer, "w") as out:
         configure_logging("json", "info", stream=out)
         if library:
-            write = logging.getLogger("some.library").warning
+            write = logging.getLogger("asyncio").warning
         else:
             write = structlog.get_logger("node").info
         writing = threading.Thread(
