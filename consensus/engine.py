@@ -250,6 +250,10 @@ class Engine(Watching):
         self._stirred = True
         self._now_ms += max(0, now_ms - self._clock_ms)
         self._clock_ms = now_ms  # it may be put back, and block time must follow
+        if self._awaited and not self._lacks_recovered:
+            self._try_recovery()  # an installed state is on disk now
+            if self.halted is not None:
+                return self._out
         match event:
             case Received(sender, message):
                 self._on_message(sender, message)

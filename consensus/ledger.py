@@ -38,7 +38,16 @@ def tip_at(header: Header, hash_: bytes, finalization: Certificate | None) -> Ti
 
 def opened_tip(header: Header, hash_: bytes) -> Tip:
     """The tip of an epoch that stands on a block of the one before (R11)."""
-    return Tip(header.height, hash_, GENESIS, header.time_ms, header.state_height, None)
+    return begun_tip(tip_at(header, hash_, None))
+
+
+def begun_tip(tip: Tip) -> Tip:
+    """What an epoch that opens on a tip begins with.
+
+    All of its members have the state of that block, and who came by a snapshot none below it: so
+    that is what the first block commits to (R2).
+    """
+    return Tip(tip.height, tip.hash, GENESIS, tip.time_ms, tip.height, None)
 
 
 def genesis_tip(genesis: bytes) -> Tip:

@@ -71,7 +71,7 @@ def _covers(
     return Verdict.WAIT if known is None else Verdict.VALID
 
 
-def state_height(above: int, machine: Machine, every: int, lag: int = STATE_LAG) -> int:
+def state_height(above: int, machine: Machine, every: int) -> int:
     """The state that a header commits to when its parent commits to that of height ``above``.
 
     The newest that voters can check at once, but never past a checkpoint (a multiple of
@@ -79,7 +79,7 @@ def state_height(above: int, machine: Machine, every: int, lag: int = STATE_LAG)
     that we forgot is passed over: nobody as far as we are could check it any more, and a liar
     that kept ``above`` old for long must not stop the chain.
     """
-    newest = max(above, machine.height - lag)
+    newest = max(above, machine.height - STATE_LAG)
     checkpoint = next_checkpoint(above, every)
     return checkpoint if newest > checkpoint and machine.hash_at(checkpoint) else newest
 

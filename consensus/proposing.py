@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import limits
 from .interface import BlockRecord, Send
-from .proposals import STATE_LAG, state_height, unfinalized
-from .types import GENESIS, Block, Certificate, Proposal, View, VoteKind
+from .proposals import state_height, unfinalized
+from .types import Block, Certificate, Proposal, View, VoteKind
 from .voting import Voting
 from .wire import ProposalMessage, make_block
 
@@ -69,10 +69,7 @@ class Proposing(Voting):
         asked_for = commands or (record and not ending)
         if not (asked_for or self._heartbeat_due or view.index == 0):
             return None
-        # Where an epoch begins everybody has the state of its opening block, and after a snapshot
-        # perhaps of none before it; as many as then lack it may be needed.
-        lag = 0 if not branch and tip.view == GENESIS else STATE_LAG
-        checked = state_height(above, self.machine, self.checkpoints.every, lag)
+        checked = state_height(above, self.machine, self.checkpoints.every)
         state_hash = self.machine.hash_at(checked)
         if state_hash is None:  # behind what the parent already commits to
             return None

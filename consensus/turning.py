@@ -7,8 +7,6 @@ and an epoch is opened on the first boundary block of the finalized chain only
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .catchup import CatchUp
 from .certificates import VoteBook
 from .convicting import Convicting
@@ -36,7 +34,7 @@ from .interface import (
     ServeEpochs,
     Timer,
 )
-from .ledger import Ledger, Tip
+from .ledger import Ledger, Tip, begun_tip
 from .order import leader_order
 from .proposals import Verdict
 from .types import (
@@ -342,7 +340,7 @@ class Turning(Convicting):
         while self._awaited and not self.is_halted and not self._out.installed:
             r, tip = self._awaited[0], self.ledger.tip
             if (tip.height, tip.hash) == (r.height, r.block_hash):
-                self._open_epoch(r, replace(tip, view=GENESIS, finalization=None, header=None))
+                self._open_epoch(r, begun_tip(tip))
             elif self._lacks_recovered and left_era(r) == era_of(self.validators.epoch):
                 self._send(None, SyncRequest(tip.height + 1, 1))
                 return

@@ -350,9 +350,6 @@ class Voting(Turning):
     def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
         """Applies final blocks in order, up to the first that ends the epoch (R11, R21)."""
         recovered = self._awaited[0] if self._awaited else None
-        if recovered is not None and not self._lacks_recovered:
-            self._try_recovery()  # a snapshot brought us to its block
-            return
         if recovered is not None and self._passes_beside(recovered, branch):
             return
         for number, block in enumerate(branch):

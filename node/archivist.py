@@ -17,7 +17,7 @@ import trio
 from consensus.types import Manifest
 from consensus.wire import SnapshotChunk, SnapshotOffer
 from node import snapshots, state_tables
-from node.served import StorageError
+from node.served import NeverProven, StorageError
 from node.snapshots import Draft, SnapshotError, SnapshotFile
 from node.storage import Pinned, Store
 
@@ -97,7 +97,10 @@ class Archivist:
             await trio.to_thread.run_sync(self._complete, draft, manifest)
         except (SnapshotError, StorageError, OSError) as error:
             # Not worth stopping for: the next one comes, and no block goes before it.
-            self._log.error("snapshot_failed", height=pinned.height, reason=str(error))
+            if isinstance(error, NeverProven):
+                self._log.info("snapshot_unproven", height=pinned.height)
+            else:
+                self._log.error("snapshot_failed", height=pinned.height, reason=str(error))
             # But the votes need the space that it took, if that was what failed.
             with suppress(OSError):
                 await trio.to_thread.run_sync(snapshots.tidy_drafts, self._directory)

@@ -23,6 +23,10 @@ class StorageError(Exception):
     """The store cannot be used, or what it holds is not what this node wrote."""
 
 
+class NeverProven(StorageError):
+    """No header commits to that state or will: an epoch began right above it (R2)."""
+
+
 class Served:
     """Reading of the finalized chain, on a connection of its own: safe beside the writer."""
 
@@ -156,7 +160,7 @@ class Served:
     def manifest(self, height: int) -> Manifest | None:
         """Proof of the state at ``height`` (R17), None while no finalized header commits to it.
 
-        Raises StorageError when none ever will, or the blocks are gone.
+        Raises NeverProven when none ever will, StorageError when the blocks are gone.
         """
         rows = self._reader.execute(
             "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
@@ -171,7 +175,7 @@ class Served:
             headers.append(header)
             certified = certified or header.state_height == height
             if header.state_height > height and not certified:
-                raise StorageError(f"no header commits to the state at height {height}")
+                raise NeverProven(f"no header commits to the state at height {height}")
             if certified and finalization is not None:
                 final = wire.decode_certificate(finalization)
                 return Manifest(headers[0], tuple(headers[1:]), final, 0)

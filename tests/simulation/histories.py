@@ -89,8 +89,10 @@ class History:
                 fail(f"time or view goes back at height {height}")
             every = self._world.scenario.checkpoints.every
             passes_over = header.state_height > (last.state_height // every + 1) * every
-            # Whoever is left may all have come by snapshots, and know the state of no checkpoint.
-            if passes_over and era_of(header.epoch) == era_of(last.epoch):
+            if header.epoch != last.epoch:  # its members share no older state for sure
+                if header.state_height != last.height:
+                    fail(f"block {height} begins an epoch, and commits to another state")
+            elif passes_over:
                 fail(f"block {height} commits to a state beyond the next checkpoint")
         if header.view.index > 0 and (
             not self.blocks

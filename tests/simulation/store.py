@@ -9,7 +9,6 @@ came after them, and a crash loses them.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 from consensus import limits
@@ -32,10 +31,9 @@ from consensus.interface import (
     VoteRecord,
 )
 from consensus.items import KeyValue, Lease, Session
-from consensus.ledger import Tip, genesis_tip, opened_tip
+from consensus.ledger import Tip, begun_tip, genesis_tip, opened_tip
 from consensus.machine import Machine
 from consensus.types import (
-    GENESIS,
     Block,
     Boundary,
     Certificate,
@@ -216,7 +214,7 @@ class SimStore:
             block = self.chain[-1][0]
             self.tip = opened_tip(block.header, block.hash)
         else:
-            self.tip = replace(self.tip, view=GENESIS, finalization=None, header=None)
+            self.tip = begun_tip(self.tip)
         epoch = opened_set(opening).epoch
         last = max(self.votes, default=None)  # shows that the log is whole (R10)
         self.votes = {k: raw for k, raw in self.votes.items() if k[0] >= epoch or k == last}

@@ -96,6 +96,11 @@ def test_recoveries_that_were_hard_to_come_over_are() -> None:
     _hold(campaign.run((1269, 2017, 7272), Settings(nodes=7, byzantine=1, recoveries=2)))
 
 
+def test_members_who_came_to_a_recovered_block_by_different_ways_agree_on_the_next() -> None:
+    """One has the states below it, the other a snapshot of it; another stops beside it at once."""
+    _hold(campaign.run((739948001183,), Settings(nodes=7, byzantine=1, recoveries=2)))
+
+
 def test_a_member_whose_next_blocks_only_one_has_gets_a_second_snapshot_from_it() -> None:
     """The others have nothing for it, and do not say so."""
     _hold(campaign.run((11,), Settings(nodes=4, recoveries=1)))

@@ -6,7 +6,7 @@ import pytest
 from clusters import GENESIS, Cluster, block, proposal
 
 from consensus import limits
-from consensus.ledger import Ledger, Tip, genesis_tip
+from consensus.ledger import Ledger, Tip, genesis_tip, opened_tip
 from consensus.machine import Machine
 from consensus.proposals import Verdict, judge, state_height
 from consensus.types import Block, View, VoteKind
@@ -56,6 +56,28 @@ def test_a_leader_that_was_behind_stops_at_each_checkpoint() -> None:
     while len(heights) < 5:
         heights.append(state_height(heights[-1], machine, EVERY))
     assert heights == [0, 4, 8, 9, 9]
+
+
+def test_the_first_block_of_an_epoch_commits_to_the_state_that_the_epoch_began_on() -> None:
+    """Whoever installed that state knows no older one, be it of a checkpoint."""
+    _, machine, last = _applied(6)
+    ledger = Ledger(opened_tip(last.header, last.hash))
+
+    def verdict(committed: int) -> Verdict | str:
+        made = block(
+            View(1, 0),
+            last,
+            time_ms=NOW,
+            state_height=committed,
+            state_hash=machine.hash_at(committed) or bytes(32),
+        )
+        shown = proposal(cluster, made, None)
+        return judge(shown, cluster.leader(), ledger, machine, NOW, EVERY)
+
+    assert verdict(6) is Verdict.VALID
+    for older in (0, EVERY, 5):
+        assert "state height" in str(verdict(older))
+    assert state_height(ledger.tip.state_height, machine, EVERY) == 6
 
 
 def test_a_checkpoint_that_nobody_can_check_any_more_stops_no_leader(

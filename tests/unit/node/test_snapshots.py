@@ -14,6 +14,7 @@ from typing import BinaryIO, NoReturn
 
 import msgpack
 import pytest
+import structlog.testing
 
 from consensus import codec, limits
 from consensus.commands import Command, Put, encode_command
@@ -45,9 +46,9 @@ class Past:
         self.machine = Machine()
         self.blocks: list[Block] = []
 
-    def extend(self, *, proven: bool = True) -> FinalizedRecord:
+    def extend(self, *, proven: bool = True, lag: int = 3) -> FinalizedRecord:
         height = len(self.blocks) + 1
-        known = max(0, height - 3)
+        known = max(0, height - lag)
         commands = tuple(
             encode_command(Command(n.to_bytes(16, "big"), height, Put(b"k%d" % n, bytes(100))))
             for n in range(height * self._puts, (height + 1) * self._puts)
@@ -237,6 +238,29 @@ async def test_a_snapshot_that_did_not_fit_on_the_disk_gives_back_what_it_took(
     monkeypatch.setattr(snapshots, "_write_frame", full)
     await archivist.make(pinned)
     assert written and not list((tmp_path / snapshots.DIRECTORY).iterdir())
+
+
+@pytest.mark.trio
+async def test_a_state_right_below_a_new_epoch_is_dropped_for_that_of_the_next_checkpoint(
+    store: Store, tmp_path: Path
+) -> None:
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    past = Past()
+    store.write([past.extend() for _ in range(AT + 1)])
+    pinned = store.take_pinned()
+    assert pinned is not None and pinned.height == AT
+    store.write([past.extend(lag=1)])  # the first block of an epoch
+    store.sync()
+    with structlog.testing.capture_logs() as logs:
+        await archivist.make(pinned)
+    assert [(line["event"], line["log_level"]) for line in logs] == [("snapshot_unproven", "info")]
+    assert not list((tmp_path / snapshots.DIRECTORY).iterdir())
+    store.write([past.extend() for _ in range(AT + 2)])
+    store.sync()
+    pinned = store.take_pinned()
+    assert pinned is not None and pinned.height == 2 * AT
+    await archivist.make(pinned)
+    assert archivist.heights == [2 * AT]
 
 
 def test_a_pinned_state_does_not_follow_what_comes_after(store: Store) -> None:
