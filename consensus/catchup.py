@@ -29,7 +29,7 @@ from .wire import BlockRequest, SyncReply, SyncRequest
 WANTED_MAX = 64
 READY_BYTES_MAX = 4 * 1024 * 1024
 REQUESTS_MAX = 8  # at a time; each is answered with at most one message
-PATIENCE_RETRIES = 4  # until a member that does not answer counts as slow
+RETRIES_MAX = 4  # without an answer, until a member counts as slow
 BARRED_RETRIES = 4  # how long it is spared then, doubled each time
 BARRED_RETRIES_MAX = 128
 
@@ -79,7 +79,7 @@ class CatchUp:
         self._asked: dict[int, _Request] = {}  # by seat
         self._barred: dict[int, int] = {}  # by seat: not asked before this retry
         self._offences: dict[int, int] = {}
-        self._spared: set[int] = set()  # not asked again before the next retry
+        self._had_turn: set[int] = set()  # not asked again before the next retry
         self._idle = 0  # retries in which nothing came
         self._span = limits.SYNC_BLOCKS_MAX  # heights that fit in an answer
         self._retries = 0
@@ -114,7 +114,7 @@ class CatchUp:
         for seat in self._order(connected, preferred):
             if len(self._asked) >= REQUESTS_MAX:
                 break
-            if seat in self._asked or seat in self._spared:
+            if seat in self._asked or seat in self._had_turn:
                 continue
             span = self._next_span()
             if span is None:
@@ -169,7 +169,7 @@ class CatchUp:
     # --- answers ---
 
     def useful(self, sender: int, first: int, last: int) -> bool:
-        """True when an answer is worth checking: asked for, or what everything waits for."""
+        """True when blocks of these heights are worth checking: asked for, or the very next."""
         if self.target is None or last <= self.held:
             return False
         return sender in self._asked or first <= self.held + 1
@@ -216,12 +216,13 @@ class CatchUp:
 
     def pick(self, connected: Iterable[int]) -> int | None:
         """Whom to ask for something big; None when everybody had their turn before the retry."""
-        return next((s for s in self._order(connected, None) if s not in self._spared), None)
+        return next((s for s in self._order(connected, None) if s not in self._had_turn), None)
 
     def may_help(self, connected: Iterable[int]) -> bool:
         """True when some of these members were not found wanting yet."""
-        late = self._barred
-        return any(s not in self._spared and late.get(s, 0) <= self._retries for s in connected)
+        return any(
+            s not in self._had_turn and self._barred.get(s, 0) <= self._retries for s in connected
+        )
 
     def is_stuck_at(self, sender: int) -> bool:
         """True while a member owes us the very next blocks."""
@@ -231,7 +232,7 @@ class CatchUp:
     def has_nothing(self, sender: int) -> None:
         """A member cannot give what we asked for; no offence."""
         self._asked.pop(sender, None)
-        self._spared.add(sender)
+        self._had_turn.add(sender)
 
     def bar(self, sender: int, *, most: bool = False) -> None:
         """A member did not answer in time, or (``most``) lied."""
@@ -280,12 +281,12 @@ class CatchUp:
         # One step for all: were each request to take a step, three of them would go to the same
         # of three members every time, and a silent one would keep us behind for ever.
         self._retries += 1
-        self._spared.clear()
+        self._had_turn.clear()
         self._idle += 1
         if self._idle > BARRED_RETRIES_MAX:
             self._start_over(height)
         for seat, request in list(self._asked.items()):
-            if self._retries - request.since >= PATIENCE_RETRIES:
+            if self._retries - request.since >= RETRIES_MAX:
                 self.bar(seat)
         peers = self._order(connected, None)
         sends = [Send(peers[0], BlockRequest(block)) for block in self.wanted if peers]

@@ -1,4 +1,4 @@
-"""Is the leader any good? Trackers that turn what a member sees into reasons to complain (R12).
+"""Is the leader any good? Trackers that turn what a member sees into complaints (R12, R13).
 
 Pure bookkeeping: nothing here votes. The engine feeds these and votes ``Nullify`` when one finds
 cause. Time is counted in *ticks* of the member's own health timer, not in milliseconds: a process
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from . import limits
 from .digests import keccak256
@@ -149,13 +149,13 @@ class Fairness:
         """Another leader."""
         self.suspicions.clear()
 
-    def remind(self, mempool: Mempool, now: int, patience: int) -> bytes | None:
+    def remind(self, mempool: Mempool, now: int, wait: int) -> bytes | None:
         """The encoded command to remind the leader of: one of those whose turn is due, the oldest.
 
-        ``patience`` is how many ticks a command may wait before. None: nothing to say, or the
+        ``wait`` is how many ticks a command may wait before. None: nothing to say, or the
         leader was told of all of them already.
         """
-        due = {f.source: f for f in mempool.fronts() if now - f.since >= patience}
+        due = {f.source: f for f in mempool.fronts() if now - f.since >= wait}
         for source, suspicion in list(self.suspicions.items()):
             front = due.get(source)
             if front is None or front.command_id != suspicion.front.command_id:
@@ -332,9 +332,9 @@ class Patience:
 
     most: int
     decay: int  # ticks with finality per step given back
-    level: int = 0
-    _wrong_term: tuple[int, int] = (0, 0)
-    _good: int = field(default=0)
+    level: int = 0  # steps
+    _wrong_term: tuple[int, int] = (0, 0)  # epoch and term of the last one
+    _good: int = 0  # ticks with finality since the last step either way
 
     def was_wrong(self, epoch: int, term: int) -> bool:
         """Our complaint about the leader of a term proved false; False when that is known."""
@@ -352,27 +352,3 @@ class Patience:
             if self._good >= self.decay:
                 self._good = 0
                 self.level -= 1
-
-
-class TokenBuckets:
-    """How often a member may make us do something that costs: one bucket for each seat.
-
-    ``burst`` at once, and one more every ``refill_ms``.
-    """
-
-    def __init__(self, burst: int, refill_ms: int) -> None:
-        self._burst = burst
-        self._refill_ms = refill_ms
-        self._full_at: dict[int, int] = {}  # when a seat's bucket is full again, ms
-
-    def take(self, seat: int, now_ms: int) -> bool:
-        """Takes a token of a seat; False when it has none left."""
-        full_at = max(self._full_at.get(seat, 0), now_ms)
-        if full_at - now_ms > (self._burst - 1) * self._refill_ms:
-            return False
-        self._full_at[seat] = full_at + self._refill_ms
-        return True
-
-    def keep(self, seats: set[int]) -> None:
-        """Forgets all other seats."""
-        self._full_at = {s: at for s, at in self._full_at.items() if s in seats}

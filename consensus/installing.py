@@ -5,7 +5,7 @@ Not to be taken for the start from one's own disk, which is ``Engine._restore``.
 
 from __future__ import annotations
 
-from .catchup import PATIENCE_RETRIES
+from .catchup import RETRIES_MAX
 from .certificates import verify_certificate
 from .digests import block_hash
 from .epochs import opened_set
@@ -17,8 +17,6 @@ from .snapshots import Fetch, Offer, certified_state
 from .syncing import Syncing
 from .types import FinalHeader, Manifest, Recovery
 from .wire import EpochReply, EpochRequest, SnapshotChunk, SnapshotRequest
-
-_OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
 
 
 class Installing(Syncing):
@@ -33,9 +31,9 @@ class Installing(Syncing):
         It pruned more while we took the first one over; the others gave one as well, had nothing
         for us since the last retry, or are spared because they did not answer.
         """
-        others = self.connected - self._served
+        others = self.connected - self._gave_snapshot
         if self.catchup.target is None or not self.catchup.may_help(others):
-            self._served.clear()
+            self._gave_snapshot.clear()
 
     def _retry_snapshot(self) -> None:
         """At each retry another member is asked for its newest snapshot, or for the chunk again."""
@@ -51,16 +49,14 @@ class Installing(Syncing):
 
     def _retry_offer(self, offer: Offer) -> None:
         """The proofs of many epochs take many messages, of which we are sent one at each retry."""
-        offer.retries += 1
-        patience = PATIENCE_RETRIES + len(offer.openings) // _OPENINGS_PER_RETRY
-        if offer.retries < patience and offer.sender in self.connected:
+        if offer.is_slow(RETRIES_MAX) or offer.sender not in self.connected:
+            self._offer = None
+            self.catchup.bar(offer.sender)
+        else:
             self._send(offer.sender, EpochRequest(offer.validators.epoch))
-            return
-        self._offer = None
-        self.catchup.bar(offer.sender)
 
     def _retry_fetch(self, fetch: Fetch) -> None:
-        if fetch.is_late(PATIENCE_RETRIES) or fetch.sender not in self.connected:
+        if fetch.is_slow(RETRIES_MAX) or fetch.sender not in self.connected:
             self._give_up()
         elif fetch.retries > 1:
             self._send(fetch.sender, fetch.request())
@@ -75,7 +71,7 @@ class Installing(Syncing):
     def _ask_for_snapshot(self) -> None:
         seat = self.catchup.pick(self.connected)
         if seat is not None:
-            self._offered = seat
+            self._offer_asked_of = seat
             self._send(seat, SnapshotRequest(0, 0))
 
     def _give_up(self) -> None:
@@ -103,11 +99,11 @@ class Installing(Syncing):
         """Taken when it was asked for, or comes in place of the next blocks, which are pruned."""
         height = manifest.header.height
         # Once from each: one with the whole past could lead us on from height to height for ever.
-        pruned = self.catchup.is_stuck_at(sender) and sender not in self._served
+        pruned = self.catchup.is_stuck_at(sender) and sender not in self._gave_snapshot
         wanted = self._is_far_behind(height) or self._lacks_recovered
-        asked = sender == self._offered and wanted
-        if sender == self._offered:
-            self._offered = None
+        asked = sender == self._offer_asked_of and wanted
+        if sender == self._offer_asked_of:
+            self._offer_asked_of = None
         self.catchup.has_nothing(sender)
         free = self.fetch is None and self._offer is None
         offer = Offer(sender, manifest, self.validators)
@@ -145,7 +141,7 @@ class Installing(Syncing):
             self._accuse(offer.sender, what)
             self.catchup.bar(offer.sender, most=True)
             return
-        self._served.add(offer.sender)
+        self._gave_snapshot.add(offer.sender)
         self.fetch = Fetch(offer, state_hash)
         self.catchup.paused = True
         self._send(offer.sender, self.fetch.request())

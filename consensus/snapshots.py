@@ -40,6 +40,9 @@ def certified_state(manifest: Manifest, cluster_id: bytes) -> bytes | None:
     return state_hash if proved else None
 
 
+_OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
+
+
 class Offer:
     """A snapshot that a member shows, and the sets of the epochs from ours up to its finalization.
 
@@ -52,13 +55,18 @@ class Offer:
         self.manifest = manifest
         self.openings: list[Opening] = []
         self.validators = validators  # the newest set that is proven
-        self.retries = 0
-        self._from = validators.epoch
+        self._from = validators.epoch  # ours
+        self._retries = 0
 
     @property
     def lacks_epochs(self) -> bool:
         """True while the set that finalized it is not proven."""
         return self.validators.epoch < self.manifest.finalization.epoch
+
+    def is_slow(self, retries_max: int) -> bool:
+        """Counts a retry; True when its sender has had too many to prove what it did so far."""
+        self._retries += 1
+        return self._retries >= retries_max + len(self.openings) // _OPENINGS_PER_RETRY
 
     def learn(
         self,
@@ -153,12 +161,12 @@ class Fetch:
         """Asks for the next chunk."""
         return SnapshotRequest(self.height, self._chunk)
 
-    def is_late(self, patience: int) -> bool:
-        """Counts a retry; True when a full chunk takes more than ``patience`` of them."""
+    def is_slow(self, retries_max: int) -> bool:
+        """Counts a retry; True when a full chunk takes more than ``retries_max`` of them."""
         self.retries += 1
         self._waited += 1
-        allowed = patience * (_CHUNKS_FREE + self._bytes // limits.SNAPSHOT_CHUNK_BYTES)
-        return self.retries >= patience or self._waited >= allowed
+        allowed = retries_max * (_CHUNKS_FREE + self._bytes // limits.SNAPSHOT_CHUNK_BYTES)
+        return self.retries >= retries_max or self._waited >= allowed
 
     def expects(self, sender: int, chunk: SnapshotChunk) -> bool:
         """True for the chunk that was asked for last."""

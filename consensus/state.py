@@ -6,11 +6,12 @@ from collections import deque
 
 from . import limits
 from .boot import Boot
+from .buckets import TokenBuckets
 from .catchup import CatchUp
 from .certificates import VoteBook
 from .digests import keccak256
 from .evidence import EvidenceBook
-from .health import ChainWatch, Fairness, Pace, Patience, Prober, TokenBuckets
+from .health import ChainWatch, Fairness, Pace, Patience, Prober
 from .interface import Checkpoints, Durations, Halt, Misbehaved, Output, Send, Timer
 from .ledger import Ledger
 from .machine import Machine
@@ -68,9 +69,9 @@ class State:
         self.book = VoteBook(validators, cluster_id, verifier)
         self.catchup = CatchUp(ledger.tip.height)
         self.fetch: Fetch | None = None  # the snapshot that we are taking over
-        self._offered: int | None = None  # who was asked for its newest snapshot
+        self._offer_asked_of: int | None = None  # who was asked for its newest snapshot
         self._offer: Offer | None = None  # it waits for the proof of the epochs up to it
-        self._served: set[int] = set()  # who gave us one since we were up to date
+        self._gave_snapshot: set[int] = set()  # to us, since we were up to date
         self.durations = durations
         self.checkpoints = checkpoints
         self.connected: set[int] = set()
@@ -244,10 +245,3 @@ class State:
     def _arm_stall(self) -> None:
         """R9: the time in which something must become final."""
         self._set_timer(Timer.STALL, self._longer(self.durations.stall_ms))
-
-    def _slept(self) -> bool:
-        """True when our own health timer is late, or was a moment ago: what we missed meanwhile is
-        nobody's fault, nor are timers that ran out meanwhile and come after that one."""
-        if self._tick_ms > 0 and self._now_ms - self._tick_ms > 3 * self.durations.health_ms:
-            return True
-        return self._woke_ms > 0 and self._now_ms - self._woke_ms < self.durations.health_ms

@@ -85,17 +85,6 @@ class Turning(Convicting):
             before = restored.openings[-2:-1]
             self.previous = opened_set(before[0]) if before else founders
 
-    @property
-    def evidence_sets(self) -> tuple[ValidatorSet, ...]:
-        """Evidence convicts members of the epoch before too, unless a recovery lies between.
-
-        Members may have come to the block of a recovery by different epochs.
-        """
-        before, now = self.previous, self.validators
-        if before is None or era_of(before.epoch) != era_of(now.epoch):
-            return (now,)
-        return (now, before)
-
     # --- what is due (R15) ---
 
     def _on_membership(self, view: ChainView, revoked: frozenset[int]) -> None:
@@ -126,19 +115,18 @@ class Turning(Convicting):
     @property
     def _is_due(self) -> bool:
         """True for another set, or the same one in a new order."""
-        return self._due is not None or self._is_worn_out
+        return self._due is not None or self._is_worn_out(self.view.term)
 
-    @property
-    def _is_worn_out(self) -> bool:
-        """True when every member had its term and was deposed."""
-        return self.view.term > len(self.order) and not ends_era(self.validators.epoch)
+    def _is_worn_out(self, term: int) -> bool:
+        """True in a term before which every member had one and was deposed."""
+        return term > len(self.order) and not ends_era(self.validators.epoch)
 
     def _record_to_propose(self) -> NextEpoch | None:
         """R15: what we as the leader would end the epoch with."""
         due = self._due
         if due is not None and self._is_settled(due.chain_block) and not self._is_too_early():
             return due
-        if self._is_worn_out:
+        if self._is_worn_out(self.view.term):
             return order_only(self.validators, self._origin)
         return None
 
@@ -167,8 +155,7 @@ class Turning(Convicting):
 
     def _accepts(self, record: NextEpoch, term: int) -> bool:
         """R15: is it what we compute ourselves from a view of the registry that we saw?"""
-        is_worn_out = term > len(self.order) and not ends_era(self.validators.epoch)
-        if is_worn_out and record == order_only(self.validators, self._origin):
+        if self._is_worn_out(term) and record == order_only(self.validators, self._origin):
             return True
         view = self._chain_views.at(record.chain_block)
         return view is not None and due(self.validators, self._origin, view) == record

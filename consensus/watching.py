@@ -1,4 +1,4 @@
-"""R12-R14 among members: challenges, complaints about a bad leader, evidence passed on.
+"""R12, R13 among members: challenges, and complaints about a bad leader.
 
 ``health`` keeps the books; here they are filled, and turned into ``Nullify`` votes. Nothing in
 this file touches safety: a complaint closes our own gate and is one vote among many (R4).
@@ -9,13 +9,12 @@ from __future__ import annotations
 from . import limits
 from .booting import Booting
 from .digests import probe_answer_digest
-from .evidence import is_genuine
 from .health import Sample
 from .interface import Timer
 from .ledger import Tip
 from .proposals import unfinalized
-from .types import Block, Evidence, Opening, Reason, View, VoteKind
-from .wire import EvidenceMessage, Probe, ProbeReply, Reminder
+from .types import Block, Opening, Reason, View, VoteKind
+from .wire import Probe, ProbeReply, Reminder
 
 MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
 BEHIND_MAX = 2  # answers in a row from behind the chain, or under an old incarnation
@@ -84,10 +83,22 @@ class Watching(Booting):
         return Reason.SLOW if slow else Reason.STALL
 
     def _may_accuse(self) -> bool:
-        """R12: False when a timer that ran out says nothing about the leader: this process stood
-        still, or needed members did, until a moment ago."""
+        """R12: False when a timer that ran out says nothing about the leader.
+
+        This process stood still, or needed members did, until a moment ago.
+        """
         excused = self._is_excused(SILENCE_TICKS) or self.tick <= self._excused_tick + 1
         return not (self._slept() or excused)
+
+    def _slept(self) -> bool:
+        """True when our own health timer is late, or was a moment ago.
+
+        What we missed meanwhile is nobody's fault, nor are timers that ran out meanwhile and come
+        after that one.
+        """
+        if self._tick_ms > 0 and self._now_ms - self._tick_ms > 3 * self.durations.health_ms:
+            return True
+        return self._woke_ms > 0 and self._now_ms - self._woke_ms < self.durations.health_ms
 
     def _is_excused(self, ticks: int) -> bool:
         """R12: True while members that are linked, and without whom no quorum is left, answer
@@ -218,22 +229,3 @@ class Watching(Booting):
         peer.superseded = peer.superseded + 1 if superseded else 0
         if reply.epoch == self.validators.epoch and reply.view < self.view:
             self._help(sender)  # a leader may leave it out, so that it never sees a quorum
-
-    # --- evidence (R14) ---
-
-    def _on_evidence(self, sender: int, pairs: tuple[Evidence, ...]) -> None:
-        epochs = [s.epoch for s in self.evidence_sets]
-        for evidence in pairs:
-            if evidence.first.epoch not in epochs or not self.evidence.wants(evidence):
-                continue
-            if not is_genuine(evidence, self.evidence_sets, self.cluster_id, self._verifier):
-                self._accuse(sender, f"evidence that does not convict {evidence.first.seat}")
-                return
-            self._keep_evidence(evidence)
-
-    def _tell_evidence(self, seat: int) -> None:
-        """To a member that connects: what is not committed yet."""
-        convicted = self.machine.standing.convicted
-        pairs = self.evidence.one_of_each(self.evidence_sets, without=convicted)
-        if pairs:
-            self._send(seat, EvidenceMessage(pairs))

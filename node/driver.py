@@ -19,9 +19,9 @@ import structlog
 import trio
 
 from consensus import wire
+from consensus.buckets import TokenBuckets
 from consensus.commands import Command, decode_command, encode_command
 from consensus.engine import Engine
-from consensus.health import TokenBuckets
 from consensus.interface import (
     Alarm,
     Complain,

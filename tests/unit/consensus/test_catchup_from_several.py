@@ -86,7 +86,7 @@ def test_the_part_of_a_silent_member_goes_to_another_and_it_is_spared_for_a_whil
     pending = _asked(output)
     silent = min(pending, key=lambda s: pending[s].from_height)
     asked_again = 0
-    for _ in range(4 * catchup.PATIENCE_RETRIES):
+    for _ in range(4 * catchup.RETRIES_MAX):
         for seat, request in list(pending.items()):
             if seat != silent and engine.catchup.target is not None:
                 del pending[seat]

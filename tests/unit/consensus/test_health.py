@@ -5,6 +5,7 @@ from __future__ import annotations
 from clusters import block, command
 
 from consensus import limits
+from consensus.buckets import TokenBuckets
 from consensus.health import (
     ChainWatch,
     Fairness,
@@ -12,7 +13,6 @@ from consensus.health import (
     Patience,
     Prober,
     Sample,
-    TokenBuckets,
 )
 from consensus.mempool import Mempool
 from consensus.types import View, raw_command_id

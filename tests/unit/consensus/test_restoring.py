@@ -10,7 +10,7 @@ import pytest
 from clusters import CLUSTER_ID, GENESIS, Cluster, act, block, sent
 
 from consensus import limits
-from consensus.catchup import PATIENCE_RETRIES
+from consensus.catchup import RETRIES_MAX
 from consensus.commands import Put
 from consensus.engine import Engine
 from consensus.interface import (
@@ -334,12 +334,12 @@ def test_a_server_of_a_chunk_now_and_then_holds_us_for_seconds_and_not_for_a_day
         item = lease_item(number, Lease(limits.LEASE_TTL_MS_MIN, 0))
         items = (PAST.chunks[0][0],) if number == 0 else (item,)
         engine.step(Received(liar, SnapshotChunk(AT, number, items)), 9)
-        for _ in range(PATIENCE_RETRIES - 1):
+        for _ in range(RETRIES_MAX - 1):
             retries += 1
             engine.step(TimerFired(Timer.RETRY), 10)
             if engine.fetch is None or engine.fetch.sender != liar:
                 assert not engine.catchup.paused
-                assert retries < 20 * PATIENCE_RETRIES
+                assert retries < 20 * RETRIES_MAX
                 return
     pytest.fail("it still waits for the liar")
 
@@ -347,7 +347,7 @@ def test_a_server_of_a_chunk_now_and_then_holds_us_for_seconds_and_not_for_a_day
 def test_a_server_that_falls_silent_is_asked_again_and_then_another() -> None:
     engine, _ = _behind()
     silent = _offered(engine)
-    outputs = [engine.step(TimerFired(Timer.RETRY), 9) for _ in range(PATIENCE_RETRIES + 1)]
+    outputs = [engine.step(TimerFired(Timer.RETRY), 9) for _ in range(RETRIES_MAX + 1)]
     asked = [seat for output in outputs for seat in _asked(output, SnapshotRequest)]
     assert asked.count(silent) >= 1
     assert asked[-1] != silent

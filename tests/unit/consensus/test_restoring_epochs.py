@@ -9,7 +9,7 @@ from clusters import CLUSTER_ID
 from towns import Town
 
 from consensus import limits
-from consensus.catchup import PATIENCE_RETRIES
+from consensus.catchup import RETRIES_MAX
 from consensus.interface import Checkpoints, InstallRecord, Received, Timer
 from consensus.snapshots import Offer
 from consensus.types import GENESIS, Boundary, Manifest
@@ -81,10 +81,10 @@ def test_an_offer_whose_proofs_do_not_come_makes_way_for_another() -> None:
     manifest = town.stores[1].archive.proven[-1].manifest
     assert manifest is not None
     for sender in (1, 2):
-        engine._offered = sender
+        engine._offer_asked_of = sender
         town.step(5, Received(sender, SnapshotOffer(manifest)))
         assert engine._offer is not None and engine._offer.sender == sender
-        for _ in range(PATIENCE_RETRIES):
+        for _ in range(RETRIES_MAX):
             assert engine._offer is not None
             town.step(5, Received(sender, EpochReply(())))
             town.fire(Timer.RETRY, 5)
