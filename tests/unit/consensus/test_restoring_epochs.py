@@ -106,7 +106,7 @@ def test_a_snapshot_of_the_block_that_an_epoch_stands_on_begins_that_epoch(
     town.start(5)
     town.queue.clear()
     engine = town.engines[5]
-    engine._offered = 1
+    engine._offer_asked_of = 1
     town.step(5, Received(1, SnapshotOffer(snapshot.manifest)))
     reply = disk.serve_epochs(0)
     assert reply is not None
@@ -180,7 +180,7 @@ def test_an_offer_from_a_later_epoch_waits_for_the_proof_of_its_sets() -> None:
     engine = town.engines[5]
     manifest = town.stores[1].archive.proven[-1].manifest
     assert manifest is not None
-    engine._offered = 1
+    engine._offer_asked_of = 1
     output = engine.step(Received(1, SnapshotOffer(manifest)), town.now_ms)
     assert engine.fetch is None
     assert [s.message for s in output.send if s.to == 1][-1] == EpochRequest(0)

@@ -145,7 +145,7 @@ def test_a_forged_recovery_opens_nothing(saw: bool) -> None:
     if saw:
         town.step(4, RecoverySeen((recovery,)))
     engine = town.engines[4]
-    engine._offered = 3
+    engine._offer_asked_of = 3
     engine.catchup.best_height = manifest.header.height
     town.step(4, Received(3, SnapshotOffer(alone)))
     assert engine._offer is not None
@@ -196,7 +196,7 @@ def test_a_snapshot_on_its_way_does_not_lead_around_a_recovery(
     _wipe(town, 5)
     town.queue.clear()
     engine = town.engines[5]
-    engine._offered, engine.catchup.best_height = 1, snapshot.height
+    engine._offer_asked_of, engine.catchup.best_height = 1, snapshot.height
     town.step(5, Received(1, SnapshotOffer(snapshot.manifest)))
     town.step(5, Received(1, EpochReply(openings[: 1 + most])))
     assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
@@ -221,7 +221,7 @@ def test_a_snapshot_of_the_block_that_a_recovery_named_begins_that_epoch(
     town.queue.clear()
     town.step(4, RecoverySeen((recovery,)))
     town.queue.clear()
-    town.engines[4]._offered = 1
+    town.engines[4]._offer_asked_of = 1
     town.step(4, Received(1, SnapshotOffer(snapshot.manifest)))
     town.step(4, Received(1, EpochReply((recovery,))))
     for number, items in enumerate(snapshot.chunks):
