@@ -1,4 +1,7 @@
-"""What a member knows between two events, and the effects that it asks for."""
+"""What a member knows between two events, and the effects that it asks for.
+
+The first of the chain of classes. What several of them use is set up here, grouped by concern.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ ABSTAIN_TERMS = 2  # how far our own votes may be above the highest term told (R
 
 
 class State:
-    """What one member knows. Certificates come and go as values; effects go to ``_out``."""
+    """What one member knows; effects go to ``_out``."""
 
     def __init__(
         self,
@@ -57,72 +60,85 @@ class State:
         checkpoints: Checkpoints,
         abstain_until: tuple[int, int],
     ) -> None:
+        d = durations
         self.cluster_id = cluster_id
-        self.validators = validators
         self.seat = seat
-        self.order = leader_order(validators, machine.standing.opening)
-        self.boot = boot
-        self.ledger = ledger
-        self.machine = machine
-        self.mempool = Mempool(seat)
-        self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients
-        self.book = VoteBook(validators, cluster_id, verifier)
-        self.catchup = CatchUp(ledger.tip.height)
-        self.fetch: Fetch | None = None  # the snapshot that we are taking over
-        self._offer_asked_of: int | None = None  # who was asked for its newest snapshot
-        self._offer: Offer | None = None  # it waits for the proof of the epochs up to it
-        self._gave_snapshot: set[int] = set()  # to us, since we were up to date
         self.durations = durations
         self.checkpoints = checkpoints
+        self._signer = signer
+        self._verifier = verifier
+
+        # The event at hand.
+        self._now_ms = 0  # goes on when the clock is put back: for delays
+        self._clock_ms = 0  # the caller's: for what has a time in it
+        self._out = Output()
+        self._stirred = True  # False when an event changed nothing that a conclusion rests on
+        self.halted: Halt | None = None
+
+        # The epoch.
+        self.validators = validators
+        self.previous: ValidatorSet | None = None  # the set of the epoch before this one
+        self.order = leader_order(validators, machine.standing.opening)
+        self._awaited: list[Recovery] = []  # seen on our chain, before us; in order (R21)
+        self.evidence = EvidenceBook()
+
+        # The rules (R1-R9). What is certified and final is in ``ledger``, votes are in ``book``.
+        self.view = View(1, 0)
+        self.ledger = ledger
+        self.machine = machine
+        self.book = VoteBook(validators, cluster_id, verifier)
+        self._work: deque[tuple[VoteKind, View]] = deque()  # votes may make a certificate here
+        self._proposals: dict[View, Proposal] = {}  # the first of each view from ours on
+        self._refused: set[View] = set()  # of those, where the leader showed forged certificates
+        self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
+        self._mine: dict[tuple[View, VoteKind], Vote] = {}  # our votes from the final view on
+        self._nullified: View | None = None  # our newest nullify vote: the gate of its term
+        self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
+        self._failed_terms = 0  # in a row, since something became final (R13)
+        self._heartbeat_due = False
+        self._helped: dict[int, View] = {}  # our view when a seat was last shown the way to it
+        # By epoch and term: the newest block that we took from its leader, as the leader signed it.
+        self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}
+
+        # Who may vote (R10, R20).
+        self.boot = boot
+        self._floor: tuple[int, View, int] = (0, GENESIS, 0)  # our highest known vote
+        self._abstain_until = abstain_until  # epoch and term
+        self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
+        self._asked_for_boot: set[int] = set()  # since the last retry
+        self._boots = TokenBuckets(burst=8, refill_ms=1000)
+        self._introductions = TokenBuckets(burst=8, refill_ms=max(1, d.boot_ms // 2))
+
+        # Catch-up and snapshots (R16, R17).
+        self.catchup = CatchUp(ledger.tip.height)
+        self.fetch: Fetch | None = None  # the snapshot that we are taking over
+        self._offer: Offer | None = None  # it waits for the proof of the epochs up to it
+        self._offer_asked_of: int | None = None
+        self._gave_snapshot: set[int] = set()  # to us, since we were up to date
+
+        # Links and commands.
         self.connected: set[int] = set()
         self._linked_ms: int | None = None  # since when the links make a quorum; None: they do not
         self._lost: set[int] = set()  # whose link ended while others stayed, and did not come back
-        self.evidence = EvidenceBook()
-        self.previous: ValidatorSet | None = None  # the set of the epoch before this one
-        self._awaited: list[Recovery] = []  # seen on our chain, before us; in order (R21)
-        self.halted: Halt | None = None
-        self.view = View(1, 0)
-        self.tick = 0  # of the health timer
+        self.mempool = Mempool(seat)
+        self._own_commands: dict[bytes, bytes] = {}  # waiting commands of our own clients, by id
+
+        # What the leader is measured by (R12, R13). Ticks are those of the health timer.
+        self.tick = 0
+        self._tick_ms = 0  # when the last tick was
+        self._tick_height = ledger.tip.height
+        self._tick_view = self.view
+        self._woke_ms = 0  # when we last found that our own ticks had stopped; 0: never
+        self._challenge_tick = 0  # when the newest challenge went out
+        self._excused_tick = -2  # at which a quorum was linked and not heard
         self.prober = Prober(keccak256(signer.sign(keccak256(PROBE_TAG + boot.boot_id))))
         self.fairness = Fairness()
         self.pace = Pace()
         self.chain = ChainWatch()
-        d = durations
         self.patience = Patience(most=2 * (d.growth_max - 1), decay=d.ticks(d.patience_ms))
-        self._signer = signer
-        self._verifier = verifier
-        self._now_ms = 0  # goes on when the clock is put back: for delays
-        self._clock_ms = 0
-        self._out = Output()
-        self._stirred = True  # False when an event changed nothing that a conclusion rests on
-        self._mine: dict[tuple[View, VoteKind], Vote] = {}
-        self._floor: tuple[int, View, int] = (0, GENESIS, 0)  # our highest known vote
-        self._nullified: View | None = None  # our newest nullify vote: the gate of its term
-        self._abstain_until = abstain_until  # epoch and term
-        self._proposals: dict[View, Proposal] = {}  # the first of each view from ours on
-        self._refused: set[View] = set()  # of those, where the leader showed forged certificates
-        # By epoch and term: the newest block that we took from its leader, as the leader signed it.
-        self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}
-        self._unsaved: list[Certificate] = []  # certificates to persist with our next vote
-        self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
-        self._helped: dict[int, View] = {}  # our view when a seat was last shown the way to it
-        self._asked_for_boot: set[int] = set()  # since the last retry
-        self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
-        self._failed_terms = 0  # in a row, since something became final (R13)
-        self._tick_ms = 0  # when the last tick was, by the caller's clock
-        self._woke_ms = 0  # when we last found that our own ticks had stopped; 0: never
-        self._challenge_tick = 0  # when the newest challenge went out
-        self._excused_tick = -2  # at which a quorum was linked and not heard
-        self._tick_height = ledger.tip.height
-        self._tick_view = self.view
         # Our last complaint by our own timers: epoch, view and reason.
         self._complaint: tuple[int, View, Reason] | None = None
-        self._answers = TokenBuckets(burst=8, refill_ms=max(1, durations.probe_ms // 4))
-        self._boots = TokenBuckets(burst=8, refill_ms=1000)
-        self._introductions = TokenBuckets(burst=8, refill_ms=max(1, durations.boot_ms // 2))
-        self._heartbeat_due = False
-        # Where votes may make a certificate by now; ``Voting._settle`` looks.
-        self._work: deque[tuple[VoteKind, View]] = deque()
+        self._answers = TokenBuckets(burst=8, refill_ms=max(1, d.probe_ms // 4))
 
     def leader(self, term: int) -> int:
         """The seat that leads a term."""
@@ -161,7 +177,7 @@ class State:
         return self._nullified is not None and self._nullified.term == term
 
     def _note_signed(self, header: Header, signature: bytes) -> None:
-        """What shows to somebody without the order who leads a term."""
+        """For ``signed``: it shows to somebody who lacks the order who leads a term."""
         self.signed[header.epoch, header.view.term] = (header, signature)
         if len(self.signed) > SIGNED_TERMS_KEPT:
             del self.signed[min(self.signed)]
@@ -207,7 +223,7 @@ class State:
         return duration * (2 + min(steps, 2 * (self.durations.growth_max - 1))) // 2
 
     def _arm(self) -> None:
-        """R1: the leader timer of this view."""
+        """R1: the leader timer of this view; a short grace when its link is lost (R12, R13)."""
         d = self.durations
         leader = self.leader(self.view.term)
         delay_ms = d.heartbeat_ms + self._longer(d.leader_ms)
@@ -218,7 +234,7 @@ class State:
         self._set_timer(Timer.HEARTBEAT, d.heartbeat_ms if leader == self.seat else None)
 
     def _note_links(self, lost: int | None = None) -> None:
-        """After a change of links, or of who counts."""
+        """After a change of links, or of who counts: which missing ones are lost (R12)?"""
         weight = self.validators.weight([*self.connected, self.seat])
         self._lost -= self.connected
         if lost is not None:
@@ -231,7 +247,7 @@ class State:
             self._linked_ms = self._now_ms
 
     def _is_lost(self, seat: int) -> bool:
-        """True when a link that is not there is lost, and not only still to be made.
+        """R12: True when a link that is not there is lost, and not only still to be made.
 
         After a start, or a pause that ended all links, they come one by one. Whoever complained
         about the leader because its link is not the first could finalize nothing in this term any
