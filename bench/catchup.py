@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from consensus.commands import Command, Put, encode_command
-from consensus.digests import genesis_hash, keccak256, vote_digest
+from consensus.digests import genesis_hash, vote_digest
 from consensus.engine import Engine
 from consensus.interface import (
     Checkpoints,
@@ -29,6 +29,7 @@ from consensus.interface import (
     Timer,
     TimerFired,
 )
+from consensus.keccak import keccak256
 from consensus.machine import Machine
 from consensus.types import Block, Certificate, Part, View, VoteKind
 from consensus.validators import Validator, ValidatorSet

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from coincurve import PrivateKey
 
 from consensus.commands import Command, Put, encode_command
-from consensus.digests import genesis_hash, keccak256, vote_digest
+from consensus.digests import genesis_hash, vote_digest
 from consensus.engine import Engine
 from consensus.interface import (
     Event,
@@ -33,6 +33,7 @@ from consensus.interface import (
     Started,
     Submitted,
 )
+from consensus.keccak import keccak256
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.order import leader_order

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
-from .keccak import keccak256 as keccak256  # part of what this module offers
+from .keccak import keccak256
 from .types import Header, Vote, VoteKind
 
 BLOCK_TAG = b"dstack-cluster/block/v2"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import limits
-from .digests import keccak256
+from .keccak import keccak256
 from .mempool import Front, Mempool
 from .types import Block, raw_command_id
 from .wire import ProbeReply

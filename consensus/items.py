@@ -19,8 +19,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from . import limits
-from .digests import keccak256
 from .errors import WireError
+from .keccak import keccak256
 
 STATE_TAG = b"dstack-cluster/state/v2"
 ITEM_TAG = b"dstack-cluster/item/v2"

@@ -7,7 +7,7 @@ and the order is a pure function of the set, its seed and demerits (``docs/proto
 
 from __future__ import annotations
 
-from .digests import keccak256
+from .keccak import keccak256
 from .standing import Demerits
 from .validators import ValidatorSet
 

@@ -12,10 +12,10 @@ from .boot import Boot
 from .buckets import TokenBuckets
 from .catchup import CatchUp
 from .certificates import VoteBook
-from .digests import keccak256
 from .evidence import EvidenceBook
 from .health import ChainWatch, Fairness, Pace, Patience, Prober
 from .interface import Checkpoints, Durations, Halt, Misbehaved, Output, Send, Timer
+from .keccak import keccak256
 from .ledger import Ledger
 from .machine import Machine
 from .mempool import Mempool

@@ -11,8 +11,8 @@ import trio
 
 from consensus import limits
 from consensus.commands import Action, Delete, Grant, KeepAlive, Put, Revoke, Txn
-from consensus.digests import keccak256
 from consensus.items import KeyValue, Refusal
+from consensus.keccak import keccak256
 from consensus.outcomes import Found as MachineFound
 from consensus.outcomes import Removed, Result, Written
 from node.facade import (

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consensus import codec, limits, wire
-from consensus.digests import keccak256
 from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
     AbstainRecord,
@@ -36,6 +35,7 @@ from consensus.interface import (
     Restored,
     VoteRecord,
 )
+from consensus.keccak import keccak256
 from consensus.ledger import Tip, genesis_tip, opened_tip, tip_at
 from consensus.machine import Machine
 from consensus.outcomes import Applied

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from consensus.digests import digest_of, keccak256
+from consensus.digests import digest_of
 from consensus.engine import Engine
 from consensus.interface import Event, Output, Send
+from consensus.keccak import keccak256
 from consensus.types import VoteKind
 from consensus.wire import VoteMessage
 from node import cli, daemon

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from consensus.digests import boot_ack_digest, boot_digest, digest_of, genesis_hash, keccak256
+from consensus.digests import boot_ack_digest, boot_digest, digest_of, genesis_hash
 from consensus.engine import Engine
 from consensus.epochs import next_set
 from consensus.interface import (
@@ -25,6 +25,7 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
+from consensus.keccak import keccak256
 from consensus.machine import Machine
 from consensus.order import epoch_seed, leader_order
 from consensus.types import (

@@ -28,7 +28,6 @@ from pathlib import Path
 import pytest
 
 from consensus.commands import Command, Delete, Put, encode_command
-from consensus.digests import keccak256
 from consensus.interface import (
     Alarm,
     EpochOpened,
@@ -42,6 +41,7 @@ from consensus.interface import (
     Send,
     Timer,
 )
+from consensus.keccak import keccak256
 from consensus.types import (
     ZERO_HASH,
     BootAck,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consensus.digests import keccak256
 from consensus.interface import MembershipSeen, RecoverySeen
+from consensus.keccak import keccak256
 from consensus.types import ChainView, NextEpoch, Recovery
 from consensus.validators import Validator
 

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any
 
 from consensus.commands import Command, Put, encode_command
-from consensus.digests import genesis_hash, keccak256, vote_digest
+from consensus.digests import genesis_hash, vote_digest
 from consensus.engine import Engine
 from consensus.interface import (
     CertificateRecord,
@@ -38,6 +38,7 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
+from consensus.keccak import keccak256
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.order import leader_order

@@ -10,9 +10,10 @@ from random import Random
 from typing import Any
 
 from consensus.commands import Action, Barrier, Command, Delete, Put, encode_command
-from consensus.digests import genesis_hash, keccak256
+from consensus.digests import genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Durations
+from consensus.keccak import keccak256
 from consensus.outcomes import Applied
 from consensus.validators import Validator, ValidatorSet
 from consensus.wire import Message, WireError, decode, encode

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from consensus.commands import Action, Barrier, Command, Delete, Put, Tag, encode_command
-from consensus.digests import digest_of, genesis_hash, keccak256
+from consensus.digests import digest_of, genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Output, PeerConnected, Received, Restored, Started
+from consensus.keccak import keccak256
 from consensus.ledger import genesis_tip
 from consensus.machine import Machine
 from consensus.order import leader_order

@@ -9,7 +9,7 @@ from clusters import Cluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.digests import keccak256
+from consensus.keccak import keccak256
 from consensus.order import chain_seed, epoch_seed, leader_order
 
 WEIGHTS = (10, 1, 1, 1, 1, 1, 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consensus.digests import keccak256
 from consensus.engine import Engine
 from consensus.interface import Checkpoints, Durations, MembershipSeen, Timer
+from consensus.keccak import keccak256
 from consensus.types import ChainView
 from consensus.validators import Validator, ValidatorSet
 from tests.simulation.signing import keys_for

@@ -7,7 +7,7 @@ from secrets import token_bytes
 from memory_node import MemoryNode
 
 from consensus.commands import Action, Command, encode_command
-from consensus.digests import keccak256
+from consensus.keccak import keccak256
 from consensus.machine import Machine
 from consensus.outcomes import Result
 from consensus.types import View

@@ -13,9 +13,10 @@ import trio
 
 from attest import SecretKey
 from consensus import wire
-from consensus.digests import genesis_hash, keccak256
+from consensus.digests import genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Checkpoints, Durations
+from consensus.keccak import keccak256
 from consensus.validators import Validator, ValidatorSet
 from node.archivist import Archivist
 from node.driver import Driver
