@@ -101,7 +101,7 @@ class Boot:
             self.certificate = None
             self.renumber(self.incarnation + 1)
 
-    # --- others -------------------------------------------------------------------------------
+    # --- others ---
 
     def current(self, seat: int) -> int:
         """The incarnation under which we count a seat's votes."""
@@ -170,7 +170,7 @@ class Boot:
         self._certified[c.seat] = (c.incarnation, c.boot_id)
         return True
 
-    # --- ourselves --------------------------------------------------------------------------------
+    # --- ourselves ---
 
     def take(self, sender: int, ack: BootAck) -> bool:
         """Counts an acknowledgement of our request; False when it is not valid."""

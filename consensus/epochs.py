@@ -41,7 +41,7 @@ from .validators import Validator, ValidatorSet
 
 CHAIN_VIEWS_MAX = 64
 
-Members = dict[int, Validator]
+Members = dict[int, Validator]  # by seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def opened_set(opening: Opening) -> ValidatorSet:
 
 
 def origin_of(opening: Opening | None) -> Origin:
-    """Where that set was taken from."""
+    """Where that set was taken from; of a recovery no record says it."""
     if not isinstance(opening, Boundary):
         return Origin()
     record = record_of(opening)
@@ -97,30 +97,30 @@ def era_of(epoch: int) -> int:
 
 
 def is_recovered(epoch: int) -> bool:
-    """True for a number that a recovery may open (R21): a new era, and the one that it left."""
+    """True for a number that a recovery may open (R21): E * 10^8 + F with F < E <= 64."""
     return epoch % EPOCHS_PER_ERA < era_of(epoch) <= ERAS_MAX
 
 
 def left_era(recovery: Recovery) -> int:
-    """The era of the block that it stands on."""
+    """The era of the block that it stands on: F of its number."""
     return recovery.epoch % EPOCHS_PER_ERA
 
 
 def recovery_epoch(epoch: int, newest: int = 0) -> int:
-    """What a recovery on a block of an epoch is to be called; ``newest`` is the last one's."""
+    """The number of a recovery on a block of ``epoch``; ``newest`` is that of the last recovery."""
     era = era_of(max(epoch, newest)) + 1
     return era * EPOCHS_PER_ERA + era_of(epoch)
 
 
 def ends_era(epoch: int) -> bool:
-    """True for an epoch that no other may follow without a recovery."""
+    """True for the last number of an era: no boundary leads into the next one (R21)."""
     return era_of(epoch) != era_of(epoch + 1)
 
 
 def way_to_newest(recoveries: Iterable[Recovery]) -> list[Recovery]:
-    """Those that lead to the newest, oldest first: it replaces all others.
+    """The newest and those that lead to it, oldest first; it replaces all others (R21).
 
-    The newest one is the chain's word: its number says which history it goes on from.
+    Its number says which era it goes on from, the one that began that era in turn, and so on.
     """
     by_era = {era_of(r.epoch): r for r in recoveries}
     way: list[Recovery] = []

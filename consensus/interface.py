@@ -120,9 +120,9 @@ class ChainHead:
 
 @dataclass(frozen=True, slots=True)
 class RecoverySeen:
-    """Finalized on-chain votes to go on with another set (break-glass): all that one look showed.
+    """Finalized on-chain votes to go on with another set (R21), all that one look showed.
 
-    Of several the last one counts, which may replace those before it.
+    Of several the one with the highest number counts.
     """
 
     recoveries: tuple[Recovery, ...]
@@ -444,8 +444,8 @@ class Restored:
 class Status:
     """A picture of the core for the operator."""
 
-    state: str  # booting, syncing, waiting, active, halted
-    reason: str
+    state: str  # active, waiting, observing, booting, syncing, abstaining, halted
+    reason: str  # why it is not active
     epoch: int
     view: View
     leader: int
@@ -453,10 +453,10 @@ class Status:
     revision: int
     state_hash: bytes
     incarnation: int
-    lag: int
-    connected_weight: int
-    complaints: dict[int, int]
-    mempool: int
-    evidence: int
+    lag: int  # heights that are proved to be final and not applied here
+    connected_weight: int  # ours included
+    complaints: dict[int, int]  # seat to ``Reason``: who wants this term to end
+    mempool: int  # commands that wait
+    evidence: int  # pairs that we hold
     patience: int  # steps by which our timers are longer (R13)
     peers: dict[int, PeerHealth]  # what members answered to our challenges

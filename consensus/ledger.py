@@ -60,8 +60,8 @@ class Ledger:
 
     def __init__(self, tip: Tip) -> None:
         self.tip = tip
-        self.blocks: dict[bytes, Block] = {}
-        self.notarizations: dict[View, Certificate] = {}
+        self.blocks: dict[bytes, Block] = {}  # by hash: those voted for, or named by a certificate
+        self.notarizations: dict[View, Certificate] = {}  # above the tip
         self.nullifications: dict[int, Certificate] = {}  # by term: the one of lowest index
 
     def add_notarization(self, certificate: Certificate) -> bool:
@@ -102,7 +102,7 @@ class Ledger:
         return next((c for c in self.notarizations.values() if c.block == block_hash), None)
 
     def is_certified_candidate(self, block_hash: bytes) -> bool:
-        """True for a block above the tip that is known to be notarized, whether it is here."""
+        """True for a block above the tip that is known to be notarized, be it here or not."""
         return any(c.block == block_hash for c in self.notarizations.values())
 
     def covering(self, parent: View, term: int) -> tuple[Certificate, ...] | None:

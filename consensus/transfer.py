@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from . import limits
+from .commands import FROM_KEY
 from .errors import WireError
 from .items import (
     Fact,
@@ -41,7 +42,7 @@ def items_of(machine: Machine, after: bytes = b"") -> Iterator[bytes]:
     if kind <= Kind.SESSION:
         parts.append(session_item(client, s) for client, s in machine.sessions.items())
     first = after[1:] if kind == Kind.ENTRY else b""
-    parts.append(entry_item(k, machine.entries[k]) for k in machine.keys(first, b"\0"))
+    parts.append(entry_item(k, machine.entries[k]) for k in machine.keys(first, FROM_KEY))
     return (item for item in chain(*parts) if order_of(item) > after)
 
 

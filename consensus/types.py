@@ -64,7 +64,10 @@ class Reason(IntEnum):
 
 
 class Vote(NamedTuple):
-    """One signed vote. ``block`` is zero for a nullify vote, ``reason`` zero for the others."""
+    """One signed vote. ``block`` is zero for a nullify vote, ``reason`` for the others.
+
+    What is signed is ``digests.vote_digest``.
+    """
 
     kind: VoteKind
     epoch: int
@@ -79,7 +82,7 @@ class Vote(NamedTuple):
         return (self.view, self.kind)
 
     def moment(self) -> tuple[int, View, int]:
-        """The same over all epochs."""
+        """That place over all epochs."""
         return (self.epoch, self.view, int(self.kind))
 
 
@@ -105,6 +108,14 @@ class Certificate:
     parts: tuple[Part, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two votes of one seat that no correct member signs both (R14; ``certificates.conflict``)."""
+
+    first: Vote
+    second: Vote
+
+
 @dataclass(frozen=True)
 class Header:
     """What a block's hash covers. ``state_hash`` is the state after ``state_height``."""
@@ -121,8 +132,22 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainView:
+    """The registry's finalized membership at the chain block of its last change (R15).
+
+    ``seed`` is ``order.chain_seed`` of that block; ``validators`` are sorted by seat.
+    """
+
+    block_number: int
+    block_hash: bytes
+    digest: bytes
+    seed: bytes
+    validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NextEpoch:
-    """What a boundary block says of the epoch after it; the whole set, so history proves itself.
+    """What a boundary block says of the epoch after it (R11): the whole set.
 
     ``chain_block``, ``chain_hash``, ``digest``, ``seed`` are those of the ``ChainView`` that it
     comes from; ``validators`` are sorted by seat.
@@ -137,22 +162,8 @@ class NextEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainView:
-    """The registry's finalized membership at the block of its last change.
-
-    ``seed`` is ``order.chain_seed`` of that block; ``validators`` are sorted by seat.
-    """
-
-    block_number: int
-    block_hash: bytes
-    digest: bytes
-    seed: bytes
-    validators: tuple[Validator, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Recovery:
-    """A finalized on-chain vote that replaces a set which lost its quorum (break-glass).
+    """A finalized on-chain vote that replaces a set which lost its quorum (R21).
 
     The new ``epoch``, the first of an era, stands on the block of ``height`` and ``block_hash``.
     ``chain_block`` is the chain's block in which it was opened, with the members of that moment.
@@ -166,13 +177,17 @@ class Recovery:
     chain_block: int
 
 
+def raw_command_id(raw: bytes) -> bytes:
+    """The identity of an encoded command, ``Command.id``: its first 24 bytes."""
+    return raw[:24]
+
+
 @dataclass(frozen=True)
 class Block:
     """A header with its body: encoded commands, the nullifications that led to its term, evidence.
 
-    ``next_epoch`` makes it a boundary block: nothing but the same record follows in its epoch.
-
-    ``body`` is the encoding that the header commits to, kept so that it is passed on unchanged.
+    ``next_epoch`` makes it a boundary block (R11). ``body`` is the encoding that the header
+    commits to, kept so that it is passed on unchanged.
     """
 
     header: Header
@@ -195,6 +210,43 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """A leader's block with the proof of its parent.
+
+    ``parent`` is a notarization or finalization of the parent, None on top of a genesis.
+    ``signature`` is the leader's own notarize vote for the block.
+    """
+
+    block: Block
+    parent: Certificate | None
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinalHeader:
+    """A header with the finalization of its block: proof of a height."""
+
+    header: Header
+    finalization: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Proof of how an epoch ended (R11): its boundary block, and that it is final.
+
+    ``finalization`` is that of the block itself, or of a block that stands on it; ``links`` are
+    the headers from above the boundary block up to that one.
+    """
+
+    block: Block
+    finalization: Certificate
+    links: tuple[Header, ...]
+
+
+Opening = Boundary | Recovery  # how an epoch was opened
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Proof of a snapshot (R17): whose state it is, and a header that certifies that state.
 
@@ -209,58 +261,11 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class FinalHeader:
-    """A header with the finalization of its block: proof of a height."""
-
-    header: Header
-    finalization: Certificate
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """Proof of how an epoch ended: its boundary block, and that it is final.
-
-    ``finalization`` is that of the block itself, or of a block that stands on it; ``links`` are
-    the headers from above the boundary block up to that one.
-    """
-
-    block: Block
-    finalization: Certificate
-    links: tuple[Header, ...]
-
-
-Opening = Boundary | Recovery
-
-
-def raw_command_id(raw: bytes) -> bytes:
-    """The identity of an encoded command: its first 24 bytes by construction of the encoding."""
-    return raw[:24]
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A leader's block with the proof of its parent.
-
-    ``parent`` is a notarization or finalization of the parent, None on top of a genesis.
-    ``signature`` is the leader's own notarize vote for the block.
-    """
-
-    block: Block
-    parent: Certificate | None
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Two votes of one seat that no correct member signs both (the three pair rules)."""
-
-    first: Vote
-    second: Vote
-
-
-@dataclass(frozen=True, slots=True)
 class BootRequest:
-    """A booting member asks to be counted under a new incarnation; signed by its node key."""
+    """A booting member asks to be counted under a new incarnation (R10); signed by its node key.
+
+    ``boot_id`` is 32 random bytes: two copies of a member may ask for the same number.
+    """
 
     seat: int
     incarnation: int
@@ -270,7 +275,7 @@ class BootRequest:
 
 @dataclass(frozen=True, slots=True)
 class BootAck:
-    """A member's signed promise to count that incarnation only, with what it knows of the seat.
+    """A member's signed promise to count that incarnation only (R10), with what it knows.
 
     ``last_vote`` is the highest vote it saw the seat sign, None when it saw none. ``tip`` proves
     how far the signer of the acknowledgement is.
@@ -286,7 +291,7 @@ class BootAck:
 
 @dataclass(frozen=True, slots=True)
 class BootCertificate:
-    """Acknowledgements of more than 2/3 of the weight for one boot."""
+    """Acknowledgements of more than 2/3 of the weight for one boot (R10)."""
 
     seat: int
     incarnation: int
