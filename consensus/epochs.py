@@ -117,12 +117,25 @@ def ends_era(epoch: int) -> bool:
     return era_of(epoch) != era_of(epoch + 1)
 
 
+def counted(recoveries: Iterable[Recovery]) -> list[Recovery]:
+    """Those that begin an era, oldest first: of each the first, on a block of one that there is.
+
+    The registry asks for rising numbers only. Were a second one in an era to count, whose number
+    names another history to go on from, there would be two of them with the same epochs.
+    """
+    found: dict[int, Recovery] = {}
+    for recovery in sorted(recoveries, key=lambda r: r.epoch):
+        if is_recovered(recovery.epoch) and left_era(recovery) in {0, *found}:
+            found.setdefault(era_of(recovery.epoch), recovery)
+    return list(found.values())
+
+
 def way_to_newest(recoveries: Iterable[Recovery]) -> list[Recovery]:
     """The newest and those that lead to it, oldest first; it replaces all others (R21).
 
     Its number says which era it goes on from, the one that began that era in turn, and so on.
     """
-    by_era = {era_of(r.epoch): r for r in recoveries}
+    by_era = {era_of(r.epoch): r for r in counted(recoveries)}
     way: list[Recovery] = []
     at = by_era.get(max(by_era, default=0))
     while at is not None:

@@ -13,11 +13,11 @@ from .convicting import Convicting
 from .epochs import (
     ChainViews,
     Origin,
+    counted,
     due,
     ends_epoch,
     ends_era,
     era_of,
-    is_recovered,
     left_era,
     opened_set,
     order_only,
@@ -290,14 +290,16 @@ class Turning(Convicting):
 
     def _on_recoveries(self, recoveries: tuple[Recovery, ...]) -> None:
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""
+        self._on_chain.update(recoveries)
+        good = counted(self._on_chain)
         for recovery in recoveries:
-            if is_recovered(recovery.epoch):
-                self._on_chain.add(recovery)
+            if recovery in good:
                 continue
-            good = recovery_epoch(self.validators.epoch)
+            newest = max(r.epoch for r in self._on_chain)
+            following = recovery_epoch(self.validators.epoch, newest)
             what = (
                 f"the chain opens epoch {recovery.epoch} by a recovery vote: no member follows, as"
-                f" that is no number of one; on our block it would be {good}"
+                f" that is no number of one; on our block it would be {following}"
             )
             self._out.notices.append(Alarm(what))
         self._await_recoveries()

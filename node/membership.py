@@ -14,7 +14,7 @@ import structlog
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
-from consensus.epochs import is_recovered, next_set, recovery_epoch
+from consensus.epochs import counted, next_set, recovery_epoch
 from consensus.interface import (
     ChainHead,
     EpochOpened,
@@ -61,6 +61,7 @@ class MembershipFeed:
         self._on_change = on_change
         self._recoveries: list[Recovery] = []
         self._told = 0  # how many of them the core knows
+        self._newest_number = 0  # that a recovery used up, also one that nobody can follow
         self._current: ValidatorSet | None = None
         self._previous: ValidatorSet | None = None
         self._tell: Callable[[Event], None] | None = None
@@ -144,6 +145,7 @@ class MembershipFeed:
             block_hash=vote.block_hash.hex(),
             usable=view is not None,
         )
+        self._newest_number = max(self._newest_number, vote.epoch)
         if view is None:
             return
         recovery = Recovery(
@@ -248,7 +250,8 @@ class MembershipFeed:
                 f" {waiting.height}, block {waiting.block_hash.hex()}, from {waiting.ready_at_s}"
                 " (Unix seconds) on; guardian and contract owner may veto it"
             )
-            if not is_recovered(waiting.epoch):
+            announced = Recovery(waiting.epoch, waiting.height, waiting.block_hash, (), b"", 0)
+            if announced not in counted([*self._recoveries, announced]):
                 found.append(
                     f"no node will open epoch {waiting.epoch} by that recovery: on a block of this"
                     f" node seat owners must vote for epoch {self._recovery_epoch()}"
@@ -268,7 +271,7 @@ class MembershipFeed:
     def _recovery_epoch(self) -> int:
         """What a recovery on a block of this node would have to name now (R21)."""
         current = self._current.epoch if self._current is not None else 0
-        return recovery_epoch(current, max((r.epoch for r in self._recoveries), default=0))
+        return recovery_epoch(current, self._newest_number)
 
     def _note_alarms(self) -> None:
         now = tuple(self.alarms())

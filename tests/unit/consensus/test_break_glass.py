@@ -137,16 +137,55 @@ def test_a_recovery_that_does_not_fit_stops_the_member(what: str) -> None:
     assert "recovery" in output.halt.reason
 
 
-@pytest.mark.parametrize("epoch", [1, ERA + 1, 2 * ERA + 7, (ERAS_MAX + 1) * ERA])
-def test_a_recovery_under_a_number_of_none_opens_nothing_and_is_told_aloud(epoch: int) -> None:
+@pytest.mark.parametrize(
+    ("epoch", "good"),
+    [
+        (1, ERA),
+        (ERA + 1, 2 * ERA),
+        (2 * ERA + 1, 3 * ERA),  # there is no era 1 to go on from
+        (2 * ERA + 7, 3 * ERA),
+        ((ERAS_MAX + 1) * ERA, (ERAS_MAX + 2) * ERA),  # none of them is left
+    ],
+)
+def test_a_recovery_under_a_number_of_none_opens_nothing_and_is_told_aloud(
+    epoch: int, good: int
+) -> None:
     town = _stuck()
     recovery = _recovery(town, 1, 2, 3)
     output = town.step(1, RecoverySeen((replace(recovery, epoch=epoch),)))
     assert output.halt is None and town.epochs()[1] == 0
     (alarm,) = (n for n in output.notices if isinstance(n, Alarm))
-    assert f"it would be {ERA}" in alarm.what
-    town.step(1, RecoverySeen((recovery,)))
-    assert town.epochs()[1] == ERA
+    assert f"it would be {good}" in alarm.what, "the registry takes rising numbers only"
+    town.step(1, RecoverySeen((replace(recovery, epoch=good),)))
+    assert town.epochs()[1] == (good if good <= ERAS_MAX * ERA else 0)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_of_two_recoveries_in_one_era_the_first_counts_on_all_members(at_once: bool) -> None:
+    """The registry takes both, as the number rises; each would go on from another history."""
+    town = _stuck()
+    first = _recovery(town, 1, 2, 3)
+    for seat in (1, 2, 3):
+        town.step(seat, RecoverySeen((first,)))
+    town.pass_time()
+    town.commit()
+    tip = town.engines[1].ledger.tip
+    second = replace(first, epoch=2 * ERA)  # who went on from the first stops
+    third = replace(second, epoch=2 * ERA + 1, height=tip.height, block_hash=tip.hash)
+    for again in range(8):  # sets have no order
+        town.crash(1)
+        town.start(1)
+        seen = replace(third, seed=bytes([again]) * 32)
+        shown = ((first, second, seen),) if at_once else ((first, second), (seen,))
+        for recoveries in shown:
+            town.step(1, RecoverySeen(recoveries))
+        assert town.engines[1].halted is not None and town.epochs()[1] == ERA
+    town.crash(2)
+    town.stores[2] = town.new_store(2)
+    town.start(2)
+    output = town.step(2, RecoverySeen((first, second, third)))
+    assert any(f"{3 * ERA}" in n.what for n in output.notices if isinstance(n, Alarm))
+    assert town.engines[2]._awaited == [second]
 
 
 @pytest.mark.parametrize("named", ["the same block", "the first block of the new history"])

@@ -242,7 +242,7 @@ class NumbersUsedAgain(Engine):
 
     def step(self, event: Event, now_ms: int) -> Output:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turning, "is_recovered", lambda epoch: True)
+            patch.setattr(turning, "counted", list)
             patch.setattr(turning, "left_era", lambda recovery: recovery.epoch - 1)
             patch.setattr(turning, "era_of", lambda epoch: epoch)
             patch.setattr(turning, "way_to_newest", list)

@@ -206,6 +206,12 @@ def test_alarms_say_what_is_wrong_and_go_away() -> None:
     assert "no node will open epoch 3" in alarm and f"vote for epoch {ERA}" in alarm
     node.feed.saw(sighting(11, *FOUR))
     assert node.feed.alarms() == []
+    node.feed.saw(replace(sighting(12, *FOUR), recoveries=(recovery(ERA), recovery(2 * ERA))))
+    second = replace(waiting, epoch=2 * ERA + 1)
+    node.feed.saw(sighting(13, *FOUR, pending_recovery=second))
+    *_, alarm = node.feed.alarms()
+    assert f"no node will open epoch {2 * ERA + 1}" in alarm, "the first of its era counts"
+    assert f"vote for epoch {3 * ERA}" in alarm
 
 
 def recovery(epoch: int) -> RecoveryVote:
@@ -236,6 +242,9 @@ def test_the_core_is_told_of_every_recovery_once_and_of_all_that_there_are() -> 
     node.run(*FOUR)
     assert [[r.epoch for r in e.recoveries] for e in node.take(RecoverySeen)] == [eras]
     assert node.feed.status()["recovery_epoch"] == 10 * ERA
+    nobody = replace(recovery(12 * ERA), view=view(7, ()))
+    node.feed.saw(replace(sighting(8, *FOUR), recoveries=(nobody,)))
+    assert node.feed.status()["recovery_epoch"] == 13 * ERA, "the registry wants rising numbers"
     node.open(2 * ERA, member(1))
     assert node.take(RecoverySeen) == []
     # The core was told of all that it is beyond, too: it must stop if it went another way.
