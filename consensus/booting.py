@@ -1,4 +1,4 @@
-"""R10 among members: asking for the right to vote, and acknowledging others."""
+"""R10, R20 among members: asking for the right to vote, and acknowledging others."""
 
 from __future__ import annotations
 

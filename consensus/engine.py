@@ -73,8 +73,7 @@ from .wire import (
 
 _COMMANDS_MESSAGE_BYTES = limits.MESSAGE_BYTES_MAX // 2
 
-
-# Whoever else the registry knows may watch, fetch, and pass on its clients' commands.
+# Whoever else the registry knows may observe (R20): fetch, and pass on its clients' commands.
 _MEMBERS_ONLY = (VoteMessage, ProposalMessage, BootAck)
 
 
@@ -119,8 +118,8 @@ class Engine(Watching):
             abstain_until=restored.abstain_until,
         )
         self._init_epochs(restored, founders)
-        self._unspread: dict[bytes, bytes] = {}  # those of them that only the leader has
-        self._oldest_command: bytes | None = None  # of those, at the last retry
+        self._unspread: dict[bytes, bytes] = {}  # of our own commands: that only the leader has
+        self._oldest_command: bytes | None = None  # of our own, at the last retry
         self._restore(restored)
         self._retry_view, self._retry_height = self.view, self.ledger.tip.height
 
@@ -132,7 +131,7 @@ class Engine(Watching):
             self.view = max(self.view, self.ledger.tip.view.next())
         self._restored = replace(restored, machine=Machine())  # the state may be replaced (R17)
         self._resume()
-        # Not the final view: a log that was rolled back may since have been followed by blocks.
+        # Of all epochs, and of votes only: blocks may have come after a log was rolled back (R10).
         self._floor = max((vote.moment() for vote in restored.votes), default=self._floor)
 
     def _resume(self) -> None:
@@ -166,7 +165,7 @@ class Engine(Watching):
 
     @property
     def serves(self) -> bool:
-        """True unless ``status`` would say waiting, booting or halted: commands may come.
+        """True when commands may come: not before a boot, without a quorum of links, or halted.
 
         Nor on the way to the block of a recovery: they would be lost.
         """
@@ -423,7 +422,7 @@ class Engine(Watching):
         self._oldest_command = oldest
 
     def _resend(self, to: int | None) -> None:
-        """Our justification, and our votes that no finalization has made superfluous."""
+        """R7: our justification, and our votes that no finalization has made superfluous."""
         self._send_justification(to)
         incarnation = self.boot.incarnation
         for (view, kind), vote in sorted(self._mine.items()):

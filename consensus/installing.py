@@ -174,8 +174,9 @@ class Installing(Syncing):
         header, final = offer.manifest.header, offer.manifest.finalization
         hash_ = block_hash(self.cluster_id, header)
         epoch = offer.epoch_at(hash_)
+        assert epoch is not None  # asked when the offer was taken
         openings = tuple(
-            o for o in offer.openings if self.validators.epoch < opened_set(o).epoch <= (epoch or 0)
+            o for o in offer.openings if self.validators.epoch < opened_set(o).epoch <= epoch
         )
         begun = epoch != header.epoch
         tip = opened_tip(header, hash_) if begun else tip_at(header, hash_, None)

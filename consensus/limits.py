@@ -58,12 +58,14 @@ SNAPSHOT_CHUNK_BYTES = 512 * 1024
 SNAPSHOT_CHUNK_ITEMS = 2048
 SNAPSHOT_CHUNKS_MAX = 65_536
 SNAPSHOT_ITEM_BYTES_MAX = KEY_BYTES_MAX + VALUE_BYTES_MAX + 1024
+
 EVIDENCE_PER_BLOCK_MAX = 8
+EVIDENCE_PER_SEAT_MAX = 4  # so that one liar cannot crowd out evidence against others
+
 # Numbers of epochs that follow a recovery (R21) begin at a multiple of this; no other epoch gets
 # so far. An incarnation of the last era still fits what SQLite keeps (R20).
 EPOCHS_PER_ERA = 10**8
 ERAS_MAX = 64
-EVIDENCE_PER_SEAT_MAX = 4  # so that one liar cannot crowd out evidence against others
-EVIDENCE_MAX = EVIDENCE_PER_SEAT_MAX * MEMBERS_MAX
+
 I64_MAX = 2**63 - 1  # what SQLite keeps as an integer
 U64_MAX = 2**64 - 1

@@ -39,7 +39,7 @@ class Syncing(Proposing):
         one. The others are final then and have no reason to repeat anything.
         """
         peer = self.catchup.turn(self.connected)
-        if peer is not None:
+        if peer is not None:  # blocks that nobody has: the answer is the finalization alone
             self._send(peer, SyncRequest(limits.U64_MAX, 1))
 
     def _on_sync_reply(self, sender: int, reply: SyncReply) -> None:

@@ -2,7 +2,8 @@
 
 What a snapshot consists of (R17). Items come in one canonical order: head, facts by name, leases by
 number, sessions by last use, entries by key. A receiver believes none of it before the hash over
-all of it is the certified one.
+all of it is the certified one. The daemon reads the same items from its store; ``export`` is for
+who has no store.
 """
 
 from __future__ import annotations

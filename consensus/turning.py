@@ -66,6 +66,7 @@ class Turning(Convicting):
     """What the registry shows, and the way into the next epoch."""
 
     def _init_epochs(self, restored: Restored, founders: ValidatorSet) -> None:
+        """Called once by ``Engine``, after ``State`` is set up."""
         self.revoked: frozenset[int] = frozenset()  # whose single votes count no more (R19)
         self._chain_views = ChainViews()
         self._revoked_on_chain: frozenset[int] = frozenset()
@@ -138,7 +139,7 @@ class Turning(Convicting):
         return self.validators.is_quorum(self.validators.weight([*seen, self.seat]))
 
     def _is_too_early(self) -> bool:
-        """True while so many say that they do not see the change that no quorum is left.
+        """R15: True while so many say that they do not see the change that no quorum is left.
 
         To propose it, or to complain that nobody does, would then only cost leaders. Who did not
         say anything may see it.
@@ -234,7 +235,7 @@ class Turning(Convicting):
     # --- others in other epochs ---
 
     def _compare_epochs(self, sender: int, message: Message) -> None:
-        """Asks whoever speaks in a later epoch how ours ended; tells whoever is behind."""
+        """R11: asks whoever speaks in a later epoch how ours ended; tells whoever is behind."""
         theirs = _epoch_of(message)
         if theirs is None or theirs == self.validators.epoch:
             return
@@ -286,7 +287,7 @@ class Turning(Convicting):
     def _follow_boundary(self, boundary: Boundary, sender: int) -> None:
         raise NotImplementedError  # in ``syncing``
 
-    # --- break-glass (R21) ---
+    # --- recoveries (R21) ---
 
     def _on_recoveries(self, recoveries: tuple[Recovery, ...]) -> None:
         """A finalized on-chain vote replaces a set that lost its quorum; never anything else."""

@@ -77,12 +77,8 @@ class Vote(NamedTuple):
     reason: int
     signature: bytes
 
-    def position(self) -> tuple[View, int]:
-        """Where this vote stands in the order in which its signer may sign."""
-        return (self.view, self.kind)
-
     def moment(self) -> tuple[int, View, int]:
-        """That place over all epochs."""
+        """Where this vote stands in the order in which its signer may sign."""
         return (self.epoch, self.view, int(self.kind))
 
 

@@ -19,7 +19,7 @@ from .wire import Probe, ProbeReply, Reminder
 MISSED_MAX = 3  # challenges in a row that a leader may leave unanswered
 BEHIND_MAX = 2  # answers in a row from behind the chain, or under an old incarnation
 SKIPS_MAX = 3  # blocks in a row that leave out a command whose turn it is
-BLOCKS_MIN = 3  # that a leader makes in the time in which a command may wait
+BLOCKS_MIN = 3  # that a leader makes in ``Durations.slow_ms``
 SILENCE_TICKS = 2  # without an answer: who is linked and needed for a quorum is held up
 
 
@@ -113,8 +113,7 @@ class Watching(Booting):
         return v.is_quorum(v.weight(there)) and not v.is_quorum(v.weight(heard))
 
     def _mind_commands(self, leader: int) -> None:
-        """Reminds the leader of a command that waits too long, and notes whether it is due."""
-        d = self.durations
+        """R12: reminds the leader of a command whose turn has come, and samples its pace."""
         waiting = False
         for front in self.mempool.fronts():
             if self.machine.done(front.command_id):
@@ -122,7 +121,7 @@ class Watching(Booting):
                 self._forget_stale(front.command_id)
             elif front.since < self.tick and not self._is_proposed(front.command_id):
                 waiting = True
-        reminder = self.fairness.remind(self.mempool, self.tick, d.ticks(d.censor_ms // 4))
+        reminder = self.fairness.remind(self.mempool, self.tick, self._settle_ticks)
         if reminder is not None:
             self._send(leader, Reminder(reminder))
         proposed = self.view in self._proposals or (self.view, VoteKind.NOTARIZE) in self._mine
@@ -137,8 +136,13 @@ class Watching(Booting):
             )
         )
 
+    @property
+    def _settle_ticks(self) -> int:
+        """R12: how long a command is on its way to all members at most, half a second."""
+        return self.durations.ticks(self.durations.censor_ms // 4)
+
     def _withholds(self, leader: int) -> bool:
-        """True when it did not finalize a view of its own that was notarized a tick ago.
+        """R12: True when it did not finalize a view of its own that was notarized a tick ago.
 
         A correct leader enters the next view with its ``Finalize`` for the last (R3). Where
         finality did not need it, the view is final by now.
@@ -158,10 +162,10 @@ class Watching(Booting):
         return any(command_id in block.command_ids for block in self.ledger.blocks.values())
 
     def _saw_proposal(self, block: Block) -> None:
-        """We vote for a block of the leader; does it leave somebody out?"""
+        """R12: we vote for a block of the leader; does it leave somebody out?"""
         if not self.fairness.suspicions or block.next_epoch is not None:
             return
-        settle = self.durations.ticks(self.durations.censor_ms // 4)
+        settle = self._settle_ticks
         self.fairness.saw_block(block, self.mempool, self.tick, settle, self._is_proposed)
 
     def _enter(self, view: View) -> None:
@@ -182,7 +186,7 @@ class Watching(Booting):
     # --- challenges ---
 
     def _on_probe(self, sender: int, probe: Probe) -> None:
-        """Answers a challenge: this process, with this key, is here and so far."""
+        """R12: answers a challenge: this process, with this key, is here and so far."""
         if not self._answers.take(sender, self._now_ms):
             return
         incarnation, epoch = self.boot.incarnation, self.validators.epoch

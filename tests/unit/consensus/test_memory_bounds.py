@@ -99,7 +99,7 @@ def test_one_liar_leaves_room_for_evidence_against_others() -> None:
             kept.merge(engine.step(Received(liar, VoteMessage(1, vote)), 2))
     blamed = {r.evidence.first.seat for r in kept.persist if isinstance(r, EvidenceRecord)}
     assert blamed == {2, 3}
-    assert len(engine.evidence) <= limits.EVIDENCE_MAX
+    assert len(engine.evidence) <= limits.EVIDENCE_PER_SEAT_MAX * 2
 
 
 def test_blocks_that_nobody_asked_for_are_dropped() -> None:
