@@ -68,17 +68,21 @@ class Syncing(Proposing):
 
     def _take_named(self, sender: int, reply: SyncReply) -> None:
         """R21: what leads to the block that our own chain names needs no finalization."""
-        named = self._awaited[0].block_hash if self._awaited else None
-        if named != reply.finalization.block or not is_consistent(reply, self.cluster_id):
-            return  # it may see what we do not see yet
+        if not self._awaited or not is_consistent(reply, self.cluster_id):
+            return
+        named, last = self._awaited[0], _heights(reply)[1]
+        shown = (last + len(reply.links), reply.finalization.block)
+        if shown != (named.height, named.block_hash):
+            return  # it may see what we do not see yet, and owners may name a wrong height
         for block in reply.blocks:
             if block.header.height > self.ledger.tip.height and block.next_epoch is None:
                 self.ledger.blocks[block.hash] = block
-        branch = self._branch(named)
+        branch = self._branch(named.block_hash)
         if isinstance(branch, bytes):
-            self._send(sender, SyncRequest(_heights(reply)[1] + 1, limits.SYNC_BLOCKS_MAX))
+            self._send(sender, SyncRequest(last + 1, limits.SYNC_BLOCKS_MAX))
         elif branch is not None:
-            self._apply(branch, replace(reply.finalization, block=ZERO_HASH), ())
+            nothing = replace(reply.finalization, block=ZERO_HASH)  # certifies no block of these
+            self._apply(branch, nothing, ())
 
     def _take_reply(self, sender: int, reply: SyncReply) -> None:
         if reply.head is not None:

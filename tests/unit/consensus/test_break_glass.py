@@ -7,11 +7,19 @@ from dataclasses import replace
 import pytest
 
 from consensus.epochs import Origin, due, era_of
-from consensus.interface import Alarm, MembershipSeen, RecoverySeen, Timer, VoteRecord
+from consensus.interface import (
+    Alarm,
+    MembershipSeen,
+    Received,
+    RecoverySeen,
+    Timer,
+    VoteRecord,
+)
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.limits import ERAS_MAX
-from consensus.types import Recovery
+from consensus.types import Certificate, Recovery, View, VoteKind
 from consensus.validators import Validator
+from consensus.wire import SyncReply
 from tests.unit.consensus.towns import Town, chain_view
 
 
@@ -348,3 +356,25 @@ def test_blocks_up_to_a_recovery_are_served_by_those_whose_proof_was_above_it() 
     town.step(3, RecoverySeen((recovery,)))
     town.pass_time()
     assert town.epochs()[3] == ERA
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_blocks_that_lead_to_a_recovery_of_another_height_are_not_taken(behind: bool) -> None:
+    """Owners were wrong about the height, so that nobody opens it; then a liar shows the block."""
+    town = Town(7, 7)
+    if behind:
+        town.crash(3)
+    town.commit()
+    town.crash(4, 5, 6, 7)
+    tip = town.engines[1].ledger.tip
+    recovery = replace(_recovery(town, 1, 2, 3), height=tip.height + 5)
+    if behind:
+        town.start(3)
+    before = town.engines[3].ledger.tip
+    town.step(3, RecoverySeen((recovery,)))
+    town.stores[1].sync()
+    blocks = tuple(block for block, _ in town.stores[1].chain)
+    assert blocks[-1].hash == tip.hash and (before.hash != tip.hash) == behind
+    proof = Certificate(VoteKind.FINALIZE, 0, View(1, 0), tip.hash, ())
+    output = town.step(3, Received(2, SyncReply(blocks, (), proof)))
+    assert town.engines[3].ledger.tip == before and not output.applied
