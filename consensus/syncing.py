@@ -75,12 +75,14 @@ class Syncing(Proposing):
         if shown != (named.height, named.block_hash):
             return  # it may see what we do not see yet, and owners may name a wrong height
         for block in reply.blocks:
-            if block.header.height > self.ledger.tip.height and block.next_epoch is None:
+            is_ours = block.header.epoch == self.validators.epoch
+            if block.header.height > self.ledger.tip.height and is_ours:
                 self.ledger.blocks[block.hash] = block
         branch = self._branch(named.block_hash)
         if isinstance(branch, bytes):
             self._send(sender, SyncRequest(last + 1, limits.SYNC_BLOCKS_MAX))
-        elif branch is not None:
+        elif branch is not None and not any(block.next_epoch for block in branch):
+            # The end of an epoch needs its own proof, for others too (R11).
             nothing = replace(reply.finalization, block=ZERO_HASH)  # certifies no block of these
             self._apply(branch, nothing, ())
 

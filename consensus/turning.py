@@ -318,11 +318,13 @@ class Turning(Convicting):
 
     def _passes_beside(self, r: Recovery, branch: list[Block]) -> bool:
         """True, and stops, when final blocks are others than the one that a recovery names."""
-        at = next((b for b in branch if b.header.height == r.height), None)
-        if at is None or at.hash == r.block_hash:
-            return False
-        self._stop_beside(r, at.header.height, at.hash)
-        return True
+        for block in branch:
+            if block.header.height == r.height and block.hash != r.block_hash:
+                self._stop_beside(r, block.header.height, block.hash)
+                return True
+            if block.next_epoch is not None:
+                break  # what stands on it is dropped, and has no height (R11)
+        return False
 
     def _try_recovery(self) -> None:
         """Opens the epoch when we have exactly the block that it stands on."""
