@@ -53,7 +53,7 @@ def votes_of(certificate: Certificate) -> Iterator[Vote]:
 
 
 def conflict(first: Vote, second: Vote) -> bool:
-    """The three pair rules: True when no correct member signs both votes of one seat."""
+    """True when no correct member signs both: one of the three pairs of ``docs/protocol.md``, 3."""
     if (first.seat, first.epoch) != (second.seat, second.epoch):
         return False
     if first.kind is second.kind:

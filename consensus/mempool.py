@@ -64,9 +64,9 @@ class _Row:
         self.turn = 0
 
     def turns(self, without: Container[bytes]) -> Iterator[bytes]:
-        """Commands in the order of turns. Those in ``without`` are skipped, their turns count:
+        """Commands in the order of turns, but for those in ``without``, whose turns count.
 
-        else clients at the head would be served twice while their first command is on its way.
+        Else clients at the head would be served twice while their first command is on its way.
         """
         for command_id in self.heads.values():
             if command_id not in without:
@@ -112,7 +112,7 @@ class Mempool:
         return Waiting(raw, first, self._rows[first].since[command_id])
 
     def given(self, command_id: bytes) -> list[tuple[int, int]]:
-        """Who gave us a command, each with its tick, as in ``Waiting``; empty when it waits not."""
+        """Who gave us a command that waits, each with its tick, as in ``Waiting``."""
         _, sources = self._commands.get(command_id, (b"", ()))
         return [(source, self._rows[source].since[command_id]) for source in sources]
 

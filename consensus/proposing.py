@@ -36,8 +36,10 @@ class Proposing(Voting):
         self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
 
     def _build(self) -> tuple[Block, Certificate | None] | None:
-        """A block for the current view with its parent's proof; None when it cannot or need not
-        be made."""
+        """A block for the current view with its parent's proof.
+
+        None when it cannot be made yet, or need not be: what waits is on the branch already.
+        """
         ledger, view = self.ledger, self.view
         nullifications: tuple[Certificate, ...] | None = ()
         if view.index > 0:

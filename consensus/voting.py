@@ -20,9 +20,9 @@ Rules of this room
    ``persist`` before it is put in ``send``.
 3. Votes move forward only: never for a view below the current one, at most one per kind and view.
 
-The rules are numbered in ``docs/protocol.md``. ``turning`` is below, because a final block may end
-the epoch; the classes above surround the rules with what safety does not rest on: catch-up, links,
-timers, commands; and with who may vote at all (R10, ``booting``).
+The rules are numbered in ``docs/protocol.md``. ``Turning`` comes before this class in the chain,
+because a final block may end the epoch. Those after it add who may vote at all (R10, ``booting``),
+and what safety does not rest on: catch-up, links, timers, commands.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Voting(Turning):
         self._out.send.append(Send(None, VoteMessage(self.boot.incarnation, vote)))
 
     def _on_vote(self, sender: int, incarnation: int, vote: Vote) -> None:
+        """R3-R6: counts a member's vote; ``_settle`` looks what it leads to."""
         self._stirred = False  # most votes are neither the first nor the last of a quorum
         if vote.epoch < self.validators.epoch or sender not in self.validators.weights:
             return
@@ -152,6 +153,7 @@ class Voting(Turning):
         return incarnation == current
 
     def _count(self, vote: Vote) -> None:
+        """Takes a vote into the book, and notes where it may make a certificate (R14: a pair)."""
         evidence = self.book.add(vote)
         if evidence is not None:
             self._convict((evidence,))
@@ -212,7 +214,7 @@ class Voting(Turning):
                 self._nullify(Reason.STALE_EPOCH)
 
     def _join(self) -> None:
-        """R4: weight J complained, so at least one correct member did; or the leader resigned."""
+        """R4: join weight complained, so at least one correct member; or the leader resigned."""
         if (self.view, VoteKind.NULLIFY) in self._mine:
             return
         term = self.view.term
@@ -396,7 +398,7 @@ class Voting(Turning):
         self._try_recovery()
 
     def _deposed(self, block: Block) -> tuple[int, ...]:
-        """Leaders whose terms a block shows ended, but those who stepped down themselves."""
+        """To whom a block gives a demerit: leaders of ended terms that did not step down."""
         deposed = []
         for c in block.nullifications:
             leader = self.leader(c.view.term)
@@ -411,6 +413,7 @@ class Voting(Turning):
     # --- proposals (R1, R2) ---
 
     def _on_proposal(self, sender: int, incarnation: int, proposal: Proposal) -> None:
+        """R2: learns from what a leader shows, and keeps its first proposal for each view."""
         view = proposal.block.header.view
         if proposal.block.header.epoch != self.validators.epoch:
             return

@@ -1,7 +1,7 @@
 """Messages as bytes. One versioned envelope, explicit field lists, bounds by type.
 
 An envelope is the msgpack array ``[version, type, fields...]``; the values in it are encoded by
-``codec``, whose names that others need are named here too.
+``codec``, whose names others may take from here.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ __all__ = [
     "encode_vote",
     "make_block",
     "pack_body",
-]  # of ``codec`` and ``commands``; everything defined here is public too
+]  # those of ``codec`` and ``commands``; what is defined here is public too
 
 VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalMessage:
-    """A leader's proposal under its incarnation."""
+    """A leader's proposal under its incarnation (R1)."""
 
     incarnation: int
     proposal: Proposal
@@ -117,7 +117,7 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Commands passed on to every member, so that a new leader already has them."""
+    """Commands passed on, so that a new leader already has them (R7)."""
 
     commands: tuple[bytes, ...]
 
@@ -131,7 +131,7 @@ class Reminder:
 
 @dataclass(frozen=True, slots=True)
 class BlockRequest:
-    """Asks for a block by hash."""
+    """Asks for a block by hash (R16)."""
 
     hash: bytes
 
@@ -145,7 +145,7 @@ class BlockReply:
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """Asks for so many finalized blocks from a height on."""
+    """Asks for so many finalized blocks from a height on (R16)."""
 
     from_height: int
     count: int = limits.SYNC_BLOCKS_MAX
@@ -167,7 +167,7 @@ class SyncReply:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
-    """Asks for a chunk of the snapshot at a height; height 0: which is the newest?"""
+    """Asks for a chunk of the snapshot at a height (R17); height 0: which is the newest?"""
 
     height: int
     chunk: int
@@ -191,7 +191,7 @@ class SnapshotChunk:
 
 @dataclass(frozen=True, slots=True)
 class BootRefused:
-    """Answer to a request or vote under an old incarnation: the newer one, signed by the seat."""
+    """Answer to who speaks under an old incarnation: the newer one, signed by the seat (R10)."""
 
     request: BootRequest
 
@@ -226,7 +226,7 @@ class ProbeReply:
 
 @dataclass(frozen=True, slots=True)
 class EpochRequest:
-    """Asks how an epoch and those after it ended."""
+    """Asks how an epoch and those after it ended (R11)."""
 
     epoch: int
 
