@@ -8,7 +8,7 @@ from __future__ import annotations
 from .catchup import RETRIES_MAX
 from .certificates import verify_certificate
 from .digests import block_hash
-from .epochs import opened_set
+from .epochs import era_of, opened_set
 from .errors import WireError
 from .interface import InstallRecord
 from .ledger import opened_tip, tip_at
@@ -93,7 +93,11 @@ class Installing(Syncing):
             self._give_up()
 
     def _leads_around(self, offer: Offer) -> bool:
-        return any(map(offer.leads_around, self._awaited))
+        """True for one that leads past the block of a recovery, or over one that was replaced."""
+        era = era_of(self.validators.epoch)
+        over = (o for o in offer.openings if isinstance(o, Recovery) and era_of(o.epoch) > era)
+        replaced = any(recovery not in self._awaited for recovery in over)
+        return replaced or any(map(offer.leads_around, self._awaited))
 
     def _on_snapshot_offer(self, sender: int, manifest: Manifest) -> None:
         """Taken when it was asked for, or comes in place of the next blocks, which are pruned."""

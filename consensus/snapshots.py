@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from . import limits
 from .digests import block_hash
-from .epochs import ends_epoch, opened_hash, opened_set
+from .epochs import ends_epoch, opened_hash, opened_set, opening_height
 from .errors import WireError
 from .machine import Machine
 from .signatures import Verifier
@@ -91,6 +91,8 @@ class Offer:
                     continue  # the sender stood on its block when ours took its place
                 if opening != ours:
                     return True  # R21: never on a member's word, and each in its turn
+                # What began above its block is of the history that it ended.
+                self.openings = [o for o in self.openings if opening_height(o) <= opening.height]
             elif not ends_epoch(opening, self.validators, cluster_id, verifier):
                 return False
             self.openings.append(opening)

@@ -255,3 +255,51 @@ def test_epochs_that_began_on_one_block_are_all_proven() -> None:
         offer = Offer(2, shown, town.cluster.validators)
         offer.openings.extend(openings)
         assert offer.epoch_at(recovery.block_hash) == epoch
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_snapshot_on_its_way_does_not_lead_into_an_era_that_another_replaced(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The newest recovery goes on from a higher block of the old history: it leads there."""
+    monkeypatch.setattr(archive, "CHUNK_BYTES", 50)
+    town, first = _recovered()
+    town.change(*(town.member(s) for s in (1, 2, 3)))
+    town.pass_time()
+    town.commit(1, 2, 3)
+    snapshot = town.stores[1].archive.proven[-1]
+    openings = tuple(town.stores[1].openings_now())
+    assert snapshot.manifest is not None and len(openings) == 2
+    _wipe(town, 4)
+    town.queue.clear()
+    town.step(4, RecoverySeen((first,)))
+    town.queue.clear()
+    engine = town.engines[4]
+    engine._offer_asked_of, engine.catchup.best_height = 1, snapshot.height
+    town.step(4, Received(1, SnapshotOffer(snapshot.manifest)))
+    town.step(4, Received(1, EpochReply(openings[: 1 + most])))
+    assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
+    second = replace(first, epoch=2 * ERA, height=snapshot.height + 1, block_hash=bytes(32))
+    town.step(4, RecoverySeen((first, second)))
+    assert engine.fetch is None and engine._offer is None
+    town.step(4, Received(1, EpochReply(openings)))
+    for number, items in enumerate(snapshot.chunks):
+        town.step(4, Received(1, SnapshotChunk(snapshot.height, number, items)))
+    assert not _installed(town, 4) and engine.halted is None
+
+
+def test_an_epoch_that_began_above_the_named_block_is_no_part_of_the_new_history() -> None:
+    """Who has its proof can put it before the recovery; it would be kept, and told to others."""
+    town = Town(5, 6, checkpoints=NEAR)
+    town.commit()
+    named = town.engines[1].ledger.tip
+    assert named.header is not None and named.finalization is not None
+    town.change(town.heavier(1, 2), *(town.member(s) for s in (2, 3, 4, 5)))
+    town.pass_time(12)
+    (ended,) = town.stores[1].openings_now()
+    recovery = Recovery(ERA, named.height, named.hash, (town.member(6),), bytes(32), 0)
+    final = replace(named.finalization, epoch=ERA)
+    link = replace(named.header, epoch=ERA, height=named.height + 1)
+    offer = Offer(2, Manifest(named.header, (link,), final, 1), town.cluster.validators)
+    assert offer.learn((ended, recovery), [recovery], CLUSTER_ID, town.cluster.verifier)
+    assert offer.openings == [recovery] and offer.epoch_at(named.hash) == ERA
