@@ -106,6 +106,7 @@ class Store(Served):
         self.block_bytes = 0  # of all final blocks written since the start
         self._prune_to = 0  # blocks up to here may go; they do, a few with each new block
         self._wants_pin: Callable[[int], bool] = lambda _: False
+        self._to_pin: Applied | None = None  # with what is written together with it
         self._pinned: Pinned | None = None
         self._gathered: list[tuple[Applied, tuple[object, ...]]] = []  # final, not written yet
         self._gathered_bytes = 0
@@ -190,7 +191,10 @@ class Store(Served):
         """
         try:
             for record in records:
+                if isinstance(record, FinalizedRecord | InstallRecord):
+                    self._pin()
                 self._write(record)
+            self._pin()
         except sqlite3.Error as error:
             raise StorageError(f"cannot write: {error}") from error
 
@@ -271,7 +275,7 @@ class Store(Served):
             case FinalizedRecord(applied, finalization):
                 self._gather(applied, finalization)
                 if finalization is not None and self._wants_pin(applied.block.header.height):
-                    self._pin(applied)
+                    self._to_pin = applied
             case InstallRecord():
                 self._put_gathered()
                 self._begin()
@@ -388,8 +392,10 @@ class Store(Served):
         """
         self._wants_pin = wanted
 
-    def _pin(self, applied: Applied) -> None:
-        if self._pinned is not None:
+    def _pin(self) -> None:
+        """Not before the epoch that a block opens is written: that is one transaction (R11)."""
+        applied, self._to_pin = self._to_pin, None
+        if applied is None or self._pinned is not None:
             return
         self.sync()
         db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,39 @@ def test_at_the_edge_the_tip_is_the_boundary_block_and_nothing_is_voted_yet(
     assert len(found.votes) == 1 and found.votes[0].epoch < opened_set(opening).epoch
     assert not found.blocks
     assert not found.certificates
+    store.close()
+
+
+def test_no_crash_parts_a_boundary_at_a_checkpoint_from_the_epoch_that_it_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stood on a boundary block in its epoch could not get out of it any more."""
+    outputs = _outputs(_town())
+    records = [r for output in outputs for r in output.persist]
+    (opening, *_) = (r.opening for r in records if isinstance(r, EpochRecord))
+    assert isinstance(opening, Boundary)
+    edge = opening.block.header.height
+    store, synced = _store(tmp_path / "node", []), []
+    store.pin_when(lambda height: height == edge)
+    sync = store.sync
+
+    def sync_and_be_killed() -> None:
+        sync()
+        copy = tmp_path / f"copy {len(synced)}"
+        shutil.copytree(tmp_path / "node", copy)
+        found = Store(copy, cluster_id=CLUSTER_ID, seat=SEAT, genesis=PARENT)
+        restored = found.restore()
+        epoch = opened_set(restored.openings[-1]).epoch if restored.openings else 0
+        synced.append((restored.tip.height, epoch))
+        found.close()
+
+    monkeypatch.setattr(store, "sync", sync_and_be_killed)
+    for output in outputs:
+        store.write(output.persist)
+    pinned = store.take_pinned()
+    assert pinned is not None and pinned.height == edge
+    pinned.db.close()
+    assert synced == [(edge, 1)]
     store.close()
 
 
