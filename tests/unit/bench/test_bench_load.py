@@ -31,6 +31,7 @@ class Server:
 
     def __init__(self, answering: Answering) -> None:
         self.requests: list[bytes] = []
+        self.connections = 0
         self._answering = answering
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -45,9 +46,16 @@ class Server:
             except OSError:
                 return
             self._sockets.append(sock)
+            with self._lock:
+                self.connections += 1
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
+        self._answer_all(sock)
+        with self._lock:
+            self.connections -= 1
+
+    def _answer_all(self, sock: socket.socket) -> None:
         with sock, sock.makefile("rb") as lines:
             while True:
                 request = b""
@@ -169,11 +177,8 @@ async def test_a_cancelled_measurement_stops_its_thread(serve: Serve) -> None:
         await first.wait()
         nursery.cancel_scope.cancel()
     with trio.fail_after(10):
-        while True:  # its sockets are closed when the thread has ended
-            seen = len(server.requests)
-            await trio.sleep(0.2)
-            if len(server.requests) == seen:
-                return
+        while server.connections:  # they are closed when the thread has ended
+            await trio.sleep(0.01)
 
 
 async def test_nobody_listening_is_said() -> None:

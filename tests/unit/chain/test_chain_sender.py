@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from faulty_chain import CONTRACT, FakeChain, Fault, Server, http
 
 from chain import journal
@@ -77,22 +78,41 @@ async def start(serve, reader_of, n: int = 3, k: int = 2, **options):
     return servers, TransactionSender(reader, KEY, abi=ABI, **options)
 
 
+def script(servers: list[Server], method: str, answer: object) -> None:
+    """All of them answer a method in this way."""
+    for server in servers:
+        server.chain.methods[method] = answer
+
+
+def asked(servers: list[Server]) -> list[str]:
+    return [method for server in servers for method, _ in server.chain.asked]
+
+
+async def state_after_receipts(sender: TransactionSender, servers: list[Server]) -> str:
+    """What is told of a transaction when each endpoint was asked for its receipt several times."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.send, "pay", CONTRACT, b"\x01")
+        with trio.fail_after(10):
+            while min(asked([s]).count("eth_getTransactionReceipt") for s in servers) < 4:
+                await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    state: str = sender.status()[0]["state"]
+    return state
+
+
 async def test_a_transaction_goes_to_all_endpoints_and_becomes_final(serve, reader_of) -> None:
     servers, sender = await start(serve, reader_of)
     with trio.fail_after(10):
         outcome = await sender.send("pay", CONTRACT, b"\x01")
     assert outcome.state is TxState.FINAL and outcome.block_number == 11
     for server in servers:
-        assert "eth_sendRawTransaction" in [method for method, _ in server.chain.asked]
+        assert "eth_sendRawTransaction" in asked([server])
 
 
 async def test_a_receipt_that_one_endpoint_invents_is_not_believed(serve, reader_of) -> None:
     servers, sender = await start(serve, reader_of)
-    for server in servers[1:]:
-        server.chain.methods["eth_getTransactionReceipt"] = None
-    with trio.move_on_after(0.7) as waiting:
-        await sender.send("pay", CONTRACT, b"\x01")
-    assert waiting.cancelled_caught and sender.status()[0]["state"] == "pending"
+    script(servers[1:], "eth_getTransactionReceipt", None)
+    assert await state_after_receipts(sender, servers) == "pending"
 
 
 async def test_a_receipt_in_a_block_that_is_not_canonical_is_not_final(serve, reader_of) -> None:
@@ -102,22 +122,18 @@ async def test_a_receipt_in_a_block_that_is_not_canonical_is_not_final(serve, re
         server.chain.methods["eth_getTransactionReceipt"] = lambda params, plain=plain: (
             (found := plain(params)) and {**found, "blockHash": "0x" + "77" * 32}
         )
-    with trio.move_on_after(0.7) as waiting:
-        await sender.send("pay", CONTRACT, b"\x01")
-    assert waiting.cancelled_caught and sender.status()[0]["state"] == "included"
+    assert await state_after_receipts(sender, servers) == "included"
 
 
 async def test_what_would_revert_is_refused_with_its_reason_before_any_gas(
     serve, reader_of
 ) -> None:
     servers, sender = await start(serve, reader_of)
-    for server in servers[:2]:
-        server.chain.methods["eth_estimateGas"] = NOPE
+    script(servers[:2], "eth_estimateGas", NOPE)
     with pytest.raises(CallReverted, match=r"Nope\(9\)") as refused:
         await sender.send("pay", CONTRACT, b"\x01")
     assert refused.value.name == "Nope" and sender.status() == []
-    asked = [method for server in servers for method, _ in server.chain.asked]
-    assert "eth_sendRawTransaction" not in asked
+    assert "eth_sendRawTransaction" not in asked(servers)
 
 
 async def test_several_transactions_go_at_once_with_rising_nonces(serve, reader_of) -> None:
@@ -133,20 +149,19 @@ async def test_of_several_transactions_none_is_sent_when_one_would_be_refused(
     serve, reader_of
 ) -> None:
     servers, sender = await start(serve, reader_of)
-    for server in servers:
-        server.chain.methods["eth_estimateGas"] = lambda params: (
-            NOPE if params[0]["data"] == "0x02" else hex(40_000)
-        )
+
+    def estimate(params: list[dict[str, str]]) -> object:
+        return NOPE if params[0]["data"] == "0x02" else hex(40_000)
+
+    script(servers, "eth_estimateGas", estimate)
     with pytest.raises(CallReverted, match=r"Nope\(9\)"):
         await sender.send_all([Order(f"pay {n}", CONTRACT, bytes([n])) for n in range(3)])
-    asked = [method for server in servers for method, _ in server.chain.asked]
-    assert sender.status() == [] and "eth_sendRawTransaction" not in asked
+    assert sender.status() == [] and "eth_sendRawTransaction" not in asked(servers)
 
 
 async def test_several_transactions_must_be_affordable_together(serve, reader_of) -> None:
     servers, sender = await start(serve, reader_of)
-    for server in servers:  # enough for two of three
-        server.chain.methods["eth_getBalance"] = hex(250_000 * GWEI)
+    script(servers, "eth_getBalance", hex(250_000 * GWEI))  # enough for two of three
     with pytest.raises(InsufficientFunds):
         await sender.send_all([Order(f"pay {n}", CONTRACT, bytes([n])) for n in range(3)])
     assert sender.status() == []
@@ -178,8 +193,7 @@ async def test_a_signer_that_signs_something_else_sends_nothing(serve, reader_of
     )
     with pytest.raises(SignerError, match="did not sign"):
         await sender.send("pay", CONTRACT, b"\x01")
-    asked = [method for server in servers for method, _ in server.chain.asked]
-    assert sender.status() == [] and "eth_sendRawTransaction" not in asked
+    assert sender.status() == [] and "eth_sendRawTransaction" not in asked(servers)
 
 
 async def test_one_endpoint_that_claims_a_revert_stops_nothing(serve, reader_of) -> None:
@@ -193,8 +207,7 @@ async def test_one_endpoint_that_claims_a_revert_stops_nothing(serve, reader_of)
 async def test_whether_it_works_is_not_believed_of_one_endpoint(serve, reader_of, told) -> None:
     """The only one that answers, or the quickest of two that contradict each other."""
     servers, sender = await start(serve, reader_of)
-    for server in servers:
-        server.chain.methods["eth_estimateGas"] = Fault(-32603, "internal error")
+    script(servers, "eth_estimateGas", Fault(-32603, "internal error"))
     servers[0].chain.methods["eth_estimateGas"] = told
     with pytest.raises(NoAgreement, match="gas estimate"):
         await sender.estimate(CONTRACT, b"")
@@ -225,8 +238,7 @@ async def test_one_endpoint_cannot_raise_nonce_or_fees(serve, reader_of) -> None
 async def test_the_quickest_endpoint_cannot_lower_balance_nonce_or_fees(serve, reader_of) -> None:
     """Of three, one lies and one is slower than the patience for those that are not needed."""
     servers, sender = await start(serve, reader_of)
-    for server in servers[:2]:
-        server.chain.methods["eth_getTransactionCount"] = "0x7"
+    script(servers[:2], "eth_getTransactionCount", "0x7")
     slow, liar = servers[1], servers[2].chain.methods
     liar["eth_getBalance"] = "0x0"
     liar["eth_feeHistory"] = {"baseFeePerGas": ["0x1"], "reward": [["0x1"]]}
@@ -250,8 +262,7 @@ async def test_fees_above_the_ceiling_are_not_paid(serve, reader_of) -> None:
 
 async def test_missing_funds_name_address_balance_and_sum(serve, reader_of) -> None:
     servers, sender = await start(serve, reader_of)
-    for server in servers:
-        server.chain.methods["eth_getBalance"] = hex(5 * GWEI)
+    script(servers, "eth_getBalance", hex(5 * GWEI))
     with pytest.raises(InsufficientFunds) as refused:
         await sender.send("pay", CONTRACT, b"", value=10**18)
     text = str(refused.value)
@@ -263,8 +274,7 @@ async def test_missing_funds_name_address_balance_and_sum(serve, reader_of) -> N
 async def test_a_transaction_that_nobody_takes_frees_its_nonce(serve, reader_of) -> None:
     servers, sender = await start(serve, reader_of)
     plain = servers[0].chain.methods["eth_sendRawTransaction"]
-    for server in servers:
-        server.chain.methods["eth_sendRawTransaction"] = Fault(-32000, "intrinsic gas too low")
+    script(servers, "eth_sendRawTransaction", Fault(-32000, "intrinsic gas too low"))
     with pytest.raises(TransactionError, match=r"no endpoint accepts.*intrinsic gas too low"):
         await sender.send("pay", CONTRACT, b"")
     assert sender.status() == []
@@ -371,12 +381,13 @@ async def test_higher_fees_that_the_journal_cannot_be_told_are_not_offered(
         height += 1
         return hex(height)
 
-    for server in servers:  # nobody mines it
-        server.chain.methods["eth_getTransactionReceipt"] = None
-        server.chain.methods["eth_blockNumber"] = block_number
-        server.chain.methods["eth_sendRawTransaction"] = lambda params: (
-            sent.add(params[0]) or "0x" + 64 * "1"
-        )
+    def send(params: list[str]) -> str:
+        sent.add(params[0])
+        return "0x" + 64 * "1"
+
+    script(servers, "eth_getTransactionReceipt", None)  # nobody mines it
+    script(servers, "eth_blockNumber", block_number)
+    script(servers, "eth_sendRawTransaction", send)
 
     in_the_way = tmp_path / "journal.json.new"
 
@@ -423,7 +434,7 @@ async def test_a_journal_of_another_key_or_damaged_is_refused(
         TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI)
 
 
-async def test_under_an_alarm_tending_ends_quietly_and_the_next_send_says_why(
+async def test_under_an_alarm_tending_raises_nothing_and_the_next_send_says_why(
     serve, reader_of, tmp_path: Path
 ) -> None:
     path = tmp_path / "journal.json"
@@ -435,10 +446,15 @@ async def test_under_an_alarm_tending_ends_quietly_and_the_next_send_says_why(
     again = TransactionSender(sender.reader, KEY, journal_path=path, abi=ABI, policy=POLICY)
     for server in servers:
         server.chain.fork = "other"
-    with trio.move_on_after(0.3):
-        await again.tend()
-    with trio.fail_after(10), pytest.raises(FinalityAlarm):
-        await again.send("one", CONTRACT, b"")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.tend)
+            while again.reader.alarm is None:
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(FinalityAlarm):
+            await again.send("one", CONTRACT, b"")
 
 
 async def test_what_nobody_waits_for_is_brought_to_its_end_and_back_after_a_reorganisation(

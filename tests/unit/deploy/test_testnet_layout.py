@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from deploy.testnet import layout
 from deploy.testnet.layout import ProcessRecord, TestnetError
@@ -178,7 +179,7 @@ async def test_a_short_command_is_waited_for(tmp_path: Path, nursery: trio.Nurse
     async def hold() -> None:
         async with layout.locked(tmp_path):
             held.set()
-            await trio.sleep(0.1)
+            await trio.testing.wait_all_tasks_blocked()  # the other one waits by now
 
     nursery.start_soon(hold)
     await held.wait()
