@@ -54,8 +54,9 @@ def written(tmp_path: Path, **sections: dict[str, Any]) -> str:
     return str(path)
 
 
-def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
+def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr of a command that has status 1."""
+    assert main(list(argv)) == 1
     err = capsys.readouterr().err
     assert err.startswith("dstack-cluster: ") and err.count("\n") == 1 and "Traceback" not in err
     return err
@@ -121,8 +122,7 @@ def test_commands_of_other_packages_join_by_entry_point(
     monkeypatch.setattr(node.cli.metadata, "entry_points", entry_points)
     assert main(["testnet", "up", "--nodes", "4", "--json"]) == 3
     assert calls == [["up", "--nodes", "4", "--json"]]
-    assert main(["broken"]) == 1
-    assert "no such module" in failure(capsys)
+    assert "no such module" in failure(capsys, "broken")
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "broken, testnet" in capsys.readouterr().out
@@ -239,19 +239,15 @@ def test_failures_have_status_1_and_one_line(
     daemon: tuple[str, MemoryNode], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api, memory = daemon
-    assert main(["kv", "get", "none", "--api", api]) == 1
-    assert "no such key: none" in failure(capsys)
-    assert main(["kv", "put", "_cluster/a", "x", "--api", api]) == 1
-    assert "reserved_key" in failure(capsys)
+    assert "no such key: none" in failure(capsys, "kv", "get", "none", "--api", api)
+    assert "reserved_key" in failure(capsys, "kv", "put", "_cluster/a", "x", "--api", api)
     memory.failure = Busy("too many\ncommands")
-    assert main(["kv", "put", "a", "x", "--api", api]) == 1
-    assert "busy: too many" in failure(capsys)
-    assert main(["status", "--api", f"unix:{tmp_path}/none"]) == 1
-    assert "unreachable" in failure(capsys)
-    assert main(["status", "--api", "ftp://x"]) == 1
-    assert "--api: expected http(s)" in failure(capsys)
-    assert main(["status", "--api", api, "--token-file", str(tmp_path / "none")]) == 1
-    assert "cannot be read" in failure(capsys)
+    assert "busy: too many" in failure(capsys, "kv", "put", "a", "x", "--api", api)
+    assert "unreachable" in failure(capsys, "status", "--api", f"unix:{tmp_path}/none")
+    assert "--api: expected http(s)" in failure(capsys, "status", "--api", "ftp://x")
+    assert "cannot be read" in failure(
+        capsys, "status", "--api", api, "--token-file", str(tmp_path / "none")
+    )
 
 
 # --- configuration and daemon -------------------------------------------------------------------
@@ -280,13 +276,12 @@ def test_config_check_tells_dangers_and_refuses_what_would_not_start(
     assert main(["config", "check", "--config", file, "--insecure-simulator"]) == 0
     assert capsys.readouterr().out == "good; insecure: simulator, single_rpc, no_attestation\n"
     file = written(tmp_path, insecure={"no_attestation": False})
-    assert main(["config", "check", "--config", file]) == 1
-    assert "no_attestation" in failure(capsys)
-    assert main(["config", "check", "--config", str(tmp_path / "none")]) == 1
-    assert "cannot be read" in failure(capsys)
+    assert "no_attestation" in failure(capsys, "config", "check", "--config", file)
+    assert "cannot be read" in failure(
+        capsys, "config", "check", "--config", str(tmp_path / "none")
+    )
     for flag in ("chain.contract=0x00", "nothing", "x.y=1"):
-        assert main(["config", "check", "--config", file, "--set", flag]) == 1
-        failure(capsys)
+        failure(capsys, "config", "check", "--config", file, "--set", flag)
 
 
 def test_config_check_reads_the_files_that_a_daemon_would(
@@ -295,21 +290,17 @@ def test_config_check_reads_the_files_that_a_daemon_would(
     token = tmp_path / "token"
     file = written(tmp_path, api={"token_file": str(token)})
     argv = ["config", "check", "--config", file]
-    assert main(argv) == 1
-    assert "api.token_file" in failure(capsys)
+    assert "api.token_file" in failure(capsys, *argv)
     token.write_text("a-token-of-some-length")
-    assert main(argv) == 1
-    assert "mode 0600" in failure(capsys)
+    assert "mode 0600" in failure(capsys, *argv)
     token.chmod(0o600)
     assert main(argv) == 0
     capsys.readouterr()
     policy = tmp_path / "policy.json"
     argv[-1] = written(tmp_path, attestation={"policy_file": str(policy)})
-    assert main(argv) == 1
-    assert "attestation.policy_file" in failure(capsys)
+    assert "attestation.policy_file" in failure(capsys, *argv)
     policy.write_text("{}")
-    assert main(argv) == 1
-    assert "expected a policy" in failure(capsys)
+    assert "expected a policy" in failure(capsys, *argv)
 
 
 def test_run_starts_the_daemon_with_the_checked_configuration(
@@ -335,6 +326,5 @@ def test_run_starts_the_daemon_with_the_checked_configuration(
     assert seen[0].node.seat == 9
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
     file = written(tmp_path, insecure={"no_attestation": False})
-    assert main(["run", "--config", file]) == 1
-    assert "no_attestation" in failure(capsys)
+    assert "no_attestation" in failure(capsys, "run", "--config", file)
     assert len(seen) == 1
