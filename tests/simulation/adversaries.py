@@ -7,15 +7,17 @@ says; what a liar may know, see and send is not limited in any other way.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from consensus.digests import vote_digest
 from consensus.interface import MembershipSeen, Output
 from consensus.machine import Machine
 from consensus.types import (
     ZERO_HASH,
+    Certificate,
     ChainView,
     FinalHeader,
     Manifest,
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
     from .world import World
 
 _BOOTING = (BootRequest, BootAck, BootRefused)
+HEADER_FIELDS = (  # that ``make_block`` takes
+    "epoch", "view", "proposer", "height", "parent", "time_ms", "state_height", "state_hash",
+)  # fmt: skip
 
 
 class Liar(Member):
@@ -68,6 +73,31 @@ class Liar(Member):
     def vote(self, kind: VoteKind, view: View, block: bytes, reason: int = 0) -> VoteMessage:
         assert self.engine is not None
         return VoteMessage(self.engine.boot.incarnation, self.sign(kind, view, block, reason))
+
+    def reproposed(
+        self, message: ProposalMessage, proof: Certificate | None, /, **changed: Any
+    ) -> ProposalMessage:
+        """A proposal with something else in its block (see ``make_block``), really signed."""
+        first = message.proposal.block
+        kept = {field: getattr(first.header, field) for field in HEADER_FIELDS}
+        kept |= {"commands": first.commands, "nullifications": first.nullifications}
+        block = make_block(self.world.cluster_id, **(kept | changed))
+        signature = self.sign(VoteKind.NOTARIZE, block.header.view, block.hash).signature
+        return replace(message, proposal=Proposal(block, proof, signature))
+
+    def again_and_again(self, lie: Callable[[], None], most_ms: float) -> None:
+        """Lies now and then, for as long as this start of the member lasts."""
+
+        def tell(life: int) -> None:
+            if self.life != life or self.engine is None:
+                return
+            lie()
+            wait(life)
+
+        def wait(life: int) -> None:
+            self.world.after(self.world.rng.uniform(300.0, most_ms), tell, life)
+
+        wait(self.life)
 
     def peers(self) -> list[int]:
         return [s for s in self.world.members if s != self.seat]
@@ -161,23 +191,12 @@ class Equivocator(Liar):
         first = message.proposal.block
         known = self._other.get(first.hash)
         if known is None:
-            h = first.header
-            block = make_block(
-                self.world.cluster_id,
-                epoch=h.epoch,
-                view=h.view,
-                proposer=h.proposer,
-                height=h.height,
-                parent=h.parent,
-                time_ms=h.time_ms + 1,
-                state_height=h.state_height,
-                state_hash=h.state_hash,
+            known = self._other[first.hash] = self.reproposed(
+                message,
+                message.proposal.parent,
+                time_ms=first.header.time_ms + 1,
                 commands=first.commands[:-1],
-                nullifications=first.nullifications,
             )
-            signature = self.sign(VoteKind.NOTARIZE, h.view, block.hash).signature
-            proposal = Proposal(block, message.proposal.parent, signature)
-            known = self._other[first.hash] = replace(message, proposal=proposal)
         return known
 
     def twist(self, peer: int, message: Message) -> list[Message]:
@@ -241,22 +260,18 @@ class Forker(Liar):
     def twist(self, peer: int, message: Message) -> list[Message]:
         if not isinstance(message, ProposalMessage) or message.proposal.block.header.view.index:
             return [message]
-        h = message.proposal.block.header
-        block = make_block(
-            self.world.cluster_id,
+        forked = self.reproposed(
+            message,
+            None,
             epoch=0,
-            view=h.view,
-            proposer=h.proposer,
             height=1,
             parent=self.world.genesis,
-            time_ms=h.time_ms,
             state_height=0,
             state_hash=Machine().state_hash,
             commands=(),
             nullifications=(),
         )
-        signature = self.sign(VoteKind.NOTARIZE, h.view, block.hash).signature
-        return [replace(message, proposal=Proposal(block, None, signature))]
+        return [forked]
 
 
 class Mutator(Liar):
@@ -287,11 +302,11 @@ class Mutator(Liar):
                     block = ZERO_HASH
                 changed = self.sign(vote.kind, view, block, vote.reason)
                 return VoteMessage(max(0, incarnation + rng.choice((0, 0, 1, -1))), changed)
-            case ProposalMessage(incarnation, p):
+            case ProposalMessage(_, p):
                 h = p.block.header
-                block = make_block(
-                    self.world.cluster_id,
-                    epoch=h.epoch,
+                return self.reproposed(
+                    message,
+                    p.parent,
                     view=rng.choice((h.view, _moved(rng, h.view))),
                     proposer=rng.choice((h.proposer, h.proposer, h.proposer + 1)),
                     height=max(0, h.height + rng.choice((0, 0, 1, -1, 1000))),
@@ -299,11 +314,8 @@ class Mutator(Liar):
                     time_ms=rng.choice((h.time_ms, 0, 2**63)),
                     state_height=max(0, h.state_height + rng.choice((0, 0, 1, -1, 5))),
                     state_hash=rng.choice((h.state_hash, bytes(32))),
-                    commands=p.block.commands,
                     nullifications=p.block.nullifications[rng.choice((0, 0, 1)) :],
                 )
-                signature = self.sign(VoteKind.NOTARIZE, block.header.view, block.hash).signature
-                return ProposalMessage(incarnation, Proposal(block, p.parent, signature))
             case Certificates(certificates) if certificates:
                 c = rng.choice(certificates)
                 changed_c = rng.choice(
@@ -502,11 +514,10 @@ class FalseRegistry(Liar):
 
     def start(self) -> None:
         super().start()
-        self.world.after(self.world.rng.uniform(300.0, 4000.0), self._lie, self.life)
+        self.again_and_again(self._lie, 4000.0)
 
-    def _lie(self, life: int) -> None:
-        if self.life != life or self.engine is None:
-            return
+    def _lie(self) -> None:
+        assert self.engine is not None
         rng, number = self.world.rng, 10_000 + int(self.world.now_ms)
         mine = {v.seat: v for v in self.engine.validators.validators}
         mine.pop(rng.choice(self.peers()), None)
@@ -514,7 +525,6 @@ class FalseRegistry(Liar):
             mine[self.seat] = replace(mine[self.seat], weight=mine[self.seat].weight + 1)
             hashes = [rng.randbytes(32) for _ in range(3)]
             self.handle(MembershipSeen(ChainView(number, *hashes, tuple(mine.values()))))
-        self.world.after(rng.uniform(300.0, 4000.0), self._lie, life)
 
 
 GALLERY: dict[str, type[Liar]] = {

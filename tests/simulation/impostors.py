@@ -16,7 +16,6 @@ from consensus.types import (
     Certificate,
     Evidence,
     Part,
-    Proposal,
     Recovery,
     Vote,
     VoteKind,
@@ -29,7 +28,6 @@ from consensus.wire import (
     Message,
     ProposalMessage,
     VoteMessage,
-    make_block,
 )
 
 from .adversaries import Liar
@@ -136,11 +134,9 @@ class Relabeller(Liar):
             if not fits:
                 return None
             shown.append(fits[0])
-        block = make_block(
-            self.world.cluster_id,
-            epoch=h.epoch,
-            view=h.view,
-            proposer=h.proposer,
+        return self.reproposed(
+            message,
+            tip.finalization,
             height=tip.height + 1,
             parent=tip.hash,
             time_ms=max(h.time_ms, tip.time_ms),
@@ -149,8 +145,6 @@ class Relabeller(Liar):
             commands=(),
             nullifications=tuple(shown),
         )
-        signature = self.sign(VoteKind.NOTARIZE, h.view, block.hash).signature
-        return replace(message, proposal=Proposal(block, tip.finalization, signature))
 
 
 class FalseRecovery(Liar):
@@ -158,11 +152,10 @@ class FalseRecovery(Liar):
 
     def start(self) -> None:
         super().start()
-        self.world.after(self.world.rng.uniform(300.0, 2000.0), self._lie, self.life)
+        self.again_and_again(self._lie, 2000.0)
 
-    def _lie(self, life: int) -> None:
-        if self.life != life or self.engine is None:
-            return
+    def _lie(self) -> None:
+        assert self.engine is not None
         rng, engine, real = self.world.rng, self.engine, self.world.chain.recoveries
         tip, members = engine.ledger.tip, engine.validators.validators
         mine = tuple(v for v in members if v.seat == self.seat or rng.random() < 0.3)
@@ -173,7 +166,6 @@ class FalseRecovery(Liar):
             told = Recovery(epoch, tip.height, tip.hash, mine, rng.randbytes(32), 0)
         if mine:
             self.tell(rng.choice(self.friends()), EpochReply((told,)))
-        self.world.after(rng.uniform(300.0, 2000.0), self._lie, life)
 
 
 IMPOSTORS: dict[str, type[Liar]] = {"impersonator": Impersonator, "relabeller": Relabeller}

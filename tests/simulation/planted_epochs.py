@@ -9,7 +9,7 @@ from consensus.proposals import Verdict
 from consensus.types import Block, Certificate, NextEpoch, VoteKind
 from consensus.wire import make_block
 
-_KEPT = ["epoch", "view", "proposer", "height", "parent", "time_ms", "state_height", "state_hash"]
+from .adversaries import HEADER_FIELDS
 
 
 class EpochOpenedAtNotarization(Engine):
@@ -51,7 +51,7 @@ class CommandsAfterTheBoundary(Engine):
         (instead, parent), header = built, built[0].header
         block = make_block(
             self.cluster_id,
-            **{f: getattr(header, f) for f in _KEPT},
+            **{f: getattr(header, f) for f in HEADER_FIELDS},
             commands=self.mempool.batch(frozenset()),
             nullifications=instead.nullifications,
             evidence=(),
