@@ -45,6 +45,7 @@ class Booting(Installing):
         self._ask_to_boot()
 
     def _on_boot_request(self, sender: int, request: BootRequest) -> None:
+        """R10: the promise to count this incarnation only, on disk before it is sent."""
         if not self._introductions.take(sender, self._now_ms):
             return  # an answer costs signatures, and is much longer than the question
         if sender not in self.validators.weights:
@@ -94,6 +95,7 @@ class Booting(Installing):
         return key is not None and self._verifier.verify(key, digest, vote.signature)
 
     def _on_boot_ack(self, sender: int, ack: BootAck) -> None:
+        """R10: with a quorum of these we may vote; not yet if they show that our log went back."""
         if self.boot.is_current or sender not in self.validators.weights:
             return
         if not self.boot.take(sender, ack):
@@ -118,7 +120,7 @@ class Booting(Installing):
         self._arm()
 
     def _on_boot_refused(self, request: BootRequest) -> None:
-        """A newer request of our own seat exists: another copy of us booted after us."""
+        """R10: a newer request of our own seat exists: another copy of us booted after us."""
         mine = self.boot.progress.request
         if request.seat != self.seat or request == mine or not self.boot.genuine(request):
             return

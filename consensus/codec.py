@@ -41,7 +41,7 @@ T = TypeVar("T")
 _REASON_MAX = int(max(Reason))  # the contract takes no certificate with another one either
 
 
-# --- field checks ---
+# --- field checks: each gives the value, or raises WireError ---
 
 
 def uint(value: Any, most: int = limits.U64_MAX) -> int:
@@ -74,7 +74,7 @@ def record(value: Any, count: int) -> tuple[Any, ...]:
     return value
 
 
-# --- the values ---
+# --- the values: pack gives what msgpack takes; read is its inverse, and raises WireError ---
 
 
 def pack_parts(parts: tuple[Part, ...]) -> list[tuple[int, int, bytes]]:
@@ -383,6 +383,7 @@ def read_boot_request(value: tuple[Any, ...]) -> BootRequest:
 
 
 def unpack(data: bytes) -> Any:
+    """Msgpack's arrays, integers, byte strings and None, bounded; raises WireError."""
     try:
         return msgpack.unpackb(
             data,

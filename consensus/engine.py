@@ -284,6 +284,7 @@ class Engine(Watching):
         return self._out
 
     def _on_message(self, sender: int, message: Message) -> None:
+        """Hands a message to the class whose rules it belongs to."""
         if sender == self.seat:
             return
         self._compare_epochs(sender, message)
@@ -437,6 +438,7 @@ class Engine(Watching):
                 self._send(to, VoteMessage(incarnation, vote))
 
     def _on_peer_connected(self, seat: int) -> None:
+        """R7: who connects hears who we are, where we are and what waits."""
         self.connected.add(seat)
         self._note_links()
         if self.leader(self.view.term) == seat:

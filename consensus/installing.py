@@ -153,6 +153,7 @@ class Installing(Syncing):
     # --- chunks ---
 
     def _on_snapshot_chunk(self, sender: int, chunk: SnapshotChunk) -> None:
+        """The next chunk that we asked for; after the last one the state is installed."""
         fetch = self.fetch
         if fetch is None or not fetch.expects(sender, chunk):
             return

@@ -16,6 +16,7 @@ class Syncing(Proposing):
     """The rules, and the way back for a member that missed something (R16)."""
 
     def _on_block_request(self, sender: int, hash_: bytes) -> None:
+        """A candidate block, or what shows the sender how far the chain is final."""
         block = self.ledger.blocks.get(hash_)
         if block is not None:
             self._send(sender, BlockReply(block))
@@ -26,6 +27,7 @@ class Syncing(Proposing):
             self._tell_epoch(sender, self.validators.epoch - 1)
 
     def _on_sync_request(self, sender: int, request: SyncRequest) -> None:
+        """Final blocks from the store; for heights above ours our finalization alone."""
         tip = self.ledger.tip
         if 0 < request.from_height <= tip.height:
             self._out.serve.append(ServeBlocks(sender, request.from_height, request.count))

@@ -89,6 +89,7 @@ class Turning(Convicting):
     # --- what is due (R15) ---
 
     def _on_membership(self, view: ChainView, revoked: frozenset[int]) -> None:
+        """R15, R19: what the registry shows now."""
         if self._chain_views.add(view) and self._chain_views.newest == view:
             self._seen_ms = self._now_ms
         self._revoked_on_chain = revoked

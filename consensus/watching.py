@@ -207,6 +207,7 @@ class Watching(Booting):
         self._send(sender, ProbeReply(probe.nonce, *where, signature))
 
     def _on_probe_reply(self, sender: int, reply: ProbeReply) -> None:
+        """R12: an answer to our challenge, and what it says against its sender."""
         key = self.validators.keys.get(sender)
         if key is None or not self.prober.expects(sender, reply.nonce):
             return  # too late, or told twice
