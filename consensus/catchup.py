@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from . import limits
-from .digests import block_hash
+from .digests import block_hash, linked_hash
 from .interface import Send
 from .types import Block, Certificate, FinalHeader, VoteKind
 from .wire import BlockRequest, SyncReply, SyncRequest
@@ -126,19 +126,17 @@ class CatchUp:
 
     def _next_span(self) -> tuple[int, int] | None:
         """The lowest heights that are neither here nor asked for."""
-        at = self.held + 1
+        at, end = self.held + 1, self.best_height
         for first, last in sorted(self._covered()):
             if first > at:
-                last = first - 1
+                end = first - 1
                 break
             at = max(at, last + 1)
-        else:
-            last = self.best_height
-        if at == self.held + 1 and last < at:
-            last = at + self._span  # there must be something, though no height is proved yet
-        elif at > last or (at > self.held + 1 and self._is_full()):
+        if at == self.held + 1 and end < at:
+            end = at + self._span  # there must be something, though no height is proved yet
+        elif at > end or (at > self.held + 1 and self._is_full()):
             return None
-        return at, min(last, at + self._span - 1)
+        return at, min(end, at + self._span - 1)
 
     def _covered(self) -> Iterator[tuple[int, int]]:
         for stretch in self._ready.values():
@@ -305,11 +303,7 @@ def is_consistent(reply: SyncReply, cluster_id: bytes) -> bool:
         if block.header.parent != last_hash or block.header.height != height:
             return False
         last_hash, height = block.hash, height + 1
-    for header in reply.links:
-        if header.parent != last_hash or header.height != height:
-            return False
-        last_hash, height = block_hash(cluster_id, header), height + 1
-    return last_hash == reply.finalization.block
+    return linked_hash(cluster_id, last_hash, height - 1, reply.links) == reply.finalization.block
 
 
 def is_final(head: FinalHeader, cluster_id: bytes) -> bool:

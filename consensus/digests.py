@@ -7,6 +7,7 @@ bound to it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 
 from .keccak import keccak256
@@ -114,6 +115,21 @@ def header_bytes(header: Header) -> bytes:
 def block_hash(cluster_id: bytes, header: Header) -> bytes:
     """Hash of a block, by its header."""
     return keccak256(BLOCK_TAG + cluster_id + header_bytes(header))
+
+
+def linked_hash(
+    cluster_id: bytes, block: bytes, height: int, links: Iterable[Header]
+) -> bytes | None:
+    """The hash of the last of some headers that stand one on the other, above a block.
+
+    That block's own when there are none; None when one does not stand on the one before.
+    """
+    for header in links:
+        height += 1
+        if header.parent != block or header.height != height:
+            return None
+        block = block_hash(cluster_id, header)
+    return block
 
 
 def body_hash(body: bytes) -> bytes:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from . import limits
@@ -36,6 +37,7 @@ from .leadership import Leadership
 from .ledger import Ledger, Tip
 from .machine import Machine
 from .signatures import Signer, Verifier
+from .state import portions
 from .types import (
     GENESIS,
     BootAck,
@@ -412,14 +414,9 @@ class Engine(Watching):
         oldest = next(iter(self._own_commands), None)
         leader = self.leader(self.view.term)
         if oldest is not None and oldest == self._oldest_command and leader in self.connected:
-            waiting: list[bytes] = []
-            size = 0
-            for raw in self._own_commands.values():
-                size += len(raw)
-                if waiting and size > limits.BLOCK_BYTES_MAX:
-                    break
-                waiting.append(raw)
-            self._send_commands(leader, waiting[: limits.BLOCK_COMMANDS_MAX])
+            waiting = self._own_commands.values()
+            block = portions(waiting, len, limits.BLOCK_COMMANDS_MAX, limits.BLOCK_BYTES_MAX)
+            self._send_commands(leader, next(block))
         self._oldest_command = oldest
 
     def _resend(self, to: int | None) -> None:
@@ -449,7 +446,7 @@ class Engine(Watching):
         self.prober.connected(seat)
         self._tell_evidence(seat)
         self._resend(seat)
-        self._send_commands(seat, list(self._own_commands.values()))
+        self._send_commands(seat, self._own_commands.values())
 
     def _on_peer_lost(self, seat: int) -> None:
         self.connected.discard(seat)
@@ -490,19 +487,10 @@ class Engine(Watching):
         self._set_timer(Timer.SPREAD, None)
         self._send_commands(None, waiting)
 
-    def _send_commands(self, to: int | None, commands: list[bytes]) -> None:
+    def _send_commands(self, to: int | None, commands: Iterable[bytes]) -> None:
         """Passes commands on in messages of bounded size."""
-        chunk: list[bytes] = []
-        size = 0
-        for raw in commands:
-            full = len(chunk) == limits.BLOCK_COMMANDS_MAX
-            if chunk and (full or size + len(raw) > _COMMANDS_MESSAGE_BYTES):
-                self._send(to, Commands(tuple(chunk)))
-                chunk, size = [], 0
-            chunk.append(raw)
-            size += len(raw)
-        if chunk:
-            self._send(to, Commands(tuple(chunk)))
+        for some in portions(commands, len, limits.BLOCK_COMMANDS_MAX, _COMMANDS_MESSAGE_BYTES):
+            self._send(to, Commands(some))
 
     def _take_command(self, raw: bytes, sender: int) -> None:
         # Only the state says what is done: by a memory of its own a leader would leave out what

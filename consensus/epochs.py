@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .certificates import verify_certificate
-from .digests import block_hash
+from .digests import linked_hash
 from .limits import EPOCHS_PER_ERA, ERAS_MAX, MEMBERS_MAX
 from .order import epoch_seed
 from .signatures import Verifier
@@ -160,11 +160,7 @@ def ends_epoch(
         return False
     if block.header.epoch != validators.epoch or final.kind is not VoteKind.FINALIZE:
         return False
-    last, height = block.hash, block.header.height
-    for header in boundary.links:
-        if header.parent != last or header.height != height + 1:
-            return False
-        last, height = block_hash(cluster_id, header), header.height
+    last = linked_hash(cluster_id, block.hash, block.header.height, boundary.links)
     return last == final.block and verify_certificate(final, validators, cluster_id, verifier)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from . import limits
-from .digests import block_hash
+from .digests import block_hash, linked_hash
 from .epochs import ends_epoch, opened_hash, opened_set, opening_height
 from .errors import WireError
 from .machine import Machine
@@ -27,17 +27,12 @@ def certified_state(manifest: Manifest, cluster_id: bytes) -> bytes | None:
 
     The finalization itself is checked by the caller.
     """
-    height, state_hash = manifest.header.height, None
-    at = block_hash(cluster_id, manifest.header)
-    for distance, link in enumerate(manifest.links, 1):
-        if link.parent != at or link.height != height + distance:
-            return None
-        if link.state_height == height:
-            state_hash = link.state_hash
-        at = block_hash(cluster_id, link)
-    final = manifest.finalization
-    proved = final.kind is VoteKind.FINALIZE and final.block == at
-    return state_hash if proved else None
+    header, links, final = manifest.header, manifest.links, manifest.finalization
+    last = linked_hash(cluster_id, block_hash(cluster_id, header), header.height, links)
+    if final.kind is not VoteKind.FINALIZE or final.block != last:
+        return None
+    hashes = [link.state_hash for link in links if link.state_height == header.height]
+    return hashes[-1] if hashes else None
 
 
 _OPENINGS_PER_RETRY = 8  # fewer than that prove a member slow that offers a snapshot
@@ -111,11 +106,11 @@ class Offer:
         return before and manifest.header.height > recovery.height
 
     def epoch_at(self, block: bytes) -> int | None:
-        """The epoch that goes on from the snapshot, whose block has this hash.
+        """The epoch in which one goes on from the snapshot, whose block has this hash.
 
-        None when that block began one, and the proof of that epoch names another block: a proof
-        may name any of those that carry the record, but an epoch stands on the first (R11). By
-        recoveries (R21) several epochs may begin on one block.
+        It is the block's own, or one that began on it, by recoveries (R21) the last of several.
+        None when the proof of such an epoch names another block: a proof may name any of those
+        that carry the record, but an epoch stands on the first (R11).
         """
         header, following = self.manifest.header, self.manifest.links[0]
         if following.epoch == header.epoch:

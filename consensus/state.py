@@ -6,6 +6,8 @@ The first of the chain of classes. What several of them use is set up here, grou
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from . import limits
 from .boot import Boot
@@ -40,6 +42,30 @@ from .wire import Certificates, Message
 PROBE_TAG = b"dstack-cluster/probe-secret/v1"
 SIGNED_TERMS_KEPT = 8
 ABSTAIN_TERMS = 2  # how far our own votes may be above the highest term told (R10)
+
+
+T = TypeVar("T")
+
+
+def portions(
+    items: Iterable[T], size: Callable[[T], int], count_max: int, bytes_max: int
+) -> Iterator[tuple[T, ...]]:
+    """Items in messages: so many in each, and so many bytes, unless one alone has more."""
+    found: list[T] = []
+    left = bytes_max
+    for item in items:
+        left -= size(item)
+        if found and (len(found) == count_max or left < 0):
+            yield tuple(found)
+            found, left = [], bytes_max - size(item)
+        found.append(item)
+    if found:
+        yield tuple(found)
+
+
+def _bytes_at_most(certificate: Certificate) -> int:
+    """Of its encoding."""
+    return 128 + 80 * len(certificate.parts)
 
 
 class State:
@@ -189,18 +215,9 @@ class State:
 
     def _send_justification(self, to: int | None) -> None:
         """What leads to our view, in as many messages as their bounds ask for."""
-        message: list[Certificate] = []
-        size = 0
-        for certificate in self.ledger.justification():
-            more = 128 + 80 * len(certificate.parts)  # an upper bound of its encoding
-            full = len(message) == limits.NULLIFICATIONS_MAX
-            if message and (full or size + more > limits.MESSAGE_BYTES_MAX):
-                self._send(to, Certificates(tuple(message)))
-                message, size = [], 0
-            message.append(certificate)
-            size += more
-        if message:
-            self._send(to, Certificates(tuple(message)))
+        most = limits.NULLIFICATIONS_MAX, limits.MESSAGE_BYTES_MAX
+        for some in portions(self.ledger.justification(), _bytes_at_most, *most):
+            self._send(to, Certificates(some))
 
     def _set_timer(self, timer: Timer, delay_ms: int | None) -> None:
         self._out.timers[timer] = delay_ms

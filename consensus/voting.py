@@ -350,7 +350,10 @@ class Voting(Turning):
             return None
 
     def _apply(self, branch: list[Block], target: Certificate, links: tuple[Header, ...]) -> None:
-        """Applies final blocks in order, up to the first that ends the epoch (R11, R21)."""
+        """Applies final blocks in order, up to the first that ends the epoch (R11, R21).
+
+        ``links`` lead from the last of them to the block of ``target``.
+        """
         recovered = self._awaited[0] if self._awaited else None
         if recovered is not None and self._passes_beside(recovered, branch):
             return
