@@ -443,7 +443,7 @@ class Engine(Watching):
             for raw in self.fairness.reconnected(self.mempool, self.tick):
                 self._send(seat, Reminder(raw))
         self._introduce(seat)
-        self.prober.connected(seat)
+        self.prober.connected(seat, self.tick)
         self._tell_evidence(seat)
         self._resend(seat)
         self._send_commands(seat, self._own_commands.values())

@@ -34,6 +34,7 @@ class PeerHealth:
     """What a member answered last, and how many challenges in a row it left unanswered."""
 
     missed: int = 0
+    heard_tick: int = 0  # when it answered last, or its link opened
     answered_ms: int = 0  # by our clock; 0: never
     rtt_ms: int = 0
     incarnation: int = 0
@@ -62,9 +63,10 @@ class Prober:
         self._awaited: set[int] = set()  # who has not answered the newest one
         self.peers: dict[int, PeerHealth] = {}
 
-    def connected(self, seat: int) -> None:
+    def connected(self, seat: int, tick: int) -> None:
         """A link opened: what was missed without it does not count."""
-        self.peers.setdefault(seat, PeerHealth()).missed = 0
+        peer = self.peers.setdefault(seat, PeerHealth())
+        peer.missed, peer.heard_tick = 0, tick
         self._awaited.discard(seat)
 
     def lost(self, seat: int) -> None:
@@ -90,26 +92,24 @@ class Prober:
             self.peers.setdefault(seat, PeerHealth())
         return nonce
 
-    def silent(self, seats: set[int], *, fresh: bool) -> set[int]:
-        """Those of some seats that owe an answer.
+    def silent(self, seats: set[int], since_tick: int) -> set[int]:
+        """Those of some linked seats that answered nothing after that tick.
 
-        ``fresh``: they hardly had the time for one to the newest challenge, so it counts only for
-        those who missed the one before as well.
+        Whichever challenge they answered: over a slow link each answer comes after the next one.
         """
-        owing = seats & self._awaited
-        return {seat for seat in owing if self.peers[seat].missed} if fresh else owing
+        return {seat for seat in seats if self.peers[seat].heard_tick <= since_tick}
 
     def expects(self, seat: int, nonce: bytes) -> bool:
         """True when the nonce is one of our last few, and the member did not answer it yet."""
         peer = self.peers.get(seat)
         return nonce in self._open and peer is not None and peer.nonce != nonce
 
-    def answered(self, seat: int, reply: ProbeReply, now_ms: int) -> PeerHealth:
+    def answered(self, seat: int, reply: ProbeReply, now_ms: int, tick: int) -> PeerHealth:
         """Takes an answer whose nonce and signature are right."""
         peer = self.peers.setdefault(seat, PeerHealth())
         if next(reversed(self._open)) == reply.nonce:
             self._awaited.discard(seat)
-        peer.missed, peer.nonce = 0, reply.nonce
+        peer.missed, peer.heard_tick, peer.nonce = 0, tick, reply.nonce
         peer.answered_ms = now_ms
         peer.rtt_ms = max(0, now_ms - self._open[reply.nonce])
         peer.incarnation, peer.epoch = reply.incarnation, reply.epoch

@@ -155,7 +155,6 @@ class State:
         self._tick_height = ledger.tip.height
         self._tick_view = self.view
         self._woke_ms = 0  # when we last found that our own ticks had stopped; 0: never
-        self._challenge_tick = 0  # when the newest challenge went out
         self._excused_tick = -2  # at which a quorum was linked and not heard
         self.prober = Prober(keccak256(signer.sign(keccak256(PROBE_TAG + boot.boot_id))))
         self.fairness = Fairness()

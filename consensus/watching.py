@@ -41,7 +41,6 @@ class Watching(Booting):
         self._tick_height = height
         if self.tick % d.ticks(d.probe_ms) == 0:
             self._send(None, Probe(self.prober.challenge(self.connected, self._clock_ms)))
-            self._challenge_tick = self.tick
         if self._is_excused(SILENCE_TICKS):
             self._excused_tick = self.tick
             self.pace.forget()
@@ -102,14 +101,14 @@ class Watching(Booting):
 
     def _is_excused(self, ticks: int) -> bool:
         """R12: True while members that are linked, and without whom no quorum is left, answer
-        nothing: not for so many ticks after the newest challenge.
+        nothing: not for the time between two challenges, and so many ticks.
 
         Under another leader nothing would become final without them either, and a complaint would
         depose a good one as soon as they go on. It ends by itself: who stays silent loses its link.
         """
-        fresh = self.tick - self._challenge_tick < ticks
+        since = self.tick - self.durations.ticks(self.durations.probe_ms) - ticks
         v, there = self.validators, self.connected | {self.seat}
-        heard = there - self.prober.silent(self.connected, fresh=fresh)
+        heard = there - self.prober.silent(self.connected, since)
         return v.is_quorum(v.weight(there)) and not v.is_quorum(v.weight(heard))
 
     def _mind_commands(self, leader: int) -> None:
@@ -226,7 +225,7 @@ class Watching(Booting):
             if reply.epoch == self.validators.epoch:  # in another its key may be another one
                 self._accuse(sender, "an answer to a challenge that it did not sign")
             return
-        peer = self.prober.answered(sender, reply, self._clock_ms)
+        peer = self.prober.answered(sender, reply, self._clock_ms, self.tick)
         d = self.durations
         due = self.chain.known_since(self.tick, d.ticks(d.behind_chain_ms))
         peer.behind = peer.behind + 1 if reply.chain_block < due else 0

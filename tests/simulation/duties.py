@@ -26,7 +26,7 @@ from consensus.interface import (
     VoteRecord,
 )
 from consensus.types import Block, BootAck, NextEpoch, Recovery, View, Vote, VoteKind
-from consensus.wire import Probe, ProposalMessage, VoteMessage
+from consensus.wire import ProposalMessage, VoteMessage
 
 from .histories import ERA, era_of
 
@@ -53,7 +53,6 @@ class Memory:
     silent_below: tuple[int, int] = (0, 0)  # epoch and term in which it may vote again
     had_the_right: bool = False
     last_step_ms: float = 0.0
-    challenged_ms: float = 0.0
     view: tuple[int, View] = (0, View(0, 0))
     view_since_ms: float = 0.0
     steps: int = 0  # the most by which its timers may have been longer since then
@@ -269,9 +268,7 @@ class Duties:
         assert engine is not None
         slept = now_ms - memory.last_step_ms > 2 * d.health_ms
         memory.last_step_ms = now_ms
-        if any(isinstance(send.message, Probe) for send in output.send):
-            memory.challenged_ms = now_ms
-        if self._is_excused(member, now_ms - memory.challenged_ms):
+        if self._is_excused(member):
             memory.view_since_ms = memory.term_since_ms = now_ms
         if engine.boot.done and not memory.had_the_right:
             memory.had_the_right = slept = True
@@ -299,13 +296,13 @@ class Duties:
         if now_ms - memory.term_since_ms > longest_ms and not term:
             self._fail(member, f"bears that nothing is final since {longest_ms} ms (R9)")
 
-    def _is_excused(self, member: Member, since_ms: float) -> bool:
+    def _is_excused(self, member: Member) -> bool:
         """R12: who is linked, and needed for a quorum, answers nothing."""
         engine = member.engine
         assert engine is not None
         weights, there = engine.validators.weights, {*engine.connected, member.seat}
-        fresh = since_ms < self._world.durations.health_ms
-        silent = engine.prober.silent(engine.connected, fresh=fresh)
+        d = self._world.durations
+        silent = engine.prober.silent(engine.connected, engine.tick - d.ticks(d.probe_ms) - 1)
         linked, heard = (sum(weights.get(s, 0) for s in w) for w in (there, there - silent))
         total = sum(weights.values())
         return 3 * heard <= 2 * total < 3 * linked

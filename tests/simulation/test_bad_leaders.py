@@ -61,6 +61,17 @@ def test_a_leader_that_follows_the_chain_no_more_is_replaced() -> None:
     assert elapsed is not None and 5000.0 <= elapsed <= 10_000.0
 
 
+@pytest.mark.parametrize("kind", [None, "proposes_nothing"], ids=["dead", "mute"])
+def test_a_leader_goes_though_each_answer_comes_after_the_next_challenge(kind: str | None) -> None:
+    """Who is slow is not silent: else all would hold each other up, and none accuse anybody."""
+    reign = Reign(kind, durations=DAEMON, delay_ms=(600.0, 640.0))
+    reign.run_for(BAD_FROM_MS if kind else 10_000.0)
+    assert reign.changes == 0
+    if kind is None:
+        reign.members[reign.order[0]].crash()
+    assert reign.run_until(lambda: reign.changes, 20_000.0) is not None
+
+
 # --- good leaders stay ---
 
 

@@ -35,13 +35,13 @@ def _block(*commands: bytes) -> object:
 def test_a_member_that_answers_no_challenge_is_counted_and_one_that_answers_late_is_not() -> None:
     prober = Prober(bytes(32))
     nonces = [prober.challenge({2, 3}, 1000 * n) for n in range(1, 4)]
-    prober.answered(3, _reply(nonces[1]), 3100)
+    prober.answered(3, _reply(nonces[1]), 3100, 12)
     prober.challenge({2, 3}, 4000)
     assert prober.peers[2].missed == 3
     assert prober.peers[3].missed == 1 and prober.peers[3].rtt_ms == 1100
     for n in range(5, 9):
         nonces.append(prober.challenge({2, 3}, 1000 * n))
-        prober.answered(3, _reply(nonces[-2]), 1000 * n + 100)
+        prober.answered(3, _reply(nonces[-2]), 1000 * n + 100, 4 * n)
     assert prober.peers[3].missed == 0, "always a second late, but there"
 
 
@@ -51,8 +51,19 @@ def test_nonces_are_not_known_before_they_are_sent_and_old_ones_count_no_more() 
     assert len(set(nonces)) == 10
     assert not prober.expects(2, nonces[0]) and prober.expects(2, nonces[9])
     assert not prober.expects(2, other.challenge({2}, 0)) and not prober.expects(3, nonces[9])
-    prober.answered(2, _reply(nonces[9]), 100)
+    prober.answered(2, _reply(nonces[9]), 100, 1)
     assert not prober.expects(2, nonces[9]), "one answer is enough"
+
+
+def test_who_answers_every_challenge_too_late_for_the_next_one_is_not_silent() -> None:
+    prober = Prober(bytes(32))
+    for seat in (2, 3):
+        prober.connected(seat, 0)
+    nonces = [prober.challenge({2, 3}, 0)]
+    for n in range(1, 5):
+        nonces.append(prober.challenge({2, 3}, 1000 * n))
+        prober.answered(3, _reply(nonces[-2]), 1000 * n + 500, 4 * n + 2)
+        assert prober.silent({2, 3}, 4 * n) == {2}
 
 
 def test_what_was_missed_without_a_link_does_not_count() -> None:
@@ -61,7 +72,7 @@ def test_what_was_missed_without_a_link_does_not_count() -> None:
     prober.challenge({2}, 2)
     prober.lost(2)
     prober.challenge(set(), 3)
-    prober.connected(2)
+    prober.connected(2, 9)
     prober.challenge({2}, 4)
     assert prober.peers[2].missed == 0
 
