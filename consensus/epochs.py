@@ -118,7 +118,7 @@ def ends_era(epoch: int) -> bool:
 
 
 def counted(recoveries: Iterable[Recovery]) -> list[Recovery]:
-    """Those that begin an era, oldest first: of each the first, on a block of one that there is.
+    """Those that begin an era (R21), oldest first: of each the first, on a block of an era that is.
 
     The registry asks for rising numbers only. Were a second one in an era to count, whose number
     names another history to go on from, there would be two of them with the same epochs.

@@ -122,7 +122,7 @@ class ChainHead:
 class RecoverySeen:
     """Finalized on-chain votes to go on with another set (R21), all that one look showed.
 
-    Of several the one with the highest number counts.
+    Which of several count, ``epochs.way_to_newest`` says.
     """
 
     recoveries: tuple[Recovery, ...]

@@ -99,6 +99,7 @@ def judge(
     block, proof = proposal.block, proposal.parent
     header = block.header
     view, parent = header.view, parent_view(proposal)
+    # R1: what it stands on.
     if header.proposer != leader:
         return f"it names seat {header.proposer} as its proposer"
     if proof is not None and not is_parent_proof(proof):
@@ -121,6 +122,7 @@ def judge(
     if ledger.notarized_block(parent) != header.parent:
         return f"its parent is not the block that is notarized in {parent}"
 
+    # R2: whether it fits that.
     if header.parent == ledger.tip.hash:
         tip = ledger.tip
         height, time_ms, known = tip.height, tip.time_ms, tip.state_height

@@ -132,7 +132,7 @@ class State:
         self._abstain_until = abstain_until  # epoch and term
         self._seen: dict[int, Vote] = {}  # each seat's highest vote, told when it boots
         self._asked_for_boot: set[int] = set()  # since the last retry
-        self._boots = TokenBuckets(burst=8, refill_ms=1000)
+        self._boots = TokenBuckets(burst=8, refill_ms=1000)  # promises, which are written
         self._introductions = TokenBuckets(burst=8, refill_ms=max(1, d.boot_ms // 2))
 
         # Catch-up and snapshots (R16, R17).

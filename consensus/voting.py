@@ -116,7 +116,7 @@ class Voting(Turning):
         self._out.send.append(Send(None, VoteMessage(self.boot.incarnation, vote)))
 
     def _on_vote(self, sender: int, incarnation: int, vote: Vote) -> None:
-        """R3-R6: counts a member's vote; ``_settle`` looks what it leads to."""
+        """R3-R6: counts a vote, but none of a revoked seat (R19); ``_settle`` concludes."""
         self._stirred = False  # most votes are neither the first nor the last of a quorum
         if vote.epoch < self.validators.epoch or sender not in self.validators.weights:
             return
