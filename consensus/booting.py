@@ -37,7 +37,7 @@ class Booting(Installing):
     def _open_epoch(self, opening: Opening, tip: Tip) -> None:
         """R20: the new set acknowledges who we are, and so learns whose votes to count."""
         if self.is_abstaining:
-            self.boot.done = False  # it may know votes there that we forgot: first it must tell
+            self.boot.done = False  # the new set may know votes that we forgot: it must tell first
         super()._open_epoch(opening, tip)
         # Who had a seat before may have sent a forged vote above all that the seat will ever sign.
         self._seen = {seat: vote for seat, vote in self._seen.items() if self._is_signed(vote)}
@@ -75,7 +75,7 @@ class Booting(Installing):
         self._send(sender, self.boot.acknowledge(request, self._last_vote_of(sender), tip))
 
     def _last_vote_of(self, seat: int) -> Vote | None:
-        """The highest vote that we can show the seat to have signed (R10).
+        """R10: the highest vote that we can show the seat to have signed.
 
         Of what it sent, and of the certificates that we hold: those we still have after a restart
         of our own, and nobody can plant a forged vote in them.

@@ -122,7 +122,7 @@ class VoteBook:
             if self.is_valid(rival):
                 self._valid.discard(vote)  # not kept: a liar can sign any number of these
                 return Evidence(rival, vote)
-            known = self.get(view, kind, seat)
+            known = self.get(view, kind, seat)  # the rival was forged, and is forgotten
         if known is not None:
             return None
         if ballot is None:

@@ -72,9 +72,9 @@ class Offer:
     ) -> bool:
         """Takes proofs of how epochs ended; False when one is false.
 
-        ``seen`` are the recoveries on our own chain that lie before us, in order. Where the
-        sender and our chain differ on the next one, nothing more is taken, and nobody is false:
-        either may see the chain later than the other.
+        ``seen`` are the recoveries on our own chain that we have not come to yet, in order. Where
+        the sender and our chain differ on the next one, nothing more is taken, and nobody is
+        false: either may see the chain later than the other.
         """
         for opening in openings:
             following = opened_set(opening)

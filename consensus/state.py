@@ -105,7 +105,7 @@ class State:
         self.validators = validators
         self.previous: ValidatorSet | None = None  # the set of the epoch before this one
         self.order = leader_order(validators, machine.standing.opening)
-        self._awaited: list[Recovery] = []  # seen on our chain, before us; in order (R21)
+        self._awaited: list[Recovery] = []  # seen on our chain, not come to yet; in order (R21)
         self.evidence = EvidenceBook()
 
         # The rules (R1-R9). What is certified and final is in ``ledger``, votes are in ``book``.

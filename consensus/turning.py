@@ -78,7 +78,7 @@ class Turning(Convicting):
         self._on_chain = set(self._recoveries)  # what our chain showed, or had when we opened it
         for recovery in self._recoveries:
             self._chain_views.begin_at(recovery.chain_block)
-        self._later: list[tuple[int, Opening]] = []  # what followed, to be checked in its turn
+        self._later: list[tuple[int, Opening]] = []  # from whom: what followed, checked in its turn
         self._asked_for_epoch: set[int] = set()  # since the last retry
         self._told_epoch: set[int] = set()  # since the last retry
         if restored.openings:
@@ -268,7 +268,7 @@ class Turning(Convicting):
             self._follow_later()
 
     def _follow_later(self) -> None:
-        """The next proof in turn; it is worth nothing before its epoch is ours."""
+        """R11: the next proof in turn; it is worth nothing before its epoch is ours."""
         while self._later and self._ahead is None and self.halted is None:
             sender, opening = self._later.pop(0)
             if isinstance(opening, Recovery):
@@ -308,7 +308,7 @@ class Turning(Convicting):
         self._try_recovery()
 
     def _await_recoveries(self) -> None:
-        """What lies between us and the newest one."""
+        """Notes what lies between us and the newest one: from then on we sign nothing here."""
         era = era_of(self.validators.epoch)
         self._awaited = [r for r in way_to_newest(self._on_chain) if era_of(r.epoch) > era]
 
@@ -328,7 +328,7 @@ class Turning(Convicting):
         return False
 
     def _try_recovery(self) -> None:
-        """Opens the epoch when we have exactly the block that it stands on."""
+        """Opens the epoch when we have exactly the block that it stands on; stops beyond it."""
         # An installed state is written as it is before an epoch opens on it.
         while self._awaited and not self.is_halted and not self._out.installed:
             r, tip = self._awaited[0], self.ledger.tip

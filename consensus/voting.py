@@ -287,7 +287,8 @@ class Voting(Turning):
 
     def _on_nullification(self, c: Certificate) -> None:
         """R5: the term is over."""
-        # What is final by a later block only may have been nullified below, and was built upon.
+        # Only its own finalization contradicts it: the next leader may have built on a block whose
+        # view it covers, and that is final then.
         final = self.ledger.tip.finalization
         if final is not None and final.view.term == c.view.term and c.view <= final.view:
             self._stop_between(final, c, f"{final.view} is final, and {c.view} nullified")
