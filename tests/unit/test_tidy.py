@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from collections import Counter
@@ -36,10 +37,38 @@ def test_no_two_test_files_of_folders_without_a_package_share_a_name() -> None:
     assert not [name for name, number in names.items() if number > 1]
 
 
+def _reading_order() -> list[str]:
+    return re.findall(r"``([a-z_]+)``", (consensus.__doc__ or "").partition("Read in this")[2])
+
+
 def test_the_reading_order_of_the_protocol_names_every_module_once() -> None:
-    named = re.findall(r"``([a-z_]+)``", (consensus.__doc__ or "").partition("Read in this")[2])
     modules = sorted(p.stem for p in _tracked("consensus/*.py") if p.stem != "__init__")
-    assert sorted(named) == modules
+    assert sorted(_reading_order()) == modules
+
+
+def test_no_module_of_the_protocol_imports_one_that_is_read_later() -> None:
+    order = _reading_order()
+    for at, module in enumerate(order):
+        text = (ROOT / "consensus" / f"{module}.py").read_text()
+        several = re.findall(r"^from \. import (.+)$", text, re.MULTILINE)
+        imported = {*re.findall(r"^from \.(\w+) import", text, re.MULTILINE)}
+        imported.update(name for names in several for name in names.split(", "))
+        assert imported <= set(order[:at]), module
+
+
+def test_the_walk_through_the_protocol_names_what_there_is() -> None:
+    """``Class.method`` where it is defined, and methods of a member."""
+    modules = {name: importlib.import_module(f"consensus.{name}") for name in _reading_order()}
+    owners = {**modules, **{n: v for m in modules.values() for n, v in vars(m).items()}}
+    walk = (ROOT / "docs" / "protocol.md").read_text().partition("## 9. ")[2]
+    named = re.findall(r"`(\w+)\.(\w+)(?:\(\w+\))?`", walk)
+    assert len(named) > 15
+    for owner, name in named:
+        assert name == "py" or name in vars(owners[owner]), f"{owner}.{name}"
+    own = set(re.findall(r"`(_\w+)`", walk))
+    assert len(own) > 20
+    there = {name for value in owners.values() for name in dir(value)}
+    assert own <= there, own - there
 
 
 def test_every_alarm_that_the_page_for_operators_explains_is_one_that_nodes_raise() -> None:
