@@ -165,8 +165,11 @@ def prefix_end(prefix: bytes) -> bytes:
 # --- encoding ---
 
 _HEAD = struct.Struct(">16sQB")
-_PUT = struct.Struct(">16sQBQH")  # lease, key length; the value is the rest
-_DELETE = struct.Struct(">16sQBH")  # key length; the end is the rest
+_PUT = struct.Struct(">16sQBQH")  # head, lease, key length; the value is the rest
+_PUT_REST = struct.Struct(">QH")  # the same without the head
+_PUT_TAG = int(Tag.PUT)
+_DELETE = struct.Struct(">16sQBH")  # head, key length; the end is the rest
+_DELETE_REST = struct.Struct(">H")
 _COUNTS = struct.Struct(">BBB")
 _COMPARE = struct.Struct(">BBHI")  # target, relation, key length, operand length
 _TXN_PUT = struct.Struct(">QHI")
@@ -256,11 +259,6 @@ def decode_command(raw: bytes) -> Command:
     if rest.rest():
         raise WireError(f"bytes after an action with tag {tag}")
     return Command(client, sequence, action)
-
-
-_PUT_TAG = int(Tag.PUT)
-_PUT_REST = struct.Struct(">QH")
-_DELETE_REST = struct.Struct(">H")
 
 
 class _Reader:

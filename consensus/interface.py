@@ -38,13 +38,13 @@ class Timer(Enum):
 
     __hash__ = object.__hash__  # that of Enum is Python code, and timers are set in every view
 
-    LEADER = "leader"  # a proposal in this view
+    LEADER = "leader"  # a proposal in this view (R1, R4)
     HEARTBEAT = "heartbeat"  # time for an idle leader to show that it lives
     STALL = "stall"  # finality (R9)
     RETRY = "retry"  # send again what may be lost (R7)
-    BOOT = "boot"  # acknowledgements of our boot
+    BOOT = "boot"  # acknowledgements of our boot (R10)
     EPOCH = "epoch"  # a due epoch (R15)
-    SPREAD = "spread"  # commands that the leader did not get committed at once
+    SPREAD = "spread"  # commands that the leader did not get committed at once (R7)
     HEALTH = "health"  # a look at the leader; its ticks are the only clock of R12
 
 
