@@ -82,17 +82,20 @@ class Boot:
     def open_epoch(self, validators: ValidatorSet) -> None:
         """R20: members keep the right to vote, and have it acknowledged by the new set.
 
-        Of seats that left or changed their key nothing is known any more. In an era (R21) all boot
-        anew: its set is not asked what it promised before, which some of it may have forgotten.
+        Of a seat that changed its key nothing is known any more; one that left and comes back with
+        its key is still held to its number. In an era (R21) all boot anew: its set is not asked
+        what it promised before, which some of it may have forgotten.
         """
         before, self._validators = self._validators, validators
         if era_of(before.epoch) != era_of(validators.epoch):
             self.done = False
         for seat in [*self.known, *self._certified]:
+            key, promise = validators.keys.get(seat), self.known.get(seat)
             is_older = not self._is_of_this_era(self.current(seat))
-            if is_older or before.keys.get(seat) != validators.keys.get(seat):
-                self.known.pop(seat, None)
+            if is_older or before.keys.get(seat) != key:
                 self._certified.pop(seat, None)
+                if is_older or not (key is None or (promise and self.genuine(promise))):
+                    self.known.pop(seat, None)
         self.is_current = False
         self.progress.acks.clear()
         self.is_member = self.genuine(self.progress.request)
@@ -140,7 +143,8 @@ class Boot:
 
     def remember(self, request: BootRequest) -> None:
         """A promise of an earlier run."""
-        if self._is_of_this_era(request.incarnation) and self.genuine(request):
+        is_out = request.seat not in self._validators.keys
+        if self._is_of_this_era(request.incarnation) and (is_out or self.genuine(request)):
             self.known[request.seat] = request  # else the seat has another key by now
 
     def acknowledge(
@@ -151,7 +155,8 @@ class Boot:
         r = request
         digest = boot_ack_digest(self._cluster_id, r.seat, r.incarnation, r.boot_id)
         signature = self._signer.sign(digest)
-        return BootAck(r.seat, r.incarnation, r.boot_id, signature, last_vote, tip)
+        epoch = self._validators.epoch
+        return BootAck(r.seat, r.incarnation, r.boot_id, signature, epoch, last_vote, tip)
 
     def learn(self, certificate: BootCertificate) -> bool:
         """Takes another member's boot certificate; False when it proves nothing (new)."""
@@ -192,7 +197,8 @@ class Boot:
             ):
                 return False
         epoch = self._validators.epoch
-        if any(seen is not None and seen.epoch > epoch for seen in (ack.last_vote, ack.tip)):
+        shown = [what.epoch for what in (ack.last_vote, ack.tip) if what is not None]
+        if max([ack.epoch, *shown]) > epoch:
             return True  # we must be in that epoch first: it may know votes that we forgot
         if ack.tip is not None and ack.tip.epoch < epoch:
             ack = replace(ack, tip=None)  # of a set that is not ours to check

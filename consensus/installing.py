@@ -176,7 +176,7 @@ class Installing(Syncing):
 
     def _install(self, offer: Offer, machine: Machine) -> None:
         """Puts a checked state in the place of ours, and opens the epochs up to it."""
-        header, final = offer.manifest.header, offer.manifest.finalization
+        header = offer.manifest.header
         hash_ = block_hash(self.cluster_id, header)
         epoch = offer.epoch_at(hash_)
         assert epoch is not None  # asked when the offer was taken
@@ -185,14 +185,12 @@ class Installing(Syncing):
         )
         begun = epoch != header.epoch
         tip = opened_tip(header, hash_) if begun else tip_at(header, hash_, None)
-        self._out.persist.append(InstallRecord(tip, header, machine, final, openings))
+        self._out.persist.append(InstallRecord(tip, offer.manifest, machine, openings))
         self._out.installed = True
         self.machine = machine
         for opening in openings:
             self._open_epoch(opening, opened_tip(header, hash_))
         if not begun:
             self._advance(tip)
-            if tip.view.next() > self.view:
-                self._enter(tip.view.next())
         for command_id in filter(machine.done, self.mempool.ids()):
             self._forget_command(command_id)

@@ -23,7 +23,7 @@ from .types import (
     Certificate,
     ChainView,
     Evidence,
-    Header,
+    Manifest,
     Opening,
     Recovery,
     View,
@@ -196,15 +196,15 @@ class EpochRecord:
 class InstallRecord:
     """A certified snapshot (R17) takes the place of the state and of all final blocks.
 
-    ``machine`` has the state at ``tip``, the block of ``header``; ``finalization`` is that of a
-    later block, and stays with the certificates: the tip has none of its own. ``openings`` are
-    those of the epochs since ours, as in ``EpochRecord``. One transaction, before the next step.
+    ``machine`` has the state at ``tip``, the block of the manifest's header; the finalization is
+    that of a later block, and stays with the certificates: the tip has none of its own.
+    ``openings`` are those of the epochs since ours, as in ``EpochRecord``. One transaction, before
+    the next step. Who keeps state and manifest can pass them on.
     """
 
     tip: Tip
-    header: Header
+    manifest: Manifest
     machine: Machine
-    finalization: Certificate
     openings: tuple[Opening, ...]
 
 

@@ -360,9 +360,8 @@ def _epoch_of(message: Message) -> int | None:
             return max(c.epoch for c in certificates)
         case SyncReply(_, _, finalization):
             return finalization.epoch
-        case BootAck(last_vote=vote, tip=tip):
-            told = [seen.epoch for seen in (vote, tip) if seen is not None]
-            return max(told, default=None)
+        case BootAck():
+            return message.epoch
         case EpochRequest(epoch):
             return epoch
         case ProbeReply():

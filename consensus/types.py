@@ -273,14 +273,15 @@ class BootRequest:
 class BootAck:
     """A member's signed promise to count that incarnation only (R10), with what it knows.
 
-    ``last_vote`` is the highest vote it saw the seat sign, None when it saw none. ``tip`` proves
-    how far the signer of the acknowledgement is.
+    ``epoch`` is the one that the signer of the acknowledgement is in, ``last_vote`` the highest
+    vote it saw the seat sign, None when it saw none, and ``tip`` proves how far the signer is.
     """
 
     seat: int
     incarnation: int
     boot_id: bytes
     signature: bytes
+    epoch: int
     last_vote: Vote | None
     tip: Certificate | None
 

@@ -92,6 +92,7 @@ class Voting(Turning):
         assert self.can_vote
         assert (view, kind) not in self._mine, f"a second {kind.name} in {view}"
         assert view >= self.view, f"{kind.name} for {view} while in {self.view}"
+        assert view > self.ledger.tip.view, f"{kind.name} for {view}, which is final already"
         if kind is VoteKind.FINALIZE:
             assert not self._gate_is_closed(view.term), f"the gate of term {view.term} is closed"
         epoch = self.validators.epoch
@@ -399,6 +400,11 @@ class Voting(Turning):
         # That of the tip stays: its block's record may reach the disk after our next vote, and
         # what shows our term to a booting member must not be lost between them (R10).
         self._unsaved = [c for c in self._unsaved if c.view >= tip.view]
+        if tip.view >= self.view:
+            # R16: on the way to the end of the epoch, whose proof is followed without its view.
+            if tip.finalization is not None:
+                self._unsaved.append(tip.finalization)
+            self._enter(tip.view.next())
         self._try_recovery()
 
     def _deposed(self, block: Block) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ __all__ = [
     "pack_body",
 ]  # those of ``codec`` and ``commands``; what is defined here is public too
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +302,14 @@ def encode(message: Message) -> bytes:
             )
         case BootRequest():
             fields = (9, pack_boot_request(message))
-        case BootAck(seat, incarnation, boot_id, signature, last, tip):
+        case BootAck(seat, incarnation, boot_id, signature, epoch, last, tip):
             fields = (
                 10,
                 seat,
                 incarnation,
                 boot_id,
                 signature,
+                epoch,
                 pack_vote(last),
                 pack_certificate(tip),
             )
@@ -390,12 +391,13 @@ def decode(data: bytes, sender: int, cluster_id: bytes) -> Message:
             (request,) = record(fields, 1)
             return read_boot_request(request)
         case 10:
-            seat, incarnation, boot_id, signature, last, tip = record(fields, 6)
+            seat, incarnation, boot_id, signature, epoch, last, tip = record(fields, 7)
             return BootAck(
                 uint(seat),
                 uint(incarnation),
                 blob(boot_id, 32),
                 blob(signature, 65),
+                uint(epoch),
                 optional(last, lambda v: read_vote(v, uint(seat))),
                 optional(tip, read_certificate),
             )

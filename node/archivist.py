@@ -73,6 +73,8 @@ class Archivist:
         except OSError as error:  # of the disk or of us, not of the file: it stays
             self._log.error("snapshot_unreadable", reason=str(error))
             return
+        if (old := self._open.get(file.height)) is not None:
+            old.close()
         self._open[file.height] = file
 
     def _wants(self, height: int) -> bool:
@@ -87,10 +89,19 @@ class Archivist:
 
     async def make(self, pinned: Pinned) -> None:
         """Writes a snapshot of a pinned state; closes it."""
+        try:
+            await self._make(pinned, None)
+        finally:
+            self._busy = False
+
+    async def keep(self, pinned: Pinned, manifest: Manifest) -> None:
+        """Writes one that was installed, to pass it on: its giver may be lost; closes the state."""
+        await self._make(pinned, manifest)
+
+    async def _make(self, pinned: Pinned, manifest: Manifest | None) -> None:
         self._bytes = self._store.block_bytes
         try:
             draft = await trio.to_thread.run_sync(self._write, pinned)
-            manifest = None
             while manifest is None:
                 await trio.sleep(PROOF_POLL_S)  # until later blocks are final
                 manifest = await trio.to_thread.run_sync(self._store.manifest, draft.height)
@@ -103,9 +114,7 @@ class Archivist:
                 self._log.error("snapshot_failed", height=pinned.height, reason=str(error))
             # But the votes need the space that it took, if that was what failed.
             with suppress(OSError):
-                await trio.to_thread.run_sync(snapshots.tidy_drafts, self._directory)
-        finally:
-            self._busy = False
+                snapshots.draft_path(self._directory, pinned.height).unlink(missing_ok=True)
 
     def _write(self, pinned: Pinned) -> Draft:
         try:

@@ -338,6 +338,7 @@ class Driver:
         if output.timers:
             self._set_timers(output.timers)
         if output.installed:
+            self._keep_snapshot(output.persist)
             self._answer_from_snapshot()
         for applied in output.applied:
             self.history.publish(applied.revision)
@@ -434,6 +435,12 @@ class Driver:
         )
         if reply is not None:
             self._send_all([Send(request.to, reply)])
+
+    def _keep_snapshot(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, InstallRecord) and self._archivist is not None:
+                pinned = self._store.pin(record.tip.height, record.machine.revision)
+                self._nursery.start_soon(self._archivist.keep, pinned, record.manifest)
 
     def _answer_from_snapshot(self) -> None:
         """Readers see the new state; so do commands of blocks that we never saw."""

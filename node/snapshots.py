@@ -50,10 +50,15 @@ class Draft:
     places: list[int]
 
 
+def draft_path(directory: Path, height: int) -> Path:
+    """Where a state is until its proof is there."""
+    return directory / f".{height}.tmp"
+
+
 def write_state(directory: Path, height: int, items: Iterable[bytes]) -> Draft:
     """Writes the items of a state in chunks; not durable yet. Raises OSError."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    draft = Draft(height, directory / f".{height}.tmp", [])
+    draft = Draft(height, draft_path(directory, height), [])
     with draft.path.open("wb") as file:
         file.write(MAGIC)
         for chunk in _chunks(items):

@@ -192,9 +192,9 @@ class Store(Served):
         try:
             for record in records:
                 if isinstance(record, FinalizedRecord | InstallRecord):
-                    self._pin()
+                    self._pin_wanted()
                 self._write(record)
-            self._pin()
+            self._pin_wanted()
         except sqlite3.Error as error:
             raise StorageError(f"cannot write: {error}") from error
 
@@ -364,7 +364,7 @@ class Store(Served):
 
     def _install(self, record: InstallRecord) -> None:
         """The blocks that are there stay until they are swept, but are not served any more."""
-        tip, header = record.tip, record.header
+        tip, header = record.tip, record.manifest.header
         assert record.machine.height == tip.height == header.height
         state_tables.replace_state(self._db, record.machine)
         self._put_meta("revision", record.machine.revision)
@@ -376,7 +376,7 @@ class Store(Served):
             self._put_opening(opening)
         self.prune(tip.height)
         self._put_meta("pruned", self._prune_to)
-        c = record.finalization
+        c = record.manifest.finalization
         entry = (_CERTIFICATE, wire.encode_certificate(c))
         self._keep_certificate(c, entry)
         self._log.append(*entry)
@@ -392,16 +392,25 @@ class Store(Served):
         """
         self._wants_pin = wanted
 
-    def _pin(self) -> None:
+    def _pin_wanted(self) -> None:
         """Not before the epoch that a block opens is written: that is one transaction (R11)."""
         applied, self._to_pin = self._to_pin, None
-        if applied is None or self._pinned is not None:
-            return
+        if applied is not None and self._pinned is None:
+            self._pinned = self.pin(applied.block.header.height, applied.revision)
+
+    def pin(self, height: int, revision: int) -> Pinned:
+        """The state of now, which is that at ``height``; the caller closes it.
+
+        Raises StorageError.
+        """
         self.sync()
-        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
-        db.execute("BEGIN")
-        db.execute("SELECT 1 FROM meta").fetchone()  # from here on it sees no later commit
-        self._pinned = Pinned(applied.block.header.height, applied.revision, db)
+        try:
+            db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+            db.execute("BEGIN")
+            db.execute("SELECT 1 FROM meta").fetchone()  # from here on it sees no later commit
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the state: {error}") from error
+        return Pinned(height, revision, db)
 
     def take_pinned(self) -> Pinned | None:
         """The state at a wanted height, once; the caller closes it."""

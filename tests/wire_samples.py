@@ -212,7 +212,8 @@ def boot_ack(rng: Random) -> BootAck:
     seat = number(rng)
     last = vote(rng, seat) if rng.random() < 0.5 else None
     tip = certificate(rng) if rng.random() < 0.5 else None
-    return BootAck(seat, number(rng), rng.randbytes(32), rng.randbytes(65), last, tip)
+    boot_id, signature = rng.randbytes(32), rng.randbytes(65)
+    return BootAck(seat, number(rng), boot_id, signature, number(rng), last, tip)
 
 
 def proposal(rng: Random) -> Proposal:

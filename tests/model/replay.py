@@ -9,6 +9,7 @@ block, same final block, same right to vote? The liars are hand-made messages.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from consensus.digests import boot_ack_digest, boot_digest, digest_of, genesis_hash
@@ -280,7 +281,8 @@ class Replay:
     def _signed_ack(self, by: int, request: BootRequest) -> BootAck:
         digest = boot_ack_digest(CLUSTER_ID, request.seat, request.incarnation, request.boot_id)
         signature = self.signers[by].sign(digest)
-        return BootAck(request.seat, request.incarnation, request.boot_id, signature, None, None)
+        r = request
+        return BootAck(r.seat, r.incarnation, r.boot_id, signature, 0, None, None)
 
     def _false_request(self, seat: int) -> BootRequest:
         boot_id = seat.to_bytes(32, "big")
@@ -542,8 +544,7 @@ class Replay:
             raise Mismatch(f"it did not acknowledge {name}")
         ack = made[0]
         told = self._told(request.seat, step["picks"]["told"])
-        made_with = BootAck(ack.seat, ack.incarnation, ack.boot_id, ack.signature, told, ack.tip)
-        self.acks.setdefault(name, {})[process.seat] = made_with
+        self.acks.setdefault(name, {})[process.seat] = replace(ack, last_vote=told)
 
     def _known_request(self, name: tuple[int, int, int]) -> BootRequest:
         if name not in self.requests:  # of the first boots, which happened before the trace

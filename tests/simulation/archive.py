@@ -30,8 +30,8 @@ class Archive:
     def __init__(self) -> None:
         self.snapshots: tuple[Snapshot, ...] = ()
 
-    def add(self, machine: Machine) -> None:
-        """A state at a checkpoint."""
+    def add(self, machine: Machine, manifest: Manifest | None = None) -> None:
+        """A state at a checkpoint, its proof when it is known."""
         chunks, after = [], b""
         while True:
             items, next_ = export(machine, after, CHUNK_BYTES)
@@ -39,7 +39,9 @@ class Archive:
             if next_ is None:
                 break
             after = next_
-        self.snapshots = (*self.snapshots, Snapshot(machine.height, tuple(chunks)))
+        if manifest is not None:
+            manifest = replace(manifest, chunks=len(chunks))
+        self.snapshots = (*self.snapshots, Snapshot(machine.height, tuple(chunks), manifest))
 
     def prove(self, chain: Sequence[tuple[Block, Certificate | None]]) -> None:
         """Completes what the chain proves by now; older ones than the newest two go."""

@@ -14,6 +14,7 @@ from consensus.engine import Engine
 from consensus.interface import (
     AcknowledgedRecord,
     BlockRecord,
+    EpochRecord,
     Event,
     InstallRecord,
     Output,
@@ -25,7 +26,16 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
-from consensus.types import Block, BootAck, NextEpoch, Recovery, View, Vote, VoteKind
+from consensus.types import (
+    Block,
+    BootAck,
+    NextEpoch,
+    Opening,
+    Recovery,
+    View,
+    Vote,
+    VoteKind,
+)
 from consensus.wire import ProposalMessage, VoteMessage
 
 from .histories import ERA, era_of
@@ -165,11 +175,15 @@ class Duties:
         for record in output.persist:
             if isinstance(record, BlockRecord):
                 self._stands(member, record.block)
+            elif isinstance(record, EpochRecord):
+                self._opens(member, record.opening)
         self._timers(member, output)
         if memory.recoveries:
             self._recovers(member, output, votes)
         if engine.halted is not None:
             return
+        if engine.view <= engine.ledger.tip.view:
+            self._fail(member, f"stays in {engine.view}, with {engine.ledger.tip.view} final (R8)")
         if memory.caught - engine.evidence.seats:
             self._fail(member, f"has no evidence against {sorted(memory.caught)} (R14)")
         self._joins(member, memory)
@@ -186,6 +200,11 @@ class Duties:
             if not counts or era_of(r.epoch) == counts[-1].epoch % ERA:
                 counts.append(r)
         return counts[::-1]
+
+    def _opens(self, member: Member, opening: Opening) -> None:
+        """Asked in the step itself: before it is on disk another recovery may take its place."""
+        if isinstance(opening, Recovery) and opening not in self.shown(member):
+            self._fail(member, f"opens epoch {opening.epoch}, which its chain did not show")
 
     def _next(self, member: Member) -> Recovery | None:
         assert member.engine is not None

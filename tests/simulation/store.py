@@ -196,14 +196,15 @@ class SimStore:
         self.installed = tip.height
         self.chain = []
         self.archive = Archive()
+        self.archive.add(machine, record.manifest)
         self.entries = dict(machine.entries)
         self.sessions = {s.used: (client, s) for client, s in machine.sessions.items()}
         self.leases, self.facts = dict(machine.leases), dict(machine.facts)
         self.hashes[tip.height] = machine.state_hash
         self.openings += map(encode_opening, record.openings)
-        epochs = [record.header.epoch, *(opened_set(o).epoch for o in record.openings)]
+        epochs = [record.manifest.header.epoch, *(opened_set(o).epoch for o in record.openings)]
         self._prune(max(epochs), tip.view)
-        c = record.finalization
+        c = record.manifest.finalization
         self.certificates.append((c.epoch, c.kind, c.view, encode_certificate(c)))
 
     def _open_epoch(self, opening: Opening) -> None:

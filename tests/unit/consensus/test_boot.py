@@ -435,3 +435,30 @@ def test_a_first_vote_after_the_boot_brings_the_proof_of_its_term_to_the_disk() 
     output = engine.step(TimerFired(Timer.STALL), 4)
     assert [r.vote.view for r in output.persist if isinstance(r, VoteRecord)] == [View(2, 1)]
     assert CertificateRecord(final) in output.persist
+
+
+def test_who_boots_in_an_epoch_that_is_over_counts_no_answer_from_the_next() -> None:
+    """Where that has just begun, those who started again have nothing to show of what they know."""
+    town = Town(4, 4)
+    leader = town.leader
+    town.commit()
+    signed = {(v.epoch, v.view, v.kind) for v in town.votes(leader)}
+    town.change(town.heavier(leader, 2), *(town.member(s) for s in town.seats if s != leader))
+    town.now_ms += 300
+    town.fire(Timer.HEARTBEAT)
+    town.deliver(lambda _, __, m: not (isinstance(m, VoteMessage) and m.vote.epoch == 1))
+    assert set(town.epochs().values()) == {1}
+    assert not any(engine.ledger.justification() for engine in town.engines.values())
+    town.crash(*town.seats)
+    town.stores[leader] = town.new_store(leader)
+    town.start()
+    for _ in range(4):
+        town.deliver(lambda _, __, m: isinstance(m, BootRequest | BootAck | BootRefused))
+        town.fire(Timer.BOOT)
+        town.fire(Timer.HEARTBEAT, leader)
+    engine = town.engines[leader]
+    assert engine.validators.epoch == 0 and not engine.boot.done
+    assert not signed & {(v.epoch, v.view, v.kind) for v in town.votes(leader)}
+    town.pass_time()
+    assert engine.validators.epoch == 1 and engine.boot.done
+    town.commit()

@@ -15,7 +15,7 @@ from consensus.interface import (
     Timer,
 )
 from consensus.types import Boundary, Evidence, Reason, View, VoteKind
-from consensus.wire import EpochReply, EvidenceMessage, Message, VoteMessage
+from consensus.wire import Certificates, EpochReply, EvidenceMessage, Message, VoteMessage
 from tests.unit.consensus.clusters import block, command
 from tests.unit.consensus.towns import Town
 
@@ -393,6 +393,36 @@ def test_a_proof_of_an_epochs_end_that_proves_nothing_is_an_offence() -> None:
     town.step(4, Received(1, EpochReply((good,))))
     town.pass_time()
     assert engine.validators.epoch == 1
+
+
+def test_a_leader_on_its_way_to_the_end_of_an_epoch_does_not_lead_the_term_that_it_missed() -> None:
+    """The end's proof shows no view; with some of the blocks the old one is over all the same."""
+    town = Town(4, 4)
+    leader = town.leader
+    others = [seat for seat in town.engines if seat != leader]
+    town.commit()
+    town.cut = {pair for seat in others for pair in ((seat, leader), (leader, seat))}
+    town.now_ms += 300
+    town.fire(Timer.HEARTBEAT, leader)  # it signs a block that nobody sees
+    town.fire(Timer.LEADER, *others)
+    town.deliver()
+    town.pass_time(3)
+    town.change(town.heavier(leader, 2), *map(town.member, others))
+    town.pass_time()
+    assert {town.epochs()[seat] for seat in others} == {1}
+    for store in town.stores.values():
+        store._serve_blocks = 1  # in an answer
+    town.cut.clear()
+    engine, on_the_way = town.engines[leader], 0
+    while engine.validators.epoch == 0:
+        if not town.queue:
+            town.fire(Timer.RETRY)
+        town.deliver_one(lambda _, __, m: not isinstance(m, Certificates))
+        tip, signed = engine.ledger.tip, [(v.epoch, v.view, v.kind) for v in town.votes(leader)]
+        on_the_way += engine.validators.epoch == 0 and tip.view.term == 2
+        assert engine.validators.epoch or engine.view > tip.view
+        assert len(signed) == len(set(signed))
+    assert on_the_way
 
 
 def test_a_member_rolled_back_over_an_epochs_edge_abstains() -> None:

@@ -425,10 +425,10 @@ def test_a_restart_after_the_install_begins_above_the_snapshot() -> None:
     output = _all_chunks(engine, _offered(engine))
     (record,) = (r for r in output.persist if isinstance(r, InstallRecord))
     again, output = cluster.booted(
-        1, Restored(record.tip, record.machine, certificates=(record.finalization,))
+        1, Restored(record.tip, record.machine, certificates=(record.manifest.finalization,))
     )
     assert again.view >= MANIFEST.finalization.view.next()
-    assert record.finalization in again.ledger.justification()
+    assert record.manifest.finalization in again.ledger.justification()
     assert not any(isinstance(m, BlockRequest) for m in sent(output))
     output = again.step(Received(3, Certificates((_final(LENGTH),))), 5)
     asked = [m for m in sent(output) if isinstance(m, SyncRequest)]

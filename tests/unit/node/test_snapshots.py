@@ -84,7 +84,7 @@ class Past:
             machine.apply(block)
         header = self.blocks[AT - 1].header
         tip = tip_at(header, self.blocks[AT - 1].hash, None)
-        return InstallRecord(tip, header, machine, self.manifest().finalization, ())
+        return InstallRecord(tip, self.manifest(), machine, ())
 
 
 def _past(length: int = 12) -> Past:
@@ -338,7 +338,7 @@ def test_an_installed_snapshot_is_there_after_a_restart_or_not_at_all(tmp_path: 
         assert restored.machine.height == restored.tip.height
     assert restored.tip == record.tip
     assert restored.machine.state_hash == record.machine.state_hash
-    assert list(restored.certificates) == [record.finalization]
+    assert list(restored.certificates) == [record.manifest.finalization]
     assert store.blocks_from(1, 9) is None, "its blocks have a gap now"
     again = Past()
     records = [again.extend() for _ in range(12)]
