@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from node import snapshots
 from node.storage import DATABASE_FILE
 from tests.integration.conftest import MakeTestnet
 from tests.integration.testnet import Testnet
@@ -34,6 +36,16 @@ async def _height(testnet: Testnet, seat: int) -> int:
     async with testnet.client(seat) as client:
         height: int = (await client.status())["height"]
     return height
+
+
+async def _passes_on(testnet: Testnet, seat: int) -> None:
+    """It has what it installed as a file: whoever gave it may be lost."""
+    lines = [x for x in testnet.log(seat).splitlines() if "snapshot_installed" in x]
+    height = json.loads(lines[-1])["height"]
+    directory = _data(testnet, seat) / snapshots.DIRECTORY
+    with trio.fail_after(30):
+        while height not in dict(snapshots.listing(directory)):
+            await trio.sleep(POLL_S)
 
 
 @pytest.fixture
@@ -80,6 +92,7 @@ async def test_a_stopped_and_then_wiped_member_comes_back_by_snapshot(
         await testnet.start(away)
         await testnet.wait_same_state()
         assert testnet.log(away).count("snapshot_installed") == installed + 1
+        await _passes_on(testnet, away)
         entry = await testnet.get(f"before {wiped}", seat=away)
         assert entry is not None and entry.value == b"the member goes"
         await testnet.put(f"after {wiped}", b"it votes and writes", seat=away)

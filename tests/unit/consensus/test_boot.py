@@ -462,3 +462,25 @@ def test_who_boots_in_an_epoch_that_is_over_counts_no_answer_from_the_next() -> 
     town.pass_time()
     assert engine.validators.epoch == 1 and engine.boot.done
     town.commit()
+
+
+def test_a_seat_that_comes_back_with_its_key_gets_no_number_twice() -> None:
+    town = Town(5, 5)
+    number = town.engines[5].boot.incarnation
+    kept = [town.member(seat) for seat in (1, 2, 3, 4)]
+    town.change(*kept)
+    town.pass_time()
+    town.crash(5)
+    town.change(*kept, town.member(5))
+    town.pass_time()
+    assert set(town.epochs().values()) == {2}
+    for restarted in (False, True):
+        if restarted:
+            town.crash(1)
+            town.start(1)
+        digest = boot_digest(CLUSTER_ID, 5, number, b"n" * 32)
+        again = BootRequest(5, number, b"n" * 32, town.cluster.signers[5].sign(digest))
+        town.now_ms += 60_000
+        answers = sent(town.step(1, Received(5, again)))
+        assert not [m for m in answers if isinstance(m, BootAck)]
+        assert [m for m in answers if isinstance(m, BootRefused)]

@@ -17,6 +17,7 @@ from consensus.interface import (
     Misbehaved,
     Received,
     RecoverySeen,
+    Timer,
 )
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.snapshots import Offer
@@ -303,3 +304,25 @@ def test_an_epoch_that_began_above_the_named_block_is_no_part_of_the_new_history
     offer = Offer(2, Manifest(named.header, (link,), final, 1), town.cluster.validators)
     assert offer.learn((ended, recovery), [recovery], CLUSTER_ID, town.cluster.verifier)
     assert offer.openings == [recovery] and offer.epoch_at(named.hash) == ERA
+
+
+def test_what_was_installed_is_passed_on_when_nobody_else_is_left() -> None:
+    """Its own blocks prove nothing yet: all that it has is what it was given."""
+    town, first = _recovered()
+    _wipe(town, 4)
+    town.step(4, RecoverySeen((first,)))
+    while not _installed(town, 4):
+        if not town.queue:
+            town.fire(Timer.RETRY)
+        town.deliver_one()
+    town.queue.clear()
+    town.crash(1, 2, 3)
+    tip, members = town.engines[4].ledger.tip, (town.member(4), town.member(5))
+    second = Recovery(2 * ERA + 1, tip.height, tip.hash, members, bytes(32), 0)
+    town.stores[5] = town.new_store(5)
+    town.start(5)
+    for seat in (4, 5):
+        town.step(seat, RecoverySeen((first, second)))
+    town.settle(12)
+    assert set(town.epochs().values()) == {second.epoch}
+    town.commit(4, 5)

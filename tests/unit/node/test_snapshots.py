@@ -9,6 +9,7 @@ import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -261,6 +262,23 @@ async def test_a_state_right_below_a_new_epoch_is_dropped_for_that_of_the_next_c
     assert pinned is not None and pinned.height == 2 * AT
     await archivist.make(pinned)
     assert archivist.heights == [2 * AT]
+
+
+@pytest.mark.trio
+async def test_an_installed_snapshot_is_passed_on_with_its_own_proof(
+    store: Store, tmp_path: Path
+) -> None:
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    record = _past().install()
+    store.write([record])
+    store.sync_votes()
+    pinned = store.pin(record.tip.height, record.machine.revision)
+    await archivist.keep(pinned, record.manifest)
+    offer = archivist.offer()
+    assert offer is not None
+    assert replace(offer.manifest, chunks=0) == record.manifest
+    machine = SnapshotFile(tmp_path / snapshots.DIRECTORY / f"{AT}.snapshot").verify(CLUSTER)
+    assert machine.state_hash == record.machine.state_hash
 
 
 def test_a_pinned_state_does_not_follow_what_comes_after(store: Store) -> None:
