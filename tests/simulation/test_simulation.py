@@ -77,9 +77,9 @@ def test_members_that_were_away_for_long_come_back_by_snapshots(liars: int) -> N
     assert sum(o.snapshots for o in report.outcomes) >= 8
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_survivors_of_a_lost_quorum_go_on_by_a_vote_on_the_chain(times: int) -> None:
-    report = campaign.run(range(800, 815), Settings(nodes=7, recoveries=times))
+@pytest.mark.parametrize(("nodes", "times"), [(7, 1), (7, 2), (5, 3)])
+def test_survivors_of_a_lost_quorum_go_on_by_a_vote_on_the_chain(nodes: int, times: int) -> None:
+    report = campaign.run(range(800, 815), Settings(nodes=nodes, recoveries=times))
     _hold(report)
     assert sum(o.recoveries for o in report.outcomes) >= 15
 
@@ -99,6 +99,13 @@ def test_recoveries_that_were_hard_to_come_over_are() -> None:
 def test_members_who_came_to_a_recovered_block_by_different_ways_agree_on_the_next() -> None:
     """One has the states below it, the other a snapshot of it; another stops beside it at once."""
     _hold(campaign.run((739948001183,), Settings(nodes=7, byzantine=1, recoveries=2)))
+
+
+def test_small_clusters_that_lose_a_quorum_again_and_again_come_back() -> None:
+    """Those who are left came by snapshots; signed before as the leader that they are again; have
+    a seat's number from before it was away."""
+    seeds = (51009, 52150, 52843, 55472, 56182, 57548)
+    _hold(campaign.run(seeds, Settings(nodes=5, byzantine=1, recoveries=3)))
 
 
 def test_a_member_whose_next_blocks_only_one_has_gets_a_second_snapshot_from_it() -> None:
