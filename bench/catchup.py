@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from consensus.codec import make_block
 from consensus.commands import Command, Put, encode_command
 from consensus.digests import genesis_hash, vote_digest
 from consensus.engine import Engine
@@ -42,7 +43,6 @@ from consensus.wire import (
     SyncRequest,
     decode,
     encode,
-    make_block,
 )
 from node import snapshots, state_tables
 from node.signing import NodeSigner, RecoveringVerifier

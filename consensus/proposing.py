@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from . import limits
+from .codec import make_block
 from .interface import BlockRecord, Send
 from .proposals import state_height, unfinalized
 from .types import Block, Certificate, Proposal, View, VoteKind
 from .voting import Voting
-from .wire import ProposalMessage, make_block
+from .wire import ProposalMessage
 
 
 class Proposing(Voting):

@@ -1,7 +1,7 @@
 """Messages as bytes. One versioned envelope, explicit field lists, bounds by type.
 
 An envelope is the msgpack array ``[version, type, fields...]``; the values in it are encoded by
-``codec``, whose names others may take from here.
+``codec``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,8 @@ from . import limits
 from .codec import (
     array,
     blob,
-    decode_block,
-    decode_boot_request,
-    decode_certificate,
-    decode_opening,
-    decode_vote,
-    encode_block,
-    encode_boot_request,
-    encode_certificate,
-    encode_opening,
-    encode_vote,
-    make_block,
     optional,
     pack_block,
-    pack_body,
     pack_boot_request,
     pack_certificate,
     pack_evidence,
@@ -53,7 +41,7 @@ from .codec import (
     uint,
     unpack,
 )
-from .commands import decode_command, encode_command
+from .commands import decode_command
 from .errors import WireError
 from .types import (
     Block,
@@ -70,24 +58,6 @@ from .types import (
     View,
     Vote,
 )
-
-__all__ = [
-    "WireError",
-    "decode_block",
-    "decode_boot_request",
-    "decode_certificate",
-    "decode_command",
-    "decode_opening",
-    "decode_vote",
-    "encode_block",
-    "encode_boot_request",
-    "encode_certificate",
-    "encode_command",
-    "encode_opening",
-    "encode_vote",
-    "make_block",
-    "pack_body",
-]  # those of ``codec`` and ``commands``; what is defined here is public too
 
 VERSION = 4
 

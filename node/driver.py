@@ -22,6 +22,7 @@ from consensus import wire
 from consensus.buckets import TokenBuckets
 from consensus.commands import Command, decode_command, encode_command
 from consensus.engine import Engine
+from consensus.errors import WireError
 from consensus.interface import (
     Alarm,
     Complain,
@@ -313,7 +314,7 @@ class Driver:
             case MessageFrom(seat, payload):
                 try:
                     return Received(seat, wire.decode(payload, seat, self._cluster_id))
-                except wire.WireError as error:
+                except WireError as error:
                     self.bad_messages += 1
                     self._warn("bad_message", seat, error=str(error))
                     return None
@@ -484,7 +485,7 @@ def _encoded(command: Command) -> bytes:
     try:
         raw = encode_command(command)
         decode_command(raw)
-    except (wire.WireError, struct.error) as error:
+    except (WireError, struct.error) as error:
         raise BadRequest(f"no member could read this: {error}") from None
     return raw
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from consensus import limits, wire
+from consensus import codec, limits, wire
 from consensus.types import (
     Block,
     Boundary,
@@ -60,7 +60,7 @@ class Served:
             size += len(data)
             if found and size > limits.SYNC_BYTES_MAX:
                 break
-            block = wire.decode_block(data, self._cluster_id)
+            block = codec.decode_block(data, self._cluster_id)
             if found and block.header.epoch != found[0].header.epoch:
                 break  # an answer proves itself to a member of one epoch
             found.append(block)
@@ -74,7 +74,7 @@ class Served:
             return None
         if proof is None:
             return self._with_links(tuple(found))
-        final = wire.decode_certificate(proof)
+        final = codec.decode_certificate(proof)
         return wire.SyncReply(tuple(found[:proven]), (), final, self._head(final))
 
     def _to_boundary(self, blocks: tuple[Block, ...]) -> wire.SyncReply:
@@ -82,7 +82,7 @@ class Served:
         (data,) = self._reader.execute(
             "SELECT data FROM epochs WHERE epoch = ?", (blocks[-1].header.epoch + 1,)
         ).fetchone()
-        opening = wire.decode_opening(data, self._cluster_id)
+        opening = codec.decode_opening(data, self._cluster_id)
         assert isinstance(opening, Boundary)
         return wire.SyncReply(blocks, opening.links, opening.finalization, None)
 
@@ -102,7 +102,7 @@ class Served:
                 size += len(data)
                 if found and size > limits.SYNC_BYTES_MAX:
                     break
-                found.append(wire.decode_opening(data, self._cluster_id))
+                found.append(codec.decode_opening(data, self._cluster_id))
         except (sqlite3.Error, ValueError) as error:
             raise StorageError(f"cannot read epochs from {epoch}: {error}") from error
         return wire.EpochReply(tuple(found)) if found else None
@@ -114,7 +114,7 @@ class Served:
             (blocks[-1].header.height, limits.SYNC_LINKS_MAX),
         )
         for data, proof in rows:
-            block = wire.decode_block(data, self._cluster_id)
+            block = codec.decode_block(data, self._cluster_id)
             if block.header.epoch != blocks[0].header.epoch:
                 break
             links.append(block.header)
@@ -122,7 +122,7 @@ class Served:
                 end = self._to_boundary((block,))
                 return wire.SyncReply(blocks, (*links, *end.links), end.finalization, None)
             if proof is not None:
-                final = wire.decode_certificate(proof)
+                final = codec.decode_certificate(proof)
                 return wire.SyncReply(blocks, tuple(links), final, self._head(final))
         return self._to_recovery(blocks, tuple(links))
 
@@ -137,7 +137,7 @@ class Served:
         row = self._reader.execute(
             "SELECT data FROM epochs WHERE epoch > ? ORDER BY epoch LIMIT 1", (last.epoch,)
         ).fetchone()
-        ended = None if row is None else wire.decode_opening(row[0], self._cluster_id)
+        ended = None if row is None else codec.decode_opening(row[0], self._cluster_id)
         if not isinstance(ended, Recovery) or ended.height != last.height:
             return None
         named = Certificate(VoteKind.FINALIZE, last.epoch, last.view, ended.block_hash, ())
@@ -152,10 +152,10 @@ class Served:
         if row is None:
             return None
         data, proof = row
-        final = wire.decode_certificate(proof)
+        final = codec.decode_certificate(proof)
         if final == shown:
             return None
-        return FinalHeader(wire.decode_block(data, self._cluster_id).header, final)
+        return FinalHeader(codec.decode_block(data, self._cluster_id).header, final)
 
     def manifest(self, height: int) -> Manifest | None:
         """Proof of the state at ``height`` (R17), None while no finalized header commits to it.
@@ -169,7 +169,7 @@ class Served:
         headers: list[Header] = []
         certified = False
         for data, finalization in rows:
-            header = wire.decode_block(data, self._cluster_id).header
+            header = codec.decode_block(data, self._cluster_id).header
             if not headers and header.height != height:
                 break
             headers.append(header)
@@ -177,7 +177,7 @@ class Served:
             if header.state_height > height and not certified:
                 raise NeverProven(f"no header commits to the state at height {height}")
             if certified and finalization is not None:
-                final = wire.decode_certificate(finalization)
+                final = codec.decode_certificate(finalization)
                 return Manifest(headers[0], tuple(headers[1:]), final, 0)
         if not headers or len(headers) > limits.SYNC_LINKS_MAX:
             raise StorageError(f"no proof of the state at height {height}")

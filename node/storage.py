@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus import codec, limits, wire
+from consensus import codec, limits
 from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
     AbstainRecord,
@@ -159,11 +159,11 @@ class Store(Served):
         for entry in self._log.entries:
             kind, data = entry
             if kind == _VOTE:
-                self._keep_vote(wire.decode_vote(data, self._seat), entry)
+                self._keep_vote(codec.decode_vote(data, self._seat), entry)
             elif kind == _BLOCK:
-                self._keep_block(wire.decode_block(data, self._cluster_id), entry)
+                self._keep_block(codec.decode_block(data, self._cluster_id), entry)
             elif kind == _CERTIFICATE:
-                self._keep_certificate(wire.decode_certificate(data), entry)
+                self._keep_certificate(codec.decode_certificate(data), entry)
             else:
                 raise StorageError(f"an entry of kind {kind} in the vote log")
         self._log.entries = []
@@ -261,15 +261,15 @@ class Store(Served):
     def _write(self, record: Record) -> None:
         match record:
             case VoteRecord(vote):
-                entry = (_VOTE, wire.encode_vote(vote))
+                entry = (_VOTE, codec.encode_vote(vote))
                 self._keep_vote(vote, entry)
                 self._log.append(*entry)
             case BlockRecord(block):
-                entry = (_BLOCK, wire.encode_block(block))
+                entry = (_BLOCK, codec.encode_block(block))
                 self._keep_block(block, entry)
                 self._log.append(*entry)
             case CertificateRecord(c):
-                entry = (_CERTIFICATE, wire.encode_certificate(c))
+                entry = (_CERTIFICATE, codec.encode_certificate(c))
                 self._keep_certificate(c, entry)
                 self._log.append(*entry)
             case FinalizedRecord(applied, finalization):
@@ -302,15 +302,15 @@ class Store(Served):
             case AcknowledgedRecord(request):
                 db.execute(
                     "INSERT OR REPLACE INTO acknowledged VALUES (?, ?)",
-                    (request.seat, wire.encode_boot_request(request)),
+                    (request.seat, codec.encode_boot_request(request)),
                 )
             case EvidenceRecord(evidence):
                 db.execute(
                     "INSERT INTO evidence (seat, first, second) VALUES (?, ?, ?)",
                     (
                         evidence.first.seat,
-                        wire.encode_vote(evidence.first),
-                        wire.encode_vote(evidence.second),
+                        codec.encode_vote(evidence.first),
+                        codec.encode_vote(evidence.second),
                     ),
                 )
 
@@ -326,9 +326,9 @@ class Store(Served):
         sessions above all, is written once."""
         block = applied.block
         known = self._live.get(block.hash)
-        data = known.entry[1] if known else wire.encode_block(block)
+        data = known.entry[1] if known else codec.encode_block(block)
         self.block_bytes += len(data)
-        proof = None if finalization is None else wire.encode_certificate(finalization)
+        proof = None if finalization is None else codec.encode_certificate(finalization)
         row = (block.header.height, block.hash, data, proof, applied.state_hash)
         self._gathered.append((applied, row))
         self._gathered_bytes += len(data)
@@ -359,7 +359,7 @@ class Store(Served):
     def _put_opening(self, opening: Opening) -> None:
         self._db.execute(
             "INSERT INTO epochs VALUES (?, ?, ?)",
-            (opened_set(opening).epoch, opening_height(opening), wire.encode_opening(opening)),
+            (opened_set(opening).epoch, opening_height(opening), codec.encode_opening(opening)),
         )
 
     def _install(self, record: InstallRecord) -> None:
@@ -377,7 +377,7 @@ class Store(Served):
         self.prune(tip.height)
         self._put_meta("pruned", self._prune_to)
         c = record.manifest.finalization
-        entry = (_CERTIFICATE, wire.encode_certificate(c))
+        entry = (_CERTIFICATE, codec.encode_certificate(c))
         self._keep_certificate(c, entry)
         self._log.append(*entry)
         epoch = opened_set(record.openings[-1]).epoch if record.openings else header.epoch
@@ -458,14 +458,14 @@ class Store(Served):
             blocks=[value for value in live if isinstance(value, Block)],
             certificates=[value for value in live if isinstance(value, Certificate)],
             incarnation=int(meta.get("incarnation", 0)),
-            acknowledged=[wire.decode_boot_request(data) for (data,) in acknowledged],
+            acknowledged=[codec.decode_boot_request(data) for (data,) in acknowledged],
             abstain_until=(
                 int(meta.get("abstain_until_epoch", 0)),
                 int(meta.get("abstain_until_term", 0)),
             ),
             openings=openings,
             evidence=[
-                Evidence(wire.decode_vote(first, seat), wire.decode_vote(second, seat))
+                Evidence(codec.decode_vote(first, seat), codec.decode_vote(second, seat))
                 for seat, first, second in db.execute("SELECT seat, first, second FROM evidence")
             ],
         )
@@ -473,7 +473,7 @@ class Store(Served):
     def _restore_openings(self) -> list[Opening]:
         """The last two, and recoveries; they are few."""
         rows = self._db.execute("SELECT data FROM epochs ORDER BY epoch").fetchall()
-        openings = [wire.decode_opening(data, self._cluster_id) for (data,) in rows]
+        openings = [codec.decode_opening(data, self._cluster_id) for (data,) in rows]
         return [o for o in openings[:-2] if isinstance(o, Recovery)] + openings[-2:]
 
     def _restore_state(
@@ -502,13 +502,13 @@ class Store(Served):
             return genesis_tip(self._genesis)
         else:
             _, hash_, data, proof = newest
-            header = wire.decode_block(data, self._cluster_id).header
+            header = codec.decode_block(data, self._cluster_id).header
         if openings and opening_height(openings[-1]) == header.height:
             # The epoch that stands on this block has no final block of its own yet.
             self._final = (opened_set(openings[-1]).epoch, GENESIS)
             return opened_tip(header, hash_)
         self._final = (header.epoch, header.view)
-        return tip_at(header, hash_, None if proof is None else wire.decode_certificate(proof))
+        return tip_at(header, hash_, None if proof is None else codec.decode_certificate(proof))
 
 
 @dataclass(frozen=True, slots=True)

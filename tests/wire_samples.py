@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
-from consensus import limits, wire
+from consensus import codec, limits, wire
 from consensus.commands import (
     Action,
     Barrier,
@@ -159,7 +159,7 @@ def next_epoch(rng: Random) -> NextEpoch:
 
 
 def block(rng: Random) -> Block:
-    return wire.make_block(
+    return codec.make_block(
         CLUSTER,
         epoch=number(rng),
         view=view(rng),
@@ -182,7 +182,7 @@ def opening(rng: Random) -> Opening:
         members = record.validators
         hash_, seed = rng.randbytes(32), rng.randbytes(32)
         return Recovery(number(rng), number(rng), hash_, members, seed, number(rng))
-    ended = wire.make_block(
+    ended = codec.make_block(
         CLUSTER,
         epoch=number(rng),
         view=view(rng),

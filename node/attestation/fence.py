@@ -10,6 +10,7 @@ from __future__ import annotations
 import structlog
 
 from consensus import wire
+from consensus.errors import WireError
 from consensus.interface import Received
 from consensus.validators import ValidatorSet
 from node.driver import Driver
@@ -43,7 +44,7 @@ class BootFence:
         """See ``Core``; whether the proof is genuine, the core sees."""
         try:
             message = wire.decode(proof, seat, self._cluster_id)
-        except wire.WireError as error:
+        except WireError as error:
             self._log.warning("bad_boot_proof", peer=seat, error=str(error))
             return
         if isinstance(message, wire.BootRefused):

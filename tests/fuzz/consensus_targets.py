@@ -8,8 +8,15 @@ from typing import Any
 
 import msgpack
 
-from consensus import limits, wire
-from consensus.codec import decode_header, decode_manifest, encode_header, encode_manifest
+from consensus import codec, commands, limits, wire
+from consensus.codec import (
+    decode_header,
+    decode_manifest,
+    decode_opening,
+    encode_header,
+    encode_manifest,
+    encode_opening,
+)
 from consensus.compact import compact_parts, read_compact_parts
 from consensus.digests import body_hash
 from consensus.errors import WireError
@@ -17,7 +24,6 @@ from consensus.items import SUM_MASK, Head, element, state_hash
 from consensus.leadership import Leadership, decode_leadership
 from consensus.standing import Standing, decode_standing
 from consensus.transfer import Importer, items_of
-from consensus.wire import decode_opening, encode_opening
 from tests import wire_samples
 from tests.wire_samples import CLUSTER, samples, state_items
 
@@ -66,10 +72,10 @@ def _bodies() -> Iterator[bytes]:
 def command(data: bytes) -> None:
     """A command: the encoding is canonical, so what is accepted re-encodes to the same bytes."""
     try:
-        decoded = wire.decode_command(data)
+        decoded = commands.decode_command(data)
     except WireError:
         return
-    same(wire.encode_command(decoded), data)
+    same(commands.encode_command(decoded), data)
 
 
 def _commands() -> Iterator[bytes]:
@@ -79,10 +85,10 @@ def _commands() -> Iterator[bytes]:
 
 
 _STORED: tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...] = (
-    (lambda raw: wire.decode_vote(raw, 1), wire.encode_vote),
-    (wire.decode_certificate, wire.encode_certificate),
-    (lambda raw: wire.decode_block(raw, CLUSTER), wire.encode_block),
-    (wire.decode_boot_request, wire.encode_boot_request),
+    (lambda raw: codec.decode_vote(raw, 1), codec.encode_vote),
+    (codec.decode_certificate, codec.encode_certificate),
+    (lambda raw: codec.decode_block(raw, CLUSTER), codec.encode_block),
+    (codec.decode_boot_request, codec.encode_boot_request),
     (lambda raw: decode_opening(raw, CLUSTER), encode_opening),
     (decode_manifest, encode_manifest),
     (decode_header, encode_header),
@@ -106,14 +112,14 @@ def _stored() -> Iterator[bytes]:
     for name, value in samples(Random(SEED), 4):
         match name:
             case "VoteMessage":
-                yield b"\0" + wire.encode_vote(value.vote)
+                yield b"\0" + codec.encode_vote(value.vote)
             case "Certificates" if value.certificates:
-                yield b"\1" + wire.encode_certificate(value.certificates[0])
+                yield b"\1" + codec.encode_certificate(value.certificates[0])
             case "BlockReply":
-                yield b"\2" + wire.encode_block(value.block)
+                yield b"\2" + codec.encode_block(value.block)
                 yield b"\6" + encode_header(value.block.header)
             case "BootRequest":
-                yield b"\3" + wire.encode_boot_request(value)
+                yield b"\3" + codec.encode_boot_request(value)
             case "EpochReply":
                 yield b"\4" + encode_opening(value.openings[0])
             case "SnapshotOffer":

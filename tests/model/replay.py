@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from consensus.codec import make_block
 from consensus.digests import boot_ack_digest, boot_digest, digest_of, genesis_hash
 from consensus.engine import Engine
 from consensus.epochs import next_set
@@ -54,7 +55,6 @@ from consensus.wire import (
     VoteMessage,
     decode,
     encode,
-    make_block,
 )
 from tests.simulation.signing import keys_for
 from tests.simulation.store import SimStore

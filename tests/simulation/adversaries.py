@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from consensus.codec import make_block
 from consensus.digests import vote_digest
+from consensus.errors import WireError
 from consensus.interface import MembershipSeen, Output
 from consensus.machine import Machine
 from consensus.types import (
@@ -38,10 +40,8 @@ from consensus.wire import (
     SnapshotOffer,
     SyncReply,
     VoteMessage,
-    WireError,
     decode,
     encode,
-    make_block,
 )
 
 from .members import Member

@@ -11,6 +11,7 @@ from collections import defaultdict
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from consensus.codec import decode_boot_request
 from consensus.digests import block_hash, vote_digest
 from consensus.interface import (
     AcknowledgedRecord,
@@ -34,7 +35,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator
-from consensus.wire import Message, ProposalMessage, VoteMessage, decode_boot_request
+from consensus.wire import Message, ProposalMessage, VoteMessage
 
 from .duties import Duties
 from .histories import ERA, History, era_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from consensus.codec import make_block
 from consensus.engine import Engine
 from consensus.proposals import Verdict
 from consensus.types import Block, Certificate, NextEpoch, VoteKind
-from consensus.wire import make_block
 
 from .adversaries import HEADER_FIELDS
 

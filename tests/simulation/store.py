@@ -12,6 +12,18 @@ import copy
 from typing import Any
 
 from consensus import limits
+from consensus.codec import (
+    decode_block,
+    decode_boot_request,
+    decode_certificate,
+    decode_opening,
+    decode_vote,
+    encode_block,
+    encode_boot_request,
+    encode_certificate,
+    encode_opening,
+    encode_vote,
+)
 from consensus.epochs import opened_set, opening_height
 from consensus.interface import (
     AbstainRecord,
@@ -46,21 +58,7 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from consensus.wire import (
-    EpochReply,
-    Message,
-    SyncReply,
-    decode_block,
-    decode_boot_request,
-    decode_certificate,
-    decode_opening,
-    decode_vote,
-    encode_block,
-    encode_boot_request,
-    encode_certificate,
-    encode_opening,
-    encode_vote,
-)
+from consensus.wire import EpochReply, Message, SyncReply
 
 from .archive import KEPT, Archive
 

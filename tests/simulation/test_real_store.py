@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from consensus.catchup import is_consistent
+from consensus.codec import make_block
 from consensus.interface import Checkpoints, FinalizedRecord, Record, Restored, VoteRecord
 from consensus.machine import Machine
 from consensus.types import Certificate, Part, View, Vote, VoteKind
-from consensus.wire import make_block
 from node import storage
 from node.storage import Store
 from tests.simulation import scenario

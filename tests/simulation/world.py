@@ -12,11 +12,12 @@ from typing import Any
 from consensus.commands import Action, Barrier, Command, Delete, Put, encode_command
 from consensus.digests import genesis_hash
 from consensus.engine import Engine
+from consensus.errors import WireError
 from consensus.interface import Durations
 from consensus.keccak import keccak256
 from consensus.outcomes import Applied
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import Message, WireError, decode, encode
+from consensus.wire import Message, decode, encode
 
 from .bad_leaders import LIARS, STORIES
 from .losses import Losses

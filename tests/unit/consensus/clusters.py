@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from consensus.codec import make_block
 from consensus.commands import Action, Barrier, Command, Delete, Put, Tag, encode_command
 from consensus.digests import digest_of, genesis_hash
 from consensus.engine import Engine
@@ -25,7 +26,7 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import Message, make_block
+from consensus.wire import Message
 from tests.simulation.signing import keys_for
 
 CLUSTER_ID = keccak256(b"a cluster under test")

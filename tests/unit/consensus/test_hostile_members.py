@@ -13,6 +13,7 @@ import pytest
 from test_hostile_messages import _spoilt
 
 from consensus.digests import vote_digest
+from consensus.errors import WireError
 from consensus.interface import (
     Checkpoints,
     Event,
@@ -22,7 +23,7 @@ from consensus.interface import (
     Timer,
 )
 from consensus.types import ZERO_HASH, Reason, View, Vote, VoteKind
-from consensus.wire import Message, ProposalMessage, VoteMessage, WireError, decode, encode
+from consensus.wire import Message, ProposalMessage, VoteMessage, decode, encode
 from tests.unit.consensus.clusters import CLUSTER_ID, command
 from tests.unit.consensus.towns import Town
 

@@ -12,6 +12,7 @@ from clusters import CLUSTER_ID, Cluster, block, command, proposal
 
 from consensus import limits
 from consensus.engine import Engine
+from consensus.errors import WireError
 from consensus.interface import Output, Received, Submitted, Timer, TimerFired
 from consensus.types import ZERO_HASH, Certificate, NextEpoch, Reason, View, VoteKind
 from consensus.wire import (
@@ -19,7 +20,6 @@ from consensus.wire import (
     ProposalMessage,
     SyncRequest,
     VoteMessage,
-    WireError,
     decode,
     encode,
 )

@@ -9,9 +9,9 @@ from clusters import CLUSTER_ID, Cluster, block
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.errors import WireError
 from consensus.leadership import Leadership, decode_leadership
 from consensus.types import View, VoteKind
-from consensus.wire import WireError
 
 cluster = Cluster()
 MADE = block(View(2, 3))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from consensus.codec import make_block
 from consensus.interface import EpochRecord, Output, Received, RecoverySeen
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.machine import Machine
 from consensus.types import Block, Certificate, NextEpoch, Recovery, View, VoteKind
-from consensus.wire import Certificates, SyncReply, make_block
+from consensus.wire import Certificates, SyncReply
 from tests.unit.consensus.clusters import CLUSTER_ID, Cluster, block
 
 

@@ -21,7 +21,7 @@ from eth_utils import keccak
 
 from chain.eip712 import domain_separator
 from consensus.certificates import conflict, verify_certificate
-from consensus.codec import pack_certificate
+from consensus.codec import make_block, pack_certificate
 from consensus.compact import compact_parts, read_compact_parts
 from consensus.digests import HEADER_BYTES, block_hash, digest_of, header_bytes
 from consensus.epochs import ends_epoch
@@ -40,7 +40,6 @@ from consensus.types import (
     VoteKind,
 )
 from consensus.validators import Validator, ValidatorSet
-from consensus.wire import make_block
 from node.signing import NodeSigner, RecoveringVerifier
 
 FILE = Path(__file__).parents[2] / "vectors" / "votes.json"

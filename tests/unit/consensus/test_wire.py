@@ -12,7 +12,8 @@ from clusters import CLUSTER_ID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus import limits, wire
+from consensus import codec, limits
+from consensus.codec import make_block
 from consensus.commands import (
     Barrier,
     Command,
@@ -33,6 +34,7 @@ from consensus.commands import (
 )
 from consensus.compact import compact_parts, read_compact_parts
 from consensus.digests import block_hash
+from consensus.errors import WireError
 from consensus.types import (
     ZERO_HASH,
     Block,
@@ -68,10 +70,8 @@ from consensus.wire import (
     SyncReply,
     SyncRequest,
     VoteMessage,
-    WireError,
     decode,
     encode,
-    make_block,
 )
 
 SENDER = 3
@@ -249,10 +249,10 @@ def test_every_message_survives_the_wire_unchanged(message: Message) -> None:
 def test_every_stored_value_survives_the_disk_unchanged(
     block: Block, certificate: Certificate, vote: Vote, request: BootRequest, raw: bytes
 ) -> None:
-    assert wire.decode_block(wire.encode_block(block), CLUSTER_ID) == block
-    assert wire.decode_certificate(wire.encode_certificate(certificate)) == certificate
-    assert wire.decode_vote(wire.encode_vote(vote), SENDER) == vote
-    assert wire.decode_boot_request(wire.encode_boot_request(request)) == request
+    assert codec.decode_block(codec.encode_block(block), CLUSTER_ID) == block
+    assert codec.decode_certificate(codec.encode_certificate(certificate)) == certificate
+    assert codec.decode_vote(codec.encode_vote(vote), SENDER) == vote
+    assert codec.decode_boot_request(codec.encode_boot_request(request)) == request
     command = decode_command(raw)
     assert encode_command(command) == raw
     assert raw_command_id(raw) == command.id
@@ -263,10 +263,10 @@ def test_every_stored_value_survives_the_disk_unchanged(
 def test_random_bytes_give_a_wire_error(data: bytes) -> None:
     for decoder in (
         lambda: decode(data, SENDER, CLUSTER_ID),
-        lambda: wire.decode_block(data, CLUSTER_ID),
-        lambda: wire.decode_certificate(data),
-        lambda: wire.decode_vote(data, SENDER),
-        lambda: wire.decode_boot_request(data),
+        lambda: codec.decode_block(data, CLUSTER_ID),
+        lambda: codec.decode_certificate(data),
+        lambda: codec.decode_vote(data, SENDER),
+        lambda: codec.decode_boot_request(data),
         lambda: decode_command(data),
     ):
         with suppress(WireError):
@@ -452,7 +452,7 @@ def test_a_body_that_its_header_does_not_cover_is_refused() -> None:
     message = _sample(1)[5]
     assert isinstance(message, BlockReply)
     block = message.block
-    body = wire.pack_body(block.commands[:1], ())
+    body = codec.pack_body(block.commands[:1], ())
     with pytest.raises(WireError, match="body"):
         decode(encode(BlockReply(replace(block, body=body))), SENDER, CLUSTER_ID)
 

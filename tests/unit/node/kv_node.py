@@ -6,12 +6,12 @@ from secrets import token_bytes
 
 from memory_node import MemoryNode
 
+from consensus.codec import make_block
 from consensus.commands import Action, Command, encode_command
 from consensus.keccak import keccak256
 from consensus.machine import Machine
 from consensus.outcomes import Result
 from consensus.types import View
-from consensus.wire import make_block
 from node.facade import Entry, KeyValueFacade, Write
 from node.history import History
 from node.keyvalue import KeyValues

@@ -12,7 +12,7 @@ import coincurve
 import trio
 
 from attest import SecretKey
-from consensus import wire
+from consensus import codec, wire
 from consensus.digests import genesis_hash
 from consensus.engine import Engine
 from consensus.interface import Checkpoints, Durations
@@ -69,7 +69,7 @@ class Member:
         """(term, index, kind) of the votes that another process would find."""
         log = VoteLog(self.directory, log_identity(CLUSTER, self.seat, GENESIS), 1)
         log.close()
-        votes = [wire.decode_vote(data, self.seat) for kind, data in log.entries if kind == 1]
+        votes = [codec.decode_vote(data, self.seat) for kind, data in log.entries if kind == 1]
         return {(*vote.view, int(vote.kind)) for vote in votes}
 
 

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from consensus import wire
+from consensus.codec import make_block
 from consensus.commands import Command, Put, encode_command
 from consensus.interface import (
     EpochRecord,
@@ -35,7 +36,6 @@ from consensus.interface import (
 from consensus.machine import Machine
 from consensus.outcomes import Result
 from consensus.types import View
-from consensus.wire import make_block
 from node import votelog
 from node.driver import SERVED_AT_ONCE_MAX, Driver, SafetyStop, _Disk
 from node.facade import Busy, OutcomeUnknown

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.codec import make_block
 from consensus.commands import Command, Delete, Put, contains, encode_command
 from consensus.machine import Machine
 from consensus.outcomes import Applied
 from consensus.types import View
-from consensus.wire import make_block
 from node import history as module
 from node.facade import Compacted, FutureRevision
 from node.history import SCHEMA, History, HistoryTable

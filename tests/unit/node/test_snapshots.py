@@ -18,13 +18,13 @@ import pytest
 import structlog.testing
 
 from consensus import codec, limits
+from consensus.codec import make_block
 from consensus.commands import Command, Put, encode_command
 from consensus.interface import Checkpoints, FinalizedRecord, InstallRecord
 from consensus.ledger import tip_at
 from consensus.machine import Machine
 from consensus.transfer import export
 from consensus.types import Block, Certificate, Manifest, Part, View, VoteKind
-from consensus.wire import make_block
 from node import snapshots, state_tables
 from node.archivist import Archivist
 from node.snapshots import SnapshotError, SnapshotFile

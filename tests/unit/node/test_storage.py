@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.codec import make_block
 from consensus.commands import Command, Put, encode_command
 from consensus.interface import (
     AbstainRecord,
@@ -32,7 +33,6 @@ from consensus.types import (
     Vote,
     VoteKind,
 )
-from consensus.wire import make_block
 from node import votelog
 from node.storage import DATABASE_FILE, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS

@@ -8,12 +8,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.codec import make_block
 from consensus.commands import Action, Command, encode_command
 from consensus.interface import FinalizedRecord, Record
 from consensus.machine import Machine
 from consensus.transfer import items_of
 from consensus.types import Block, Certificate, Part, View, VoteKind
-from consensus.wire import make_block
 from node import state_tables
 from node.history import History
 from node.storage import Store
