@@ -90,12 +90,13 @@ class Boot:
         if era_of(before.epoch) != era_of(validators.epoch):
             self.done = False
         for seat in [*self.known, *self._certified]:
-            key, promise = validators.keys.get(seat), self.known.get(seat)
             is_older = not self._is_of_this_era(self.current(seat))
-            if is_older or before.keys.get(seat) != key:
-                self._certified.pop(seat, None)
-                if is_older or not (key is None or (promise and self.genuine(promise))):
-                    self.known.pop(seat, None)
+            if not is_older and before.keys.get(seat) == validators.keys.get(seat):
+                continue
+            self._certified.pop(seat, None)
+            promise = self.known.get(seat)
+            if promise is not None and (is_older or not self._binds(promise)):
+                del self.known[seat]
         self.is_current = False
         self.progress.acks.clear()
         self.is_member = self.genuine(self.progress.request)
@@ -143,9 +144,12 @@ class Boot:
 
     def remember(self, request: BootRequest) -> None:
         """A promise of an earlier run."""
-        is_out = request.seat not in self._validators.keys
-        if self._is_of_this_era(request.incarnation) and (is_out or self.genuine(request)):
+        if self._is_of_this_era(request.incarnation) and self._binds(request):
             self.known[request.seat] = request  # else the seat has another key by now
+
+    def _binds(self, promise: BootRequest) -> bool:
+        """True while its seat has the key that signed it, or has left and may come back with it."""
+        return promise.seat not in self._validators.keys or self.genuine(promise)
 
     def acknowledge(
         self, request: BootRequest, last_vote: Vote | None, tip: Certificate | None
