@@ -170,8 +170,8 @@ class Served:
         certified = False
         for data, finalization in rows:
             header = codec.decode_block(data, self._cluster_id).header
-            if not headers and header.height != height:
-                break
+            if header.height != height + len(headers):  # pruned, or a snapshot was taken over
+                raise StorageError(f"no proof of the state at height {height}")
             headers.append(header)
             certified = certified or header.state_height == height
             if header.state_height > height and not certified:

@@ -70,6 +70,7 @@ class Memory:
     term_since_ms: float = 0.0  # ... or since the last finality in it
     height: int = 0
     recoveries: list[Recovery] = field(default_factory=list)  # that its chain showed
+    looks: list[int] = field(default_factory=list)  # how many it had shown by each look
     retries: int = 0
     there: int | None = None  # how many there were when it came to the block of one of them
 
@@ -121,6 +122,7 @@ class Duties:
             case RecoverySeen(recoveries):
                 if member.engine is not None and member.engine.halted is None:
                     memory.recoveries += recoveries
+                    memory.looks.append(len(memory.recoveries))
             case TimerFired(Timer.RETRY):
                 memory.retries += 1
             case PeerConnected() | PeerLost():
@@ -195,11 +197,12 @@ class Duties:
 
         The last one does, and the one that made the history which it goes on from, and so on.
         """
-        counts: list[Recovery] = []
-        for r in sorted(self._memory(member).recoveries, key=lambda r: r.epoch, reverse=True):
-            if not counts or era_of(r.epoch) == counts[-1].epoch % ERA:
-                counts.append(r)
-        return counts[::-1]
+        return _way(self._memory(member).recoveries)
+
+    def showed(self, member: Member, recovery: Recovery) -> bool:
+        """True when it counted at some time: what is on disk now may be of before the last look."""
+        memory = self._memory(member)
+        return any(recovery in _way(memory.recoveries[:count]) for count in memory.looks)
 
     def _opens(self, member: Member, opening: Opening) -> None:
         """Asked in the step itself: before it is on disk another recovery may take its place."""
@@ -328,6 +331,15 @@ class Duties:
 
     def _fail(self, member: Member, what: str) -> None:
         self._oracle.fail(f"seat {member.seat} {what}")
+
+
+def _way(recoveries: list[Recovery]) -> list[Recovery]:
+    """The newest, the one that made the history which it goes on from, and so on; oldest first."""
+    counts: list[Recovery] = []
+    for r in sorted(recoveries, key=lambda r: r.epoch, reverse=True):
+        if not counts or era_of(r.epoch) == counts[-1].epoch % ERA:
+            counts.append(r)
+    return counts[::-1]
 
 
 def _is_beside(engine: Engine, ahead: Recovery) -> bool:

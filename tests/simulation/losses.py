@@ -147,6 +147,7 @@ class Losses:
             self.down.discard(seat)
             if loss.how == "old" and seat in self._old:
                 world.members[seat].store = self._old[seat]
+                world.oracle.rolled_back(seat)
                 self.prompt.add(seat)
             elif loss.how == "empty":
                 self._empty(seat)

@@ -84,7 +84,7 @@ class Oracle:
         )
         self._highest: dict[int, tuple[View, VoteKind]] = {}
         self._disk_lost: set[int] = set()
-        self._emptied: set[int] = set()
+        self._emptied: set[int] = set()  # or given back an old disk
         self._promised: dict[tuple[int, int], BootRequest] = {}
         self._entitled: set[tuple[int, int]] = set()
         # certificates that exist: the lemmas of the safety argument, checked one by one
@@ -279,12 +279,16 @@ class Oracle:
         """From now on this seat counts as faulty: it may have forgotten votes."""
         self._disk_lost.add(seat)
 
+    def rolled_back(self, seat: int) -> None:
+        """It has an old disk, and comes back to no epoch in which it voted since (R21)."""
+        self._emptied.add(seat)
+
     def emptied(self, seat: int) -> None:
         """It begins anew as the operator's page says: it forgot what it knew, and is not faulty.
 
         It does not come back to an epoch in which it voted (R21).
         """
-        self._emptied.add(seat)
+        self.rolled_back(seat)
         self._done[seat] = set()
 
     def _own_vote(self, seat: int, vote: Vote) -> None:
@@ -355,7 +359,7 @@ class Oracle:
         seat, height = member.seat, record.tip.height
         self._finalization(record.manifest.finalization, seat)
         for opening in record.openings:
-            if isinstance(opening, Recovery) and opening not in self.duties.shown(member):
+            if isinstance(opening, Recovery) and not self.duties.showed(member, opening):
                 self.fail(f"seat {seat} goes over a recovery that its chain did not show")
         history = self.histories.get(era_of(record.manifest.finalization.epoch))
         if history is None or height > len(history.blocks) or record.machine.height != height:

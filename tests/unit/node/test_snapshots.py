@@ -281,6 +281,19 @@ async def test_an_installed_snapshot_is_passed_on_with_its_own_proof(
     assert machine.state_hash == record.machine.state_hash
 
 
+def test_blocks_above_a_snapshot_that_was_taken_over_prove_no_state_below_it(store: Store) -> None:
+    past = Past()
+    records = [past.extend(proven=False, lag=1) for _ in range(AT)]
+    records += [past.extend() for _ in range(4)]
+    store.write(records[:3])
+    store.sync()
+    assert store.manifest(1) is None, "no block above it has a finalization of its own yet"
+    store.write([past.install(), records[AT]])
+    store.sync()
+    with pytest.raises(StorageError):
+        store.manifest(1)
+
+
 def test_a_pinned_state_does_not_follow_what_comes_after(store: Store) -> None:
     past = Past()
     store.pin_when(lambda height: height == AT)
