@@ -401,7 +401,7 @@ class Voting(Turning):
         # what shows our term to a booting member must not be lost between them (R10).
         self._unsaved = [c for c in self._unsaved if c.view >= tip.view]
         if tip.view >= self.view:
-            # R16: on the way to the end of the epoch, whose proof is followed without its view.
+            # R8: the proof of an epoch's end is followed (R16), and no view is entered by it.
             if tip.finalization is not None:
                 self._unsaved.append(tip.finalization)
             self._enter(tip.view.next())
