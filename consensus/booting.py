@@ -129,6 +129,8 @@ class Booting(Installing):
         if self.boot.done:
             if request.incarnation == mine.incarnation:
                 return  # it lost the race: there is one certificate for a number, and we have it
+            if self._awaited:
+                return  # R21: we sign nothing here, and boot anew where we go
             self._stop(
                 f"superseded: another copy of seat {self.seat} booted as incarnation "
                 f"{request.incarnation}, ours is {mine.incarnation}"

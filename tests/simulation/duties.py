@@ -300,7 +300,7 @@ class Duties:
         here = (engine.validators.epoch, engine.view)
         before, memory.view = memory.view, here
         new_term = (before[0], before[1].term) != (here[0], here[1].term)
-        if new_term or output.applied or slept or not engine.can_vote:
+        if new_term or output.applied or output.installed or slept or not engine.can_vote:
             memory.term_since_ms = now_ms
         if before != here or slept or not engine.can_vote or engine.catchup.target is not None:
             memory.view_since_ms, memory.steps = now_ms, 0

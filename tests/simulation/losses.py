@@ -31,6 +31,7 @@ class Losses:
         self.down: set[int] = set()
         self.prompt: set[int] = set()  # those that wait for the chain before they start
         self.lost: set[int] = set()  # given up by the owners
+        self.outdated: set[int] = set()  # came back with the disk of a while ago
         self._voted: set[Loss] = set()
         self._last: Loss | None = None  # that was voted on
         self._stops: dict[int, int] = {}  # seat -> recoveries that there were when it stopped
@@ -147,6 +148,7 @@ class Losses:
             self.down.discard(seat)
             if loss.how == "old" and seat in self._old:
                 world.members[seat].store = self._old[seat]
+                self.outdated.add(seat)
                 world.oracle.rolled_back(seat)
                 self.prompt.add(seat)
             elif loss.how == "empty":

@@ -252,7 +252,7 @@ class Oracle:
         claim = (member.seat, message.incarnation)
         if claim in self._entitled:
             return
-        forgot = self._disk_lost | self._emptied
+        forgot = self._disk_lost | self._emptied | self._world.losses.outdated
         witnesses = {member.seat, *forgot, *self._world.scenario.byzantine}
         for other in self._world.correct:
             raw = other.store.acknowledged.get(member.seat)

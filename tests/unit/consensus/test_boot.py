@@ -484,3 +484,15 @@ def test_a_seat_that_comes_back_with_its_key_gets_no_number_twice() -> None:
         answers = sent(town.step(1, Received(5, again)))
         assert not [m for m in answers if isinstance(m, BootAck)]
         assert [m for m in answers if isinstance(m, BootRefused)]
+
+
+def test_a_wiped_member_on_its_way_to_a_recovery_is_not_superseded_by_its_former_self() -> None:
+    """That one had gone there; who came back late too gave the new one a number meanwhile."""
+    cluster = Cluster()
+    engine, _ = cluster.booted(1)
+    engine.step(RecoverySeen((Recovery(ERA, 3, b"b" * 32, (), bytes(32), 0),)), 1)
+    number = ERA * NUMBERS_PER_EPOCH + 1
+    digest = boot_digest(CLUSTER_ID, 1, number, b"n" * 32)
+    former = BootRequest(1, number, b"n" * 32, cluster.signers[1].sign(digest))
+    output = engine.step(Received(2, BootRefused(former)), 2)
+    assert output.halt is None and not engine.can_vote
