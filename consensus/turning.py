@@ -271,9 +271,10 @@ class Turning(Convicting):
         """R11: the next proof in turn; it is worth nothing before its epoch is ours."""
         while self._later and self._ahead is None and self.halted is None:
             sender, opening = self._later.pop(0)
-            if isinstance(opening, Recovery):
+            if isinstance(opening, Recovery):  # believed from the chain only, but it has the block
                 self._later.clear()
-                self._try_recovery()  # believed from the chain only
+                if self._lacks_recovered:
+                    self._send(sender, SyncRequest(self.ledger.tip.height + 1, 1))
                 return
             if opening.block.header.epoch != self.validators.epoch:
                 continue

@@ -12,6 +12,7 @@ from consensus.interface import (
     MembershipSeen,
     Received,
     RecoverySeen,
+    Send,
     Timer,
     VoteRecord,
 )
@@ -19,7 +20,7 @@ from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.limits import ERAS_MAX
 from consensus.types import Certificate, Recovery, View, VoteKind
 from consensus.validators import Validator
-from consensus.wire import SyncReply
+from consensus.wire import EpochReply, SyncReply, SyncRequest
 from tests.unit.consensus.towns import Town, chain_view
 
 
@@ -234,6 +235,19 @@ def test_who_saw_a_recovery_signs_nothing_any_more_in_the_epoch_that_it_ended() 
     town.fire(Timer.STALL, 3)
     records = [record for _, output in town.outputs for record in output.persist]
     assert not [r for r in records if isinstance(r, VoteRecord) and r.vote.seat == 3]
+
+
+def test_each_member_that_tells_of_the_recovery_is_asked_for_its_block_and_nobody_else() -> None:
+    """All tell at each retry: were all asked each time, few words would become very many."""
+    town = Town(7, 7)
+    town.crash(3)
+    town.commit()
+    recovery = _recovery(town, 1, 2, 3)
+    town.start(3)
+    town.step(3, RecoverySeen((recovery,)))
+    output = town.step(3, Received(2, EpochReply((recovery,))))
+    tip = town.engines[3].ledger.tip
+    assert output.send == [Send(2, SyncRequest(tip.height + 1, 1))]
 
 
 def test_a_member_behind_goes_to_the_block_of_the_recovery_and_no_further() -> None:
