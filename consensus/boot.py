@@ -111,8 +111,10 @@ class Boot:
         """The incarnation under which we count a seat's votes."""
         if seat == self._seat:
             return self.incarnation
-        certified, known = self._certified.get(seat, (0, b"")), self.known.get(seat)
-        return max(certified[0], 0 if known is None else known.incarnation)
+        certified, known = self._certified.get(seat), self.known.get(seat)
+        if certified is None:
+            return known.incarnation if known is not None else 0
+        return max(certified[0], known.incarnation) if known is not None else certified[0]
 
     def genuine(self, request: BootRequest) -> bool:
         """True when the seat's own key signed the request."""

@@ -8,7 +8,7 @@ once and become evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from .digests import digest_of, vote_digest
@@ -165,8 +165,9 @@ class VoteBook:
 
     def is_valid(self, vote: Vote) -> bool:
         """Checks a vote's signature once; a forged vote is forgotten and noted in ``forged``."""
-        if vote in self._valid:
-            return True
+        return vote in self._valid or self._check(vote)
+
+    def _check(self, vote: Vote) -> bool:
         key = self._validators.keys.get(vote.seat)
         digest = digest_of(self._cluster_id, vote)
         if key is not None and self._verifier.verify(key, digest, vote.signature):
@@ -201,7 +202,7 @@ class VoteBook:
             if not self._validators.is_quorum(weight):
                 continue
             votes = [v for v in ballot.votes.values() if v.block == block]
-            chosen = self._choose(votes, self._validators.is_quorum)
+            chosen = self._choose(votes, self._validators.quorum_weight)
             if chosen:
                 parts = sorted([Part(seat, why, by) for _, _, _, seat, _, why, by in chosen])
                 return Certificate(kind, votes[0].epoch, view, block, tuple(parts))
@@ -212,7 +213,11 @@ class VoteBook:
         lowest = self._lowest_nullify.get(term)
         if lowest is None or not self._validators.is_join(self._validators.weight(lowest)):
             return False
-        return bool(self._choose(list(lowest.values()), self._validators.is_join))
+        return bool(self._choose(list(lowest.values()), self._validators.join_weight))
+
+    def has_complaints(self, term: int) -> bool:
+        """True when anybody voted to end the term."""
+        return term in self._lowest_nullify
 
     def resigned(self, term: int, leader: int) -> bool:
         """True when the term's own leader voted to end it."""
@@ -220,17 +225,23 @@ class VoteBook:
         vote = lowest.get(leader) if lowest else None
         return vote is not None and self.is_valid(vote)
 
-    def _choose(self, votes: list[Vote], enough: Callable[[int], bool]) -> list[Vote]:
+    def _choose(self, votes: Iterable[Vote], enough: int) -> list[Vote]:
         """The first valid votes whose weight is enough; empty when there are none."""
-        weights = self._validators.weights
-        # Checked ones first: often they suffice.
-        votes.sort(key=lambda v: v not in self._valid)
-        chosen, weight = [], 0
-        for vote in votes:
-            if self.is_valid(vote):
+        weights, valid = self._validators.weights, self._valid
+        chosen, unchecked, weight = [], [], 0
+        for vote in votes:  # checked ones first: often they suffice
+            if vote not in valid:
+                unchecked.append(vote)
+                continue
+            chosen.append(vote)
+            weight += weights.get(vote.seat, 0)
+            if weight >= enough:
+                return chosen
+        for vote in unchecked:
+            if self._check(vote):
                 chosen.append(vote)
                 weight += weights.get(vote.seat, 0)
-                if enough(weight):
+                if weight >= enough:
                     return chosen
         return []
 

@@ -249,7 +249,8 @@ class Engine(Watching):
         if self.halted is not None:
             return self._out
         self._stirred = True
-        self._now_ms += max(0, now_ms - self._clock_ms)
+        if now_ms > self._clock_ms:
+            self._now_ms += now_ms - self._clock_ms
         self._clock_ms = now_ms  # it may be put back, and block time must follow
         if self._awaited and not self._lacks_recovered:
             self._try_recovery()  # an installed state is on disk now

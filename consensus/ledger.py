@@ -123,6 +123,13 @@ class Ledger:
         block = self.blocks.get(block_hash)
         return block.header if block else None
 
+    def block_or_tip(self, block_hash: bytes) -> Header | Tip | None:
+        """What a block with that parent stands on: height, time and state height; None if missing.
+
+        Where an epoch begins the tip's count, and not those of its header.
+        """
+        return self.tip if block_hash == self.tip.hash else self.header(block_hash)
+
     def branch(self, block_hash: bytes) -> list[Block] | bytes:
         """Candidate blocks from just above the tip up to ``block_hash``, in order.
 

@@ -20,7 +20,7 @@ they are refused at once when they would take more than half of the room.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Set
 from itertools import chain
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ class _Row:
         self.cost = 0
         self.turn = 0
 
-    def turns(self, without: Container[bytes]) -> Iterator[bytes]:
+    def turns(self, without: Set[bytes]) -> Iterator[bytes]:
         """Commands in the order of turns, but for those in ``without``, whose turns count.
 
         Else clients at the head would be served twice while their first command is on its way.
@@ -168,18 +168,10 @@ class Mempool:
         return max(others, default=(0, 0))
 
     def _drop_newest(self, source: int, now: int) -> None:
-        """The newest of a row, but nothing that we are reminded of: that would be to refuse it."""
         heads, behind = self._rows[source].heads, self._rows[source].behind
-        last_ones = (
-            next(reversed(behind[client])) if client in behind else heads[client]
-            for client in reversed(heads)
-        )
-        newest = next(last_ones)
-        reminded = self._reminders.values()
-        dropped = newest
-        while any(dropped in row for row in reminded):
-            dropped = next(last_ones, b"")
-        self._drop(dropped or newest, source, now)
+        newest = next(reversed(heads))
+        last = next(reversed(behind[newest])) if newest in behind else heads[newest]
+        self._drop(last, source, now)
 
     def _forget_reminders(self, command_id: bytes) -> None:
         for source in [s for s, reminders in self._reminders.items() if command_id in reminders]:
@@ -249,8 +241,10 @@ class Mempool:
                 row.heads[following[:16]] = following
                 row.since[following] = now
 
-    def batch(self, without: Container[bytes]) -> tuple[bytes, ...]:
+    def batch(self, without: Set[bytes]) -> tuple[bytes, ...]:
         """Commands for one block, leaving out those already on the branch."""
+        if self._commands.keys() <= without:
+            return ()
         chosen: list[bytes] = []
         size = 0
         seats = sorted(self._rows.keys() | self._reminders.keys())
@@ -275,7 +269,7 @@ class Mempool:
                 rows.append((seat, row))
         return tuple(chosen)
 
-    def _turns(self, seat: int, without: Container[bytes]) -> Iterator[bytes]:
+    def _turns(self, seat: int, without: Set[bytes]) -> Iterator[bytes]:
         """What a source has its turns for, in order."""
         row, reminders = self._rows.get(seat), self._reminders.get(seat)
         turns = iter(()) if row is None else row.turns(without)

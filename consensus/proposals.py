@@ -123,14 +123,10 @@ def judge(
         return f"its parent is not the block that is notarized in {parent}"
 
     # R2: whether it fits that.
-    if header.parent == ledger.tip.hash:
-        tip = ledger.tip
-        height, time_ms, known = tip.height, tip.time_ms, tip.state_height
-    else:
-        above = ledger.header(header.parent)
-        if above is None:
-            return Verdict.WAIT
-        height, time_ms, known = above.height, above.time_ms, above.state_height
+    below = ledger.block_or_tip(header.parent)
+    if below is None:
+        return Verdict.WAIT
+    height, time_ms, known = below.height, below.time_ms, below.state_height
     if header.height != height + 1:
         return f"height {header.height} on a parent of height {height}"
     if not max(time_ms, now_ms - limits.CLOCK_BEHIND_MS_MAX) <= header.time_ms:

@@ -59,11 +59,6 @@ class Proposing(Voting):
             return None
         if unfinalized(view, ledger.tip.view) >= limits.UNFINALIZED_BLOCKS_MAX // 2:
             return None
-        tip = ledger.tip
-        height, time_ms, above = tip.height, tip.time_ms, tip.state_height
-        if branch:
-            last = branch[-1].header
-            height, time_ms, above = last.height, last.time_ms, last.state_height
         commands: tuple[bytes, ...] = ()
         ending = branch[-1].next_epoch if branch else None
         record = ending or self._record_to_propose()
@@ -72,7 +67,9 @@ class Proposing(Voting):
         asked_for = commands or (record and not ending)
         if not (asked_for or self._heartbeat_due or view.index == 0):
             return None
-        checked = state_height(above, self.machine, self.checkpoints.every)
+        below = ledger.block_or_tip(parent_hash)
+        assert below is not None  # the branch is whole
+        checked = state_height(below.state_height, self.machine, self.checkpoints.every)
         state_hash = self.machine.hash_at(checked)
         if state_hash is None:  # behind what the parent already commits to
             return None
@@ -81,9 +78,9 @@ class Proposing(Voting):
             epoch=self.validators.epoch,
             view=view,
             proposer=self.seat,
-            height=height + 1,
+            height=below.height + 1,
             parent=parent_hash,
-            time_ms=max(time_ms, self._clock_ms),
+            time_ms=max(below.time_ms, self._clock_ms),
             state_height=checked,
             state_hash=state_hash,
             commands=commands,

@@ -70,3 +70,8 @@ class ValidatorSet:
     def quorum_weight(self) -> int:
         """The least weight that is a quorum."""
         return 2 * self.total // 3 + 1
+
+    @property
+    def join_weight(self) -> int:
+        """The least weight that is more than a third."""
+        return self.total // 3 + 1

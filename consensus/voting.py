@@ -74,7 +74,7 @@ class Voting(Turning):
                 if certificate is not None:
                     self._take_certificate(certificate, checked=True)
             if self.can_vote:
-                if self.leader(self.view.term) in self.revoked:
+                if self.revoked and self.leader(self.view.term) in self.revoked:
                     self._nullify(Reason.STALE_EPOCH)  # R19
                 self._join()
                 self._vote_for_proposal()
@@ -128,16 +128,15 @@ class Voting(Turning):
             return
         if vote.view < self.view and vote.kind is VoteKind.NULLIFY:
             self._help(sender)
-        if self._is_surplus(vote):
+        if vote.kind is VoteKind.NOTARIZE and self._is_surplus(vote):
             return
         if vote.view > self.ledger.tip.view and self._is_near(vote.view):
             self._count(vote)
 
     def _is_surplus(self, vote: Vote) -> bool:
-        """True for a vote that came after its quorum, agrees with it and contradicts nothing."""
+        """True for a Notarize that came after its quorum, agrees and contradicts nothing."""
         return (
-            vote.kind is VoteKind.NOTARIZE
-            and vote.view < self.view
+            vote.view < self.view
             and self.ledger.notarized_block(vote.view) == vote.block
             and self.book.get(vote.view, vote.kind, vote.seat) is None
         )
@@ -216,9 +215,9 @@ class Voting(Turning):
 
     def _join(self) -> None:
         """R4: join weight complained, so at least one correct member; or the leader resigned."""
-        if (self.view, VoteKind.NULLIFY) in self._mine:
-            return
         term = self.view.term
+        if not self.book.has_complaints(term) or (self.view, VoteKind.NULLIFY) in self._mine:
+            return
         if self.book.resigned(term, self.leader(term)) or self.book.joins(term):
             self._nullify(Reason.JOINED)
 

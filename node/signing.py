@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -75,18 +76,27 @@ def _direct() -> Callable[[bytes, bytes], bytes | None]:
     out_type, size_type = ffi.typeof("unsigned char[33]"), ffi.typeof("size_t *")
     compressed = lib.SECP256K1_EC_COMPRESSED
 
+    # The library's objects, kept for the next check; each thread has its own, as the library
+    # works without the interpreter's lock.
+    class Scratch(threading.local):
+        def __init__(self) -> None:
+            self.parsed, self.key = new(signature_type), new(key_type)
+            self.out, self.size = new(out_type), new(size_type, 33)
+
+    scratch = Scratch()
+
     def recovered_key(digest: bytes, signature: bytes) -> bytes | None:
         if len(signature) != 65 or len(digest) != 32 or signature[64] not in (27, 28):
             return None
         if signature[32:64] > _HALF_ORDER:
             return None
-        parsed, key = new(signature_type), new(key_type)
+        mine = scratch
+        parsed, key, out = mine.parsed, mine.key, mine.out
         if not parse(context, parsed, signature, signature[64] - 27):
             return None
         if not recovered(context, key, parsed, digest):
             return None
-        out = new(out_type)
-        serialize(context, out, new(size_type, 33), key, compressed)
+        serialize(context, out, mine.size, key, compressed)
         return bytes(buffer(out))
 
     return recovered_key
