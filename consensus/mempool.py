@@ -168,10 +168,18 @@ class Mempool:
         return max(others, default=(0, 0))
 
     def _drop_newest(self, source: int, now: int) -> None:
+        """The newest of a row, but nothing that we are reminded of: that would be to refuse it."""
         heads, behind = self._rows[source].heads, self._rows[source].behind
-        newest = next(reversed(heads))
-        last = next(reversed(behind[newest])) if newest in behind else heads[newest]
-        self._drop(last, source, now)
+        last_ones = (
+            next(reversed(behind[client])) if client in behind else heads[client]
+            for client in reversed(heads)
+        )
+        newest = next(last_ones)
+        reminded = self._reminders.values()
+        dropped = newest
+        while any(dropped in row for row in reminded):
+            dropped = next(last_ones, b"")
+        self._drop(dropped or newest, source, now)
 
     def _forget_reminders(self, command_id: bytes) -> None:
         for source in [s for s, reminders in self._reminders.items() if command_id in reminders]:

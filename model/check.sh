@@ -11,13 +11,16 @@ trap 'rm -f "$log"' EXIT
 
 "$quint" typecheck runs.qnt
 "$quint" test --backend=typescript rules_test.qnt
+"$quint" test --backend=typescript recovery_test.qnt
 
-# search INIT STEPS INVARIANT WITNESS...: the invariant holds, every witness was seen.
+# search INIT STEPS INVARIANT WITNESS...: the invariant holds, every witness was seen. `step` names the
+# moves, where they are not those of world.qnt.
 search() {
     init=$1 steps=$2 invariant=$3
     shift 3
     printf '\n%s: %s of %s steps, %s\n' "$init" "$samples" "$steps" "$invariant"
-    if ! "$quint" run runs.qnt --backend=typescript --init="$init" --invariant="$invariant" \
+    if ! "$quint" run runs.qnt --backend=typescript --init="$init" --step="${step:-step}" \
+        --invariant="$invariant" \
         --max-samples="$samples" --max-steps="$steps" --seed="$seed" --verbosity=1 \
         --witnesses "$@" >"$log" 2>&1; then
         cat "$log"
@@ -36,3 +39,4 @@ search crashes 30 safety committed rebooted
 search rollback 30 safety committed rebooted abstained
 search epochs 40 safety secondEpoch
 search aboveThird 30 accountability committed disagreement
+step=stepOverEras search recoveries 80 safety recovered committedInNewEra secondRecovery stoppedBeside wipedCameBack

@@ -208,6 +208,7 @@ class Driver:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._deadlines.run, self._due)
+                self._keep_snapshot()
                 self._put(Started())
                 task_status.started()
                 while True:
@@ -339,7 +340,7 @@ class Driver:
         if output.timers:
             self._set_timers(output.timers)
         if output.installed:
-            self._keep_snapshot(output.persist)
+            self._keep_snapshot()
             self._answer_from_snapshot()
         for applied in output.applied:
             self.history.publish(applied.revision)
@@ -437,11 +438,13 @@ class Driver:
         if reply is not None:
             self._send_all([Send(request.to, reply)])
 
-    def _keep_snapshot(self, records: Iterable[Record]) -> None:
-        for record in records:
-            if isinstance(record, InstallRecord) and self._archivist is not None:
-                pinned = self._store.pin(record.tip.height, record.machine.revision)
-                self._nursery.start_soon(self._archivist.keep, pinned, record.manifest)
+    def _keep_snapshot(self) -> None:
+        """A snapshot that was taken over becomes a file; at the start, if we were killed before."""
+        archivist = self._archivist
+        manifest = self._store.taken_over() if archivist is not None else None
+        if archivist and manifest and manifest.header.height not in archivist.heights:
+            pinned = self._store.pin(manifest.header.height, self.engine.machine.revision)
+            self._nursery.start_soon(archivist.keep, pinned, manifest)
 
     def _answer_from_snapshot(self) -> None:
         """Readers see the new state; so do commands of blocks that we never saw."""

@@ -44,6 +44,7 @@ from consensus.types import (
     Block,
     Certificate,
     Evidence,
+    Manifest,
     Opening,
     Recovery,
     View,
@@ -376,6 +377,7 @@ class Store(Served):
             self._put_opening(opening)
         self.prune(tip.height)
         self._put_meta("pruned", self._prune_to)
+        self._put_meta("taken_over", codec.encode_manifest(record.manifest))
         c = record.manifest.finalization
         entry = (_CERTIFICATE, codec.encode_certificate(c))
         self._keep_certificate(c, entry)
@@ -411,6 +413,14 @@ class Store(Served):
         except sqlite3.Error as error:
             raise StorageError(f"cannot read the state: {error}") from error
         return Pinned(height, revision, db)
+
+    def taken_over(self) -> Manifest | None:
+        """What proves the state of now, while that is the one of a snapshot of other members."""
+        row = self._db.execute(
+            "SELECT value FROM meta WHERE name = 'taken_over' AND (SELECT height FROM base)"
+            " > (SELECT COALESCE(MAX(height), 0) FROM finalized)"
+        ).fetchone()
+        return None if row is None else codec.decode_manifest(row[0])
 
     def take_pinned(self) -> Pinned | None:
         """The state at a wanted height, once; the caller closes it."""

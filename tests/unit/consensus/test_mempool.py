@@ -215,13 +215,29 @@ def test_a_full_pool_takes_a_reminder_in_place_of_the_newest_of_the_biggest_row(
     assert pool.get(raw_command_id(command(clients[-1], 1))) is None
 
 
-def test_a_reminder_of_what_makes_room_is_forgotten_with_it() -> None:
+def test_what_we_are_reminded_of_makes_room_for_nothing() -> None:
+    """Whoever reminded us counts it against us when it is left out, as if we had refused it."""
     pool = Mempool(OWN)
-    for n in range(1, limits.MEMPOOL_COMMANDS_MAX):
+    for n in range(1, limits.MEMPOOL_COMMANDS_MAX + 1):
         pool.add(command(n, 1), OTHER, 0)
-    newest = command(9_000, 1)
-    pool.add(newest, OTHER, 0)
-    pool.remind(newest, FLOODER, 1)
+    due = command(9_000, 1)
+    pool.remind(due, OTHER, 1)
+    for n in range(10_000, 10_100):
+        assert pool.add(command(n, 1), FLOODER, 2) is None
+    first, second, *_ = pool.batch(frozenset())
+    assert (first, second) == (command(10_000, 1), due)
+    assert len(pool) == limits.MEMPOOL_COMMANDS_MAX
+
+
+def test_a_reminder_of_what_makes_room_is_forgotten_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where all of the row is reminded of, somebody must go."""
+    monkeypatch.setattr(limits, "MEMPOOL_BYTES_MAX", 4 * limits.MEMPOOL_COST_MIN)
+    pool = Mempool(OWN)
+    for n in range(1, 5):
+        pool.add(command(n, 1), OTHER, 0)
+        pool.remind(command(n, 1), FLOODER, 1)
     pool.remind(command(10_000, 1), FLOODER, 1)
-    assert pool.get(raw_command_id(newest)) is None
-    assert newest not in pool.batch(frozenset())
+    assert pool.get(raw_command_id(command(4, 1))) is None
+    assert command(4, 1) not in pool.batch(frozenset())

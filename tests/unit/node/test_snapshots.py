@@ -11,24 +11,28 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from types import SimpleNamespace
+from typing import Any, BinaryIO, NoReturn
 
 import msgpack
 import pytest
 import structlog.testing
+import trio
 
 from consensus import codec, limits
 from consensus.codec import make_block
 from consensus.commands import Command, Put, encode_command
-from consensus.interface import Checkpoints, FinalizedRecord, InstallRecord
+from consensus.interface import Checkpoints, FinalizedRecord, InstallRecord, Output
 from consensus.ledger import tip_at
 from consensus.machine import Machine
 from consensus.transfer import export
 from consensus.types import Block, Certificate, Manifest, Part, View, VoteKind
 from node import snapshots, state_tables
 from node.archivist import Archivist
+from node.driver import Driver
+from node.network.inbox import EventQueue
 from node.snapshots import SnapshotError, SnapshotFile
-from node.storage import DATABASE_FILE, StorageError, Store
+from node.storage import DATABASE_FILE, Pinned, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS, Cluster, small_cluster
 
 AT = 8
@@ -279,6 +283,43 @@ async def test_an_installed_snapshot_is_passed_on_with_its_own_proof(
     assert replace(offer.manifest, chunks=0) == record.manifest
     machine = SnapshotFile(tmp_path / snapshots.DIRECTORY / f"{AT}.snapshot").verify(CLUSTER)
     assert machine.state_hash == record.machine.state_hash
+
+
+@pytest.mark.trio
+async def test_a_snapshot_that_was_installed_by_a_run_that_was_killed_is_passed_on_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = Past()
+    records = [past.extend() for _ in range(AT + 4)]
+    store = _open(tmp_path)
+    assert store.taken_over() is None
+    record = past.install()
+    store.write([record])
+    store.sync_votes()
+    store.close()
+    store = _open(tmp_path)
+    assert store.taken_over() == record.manifest
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    kept, keep = trio.Event(), archivist.keep
+
+    async def keep_and_tell(pinned: Pinned, manifest: Manifest) -> None:
+        await keep(pinned, manifest)
+        kept.set()
+
+    monkeypatch.setattr(archivist, "keep", keep_and_tell)
+    engine: Any = SimpleNamespace(machine=record.machine, step=lambda *_: Output())
+    mesh: Any = SimpleNamespace(events=EventQueue())
+    driver = Driver(engine, store, mesh, cluster_id=CLUSTER, archivist=archivist)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        await kept.wait()
+        nursery.cancel_scope.cancel()
+    assert archivist.heights == [AT]
+    store.write([records[AT]])
+    store.sync()
+    assert store.taken_over() is None
+    archivist.close()
+    store.close()
 
 
 def test_blocks_above_a_snapshot_that_was_taken_over_prove_no_state_below_it(store: Store) -> None:
