@@ -57,7 +57,7 @@ class Memory:
     floor: Position  # the highest vote or final view on its disk
     complaints: dict[tuple[int, int], set[int]] = field(default_factory=lambda: defaultdict(set))
     nullified: set[tuple[int, View]] = field(default_factory=set)
-    proposed: dict[tuple[int, int, View], bytes] = field(default_factory=dict)
+    proposed: dict[tuple[int, int, View], bytes | None] = field(default_factory=dict)
     caught: set[int] = field(default_factory=set)  # showed us two proposals in one view
     told: Position | None = None  # the highest of its own votes that it was shown at its boot
     silent_below: tuple[int, int] = (0, 0)  # epoch and term in which it may vote again
@@ -110,6 +110,9 @@ class Duties:
                             memory.complaints[vote.epoch, vote.view.term].add(sender)
                     elif vote.kind is VoteKind.NOTARIZE:
                         self._one_of_two(member, memory, vote)
+                elif vote.kind is VoteKind.NOTARIZE and not self._oracle.signed(vote):
+                    # It takes the place of a real one for the same block, until it is checked.
+                    memory.proposed[vote.seat, vote.epoch, vote.view] = None
             case Received(sender, ProposalMessage(incarnation, p)) if not p.block.nullifications:
                 h = p.block.header
                 kind = VoteKind.NOTARIZE
@@ -145,7 +148,7 @@ class Duties:
 
     def _one_of_two(self, member: Member, memory: Memory, vote: Vote) -> None:
         known = memory.proposed.setdefault((vote.seat, vote.epoch, vote.view), vote.block)
-        if known != vote.block:
+        if known is not None and known != vote.block:
             memory.caught.add(vote.seat)
 
     def _shown(self, member: Member, memory: Memory, ack: BootAck) -> None:

@@ -83,7 +83,10 @@ class QuorumOfTwoThirds(Engine):
 
 def _weaken(engine: Engine, name: str, threshold: Callable[[ValidatorSet, int], bool]) -> None:
     """Gives an engine a validator set with another threshold."""
-    clone = object.__new__(type("Weak", (ValidatorSet,), {name: threshold}))
+    weights = range(engine.validators.total + 1)
+    least = next(weight for weight in weights if threshold(engine.validators, weight))
+    weak = {name: threshold, name.replace("is_", "") + "_weight": least}
+    clone = object.__new__(type("Weak", (ValidatorSet,), weak))
     clone.__dict__.update(vars(engine.validators))
     engine.validators = engine.book._validators = engine.boot._validators = clone
 
