@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chain import Member, Membership, MemberStatus
-from consensus.epochs import is_recovered, recovery_epoch
+from consensus.epochs import era_of, is_recovered, recovery_epoch
+from consensus.limits import ERAS_MAX
 from deploy.operator.wording import NO_END_S, Effect, time_text
 
 EVIDENCE_WINDOW_DAYS = 14  # `evidenceWindow` of Registry.sol
@@ -204,14 +205,19 @@ def vote(now: Membership, seat: int, epoch: int, height: int, block_hash: bytes)
 
 
 def _about_recovery(epoch: int) -> tuple[str, ...]:
-    lost = "what was final above that height is lost"
-    if is_recovered(epoch):
-        return (lost,)
-    return (
-        lost,
-        f"no node will open epoch {epoch}: `status` of the node that has the block says how to call"
-        f" it (membership.recovery_epoch); the first recovery of a cluster is {recovery_epoch(0)}",
-    )
+    said = ["what was final above that height is lost"]
+    if not is_recovered(epoch):
+        said.append(
+            f"no node will open epoch {epoch}: `status` of the node that has the block says how to"
+            " call it (membership.recovery_epoch); the first recovery of a cluster is"
+            f" {recovery_epoch(0)}"
+        )
+    if era_of(epoch) >= ERAS_MAX:
+        said.append(
+            f"the registry takes rising numbers only: once {epoch} is opened, no recovery of this"
+            " cluster is possible any more"
+        )
+    return tuple(said)
 
 
 def recover(

@@ -119,3 +119,13 @@ def test_a_recovery_that_no_node_will_open_is_told_before_anybody_votes() -> Non
     assert len(good.warnings) == 1
     for call in (calls.vote_recovery(1, 7, 70, b"h" * 32), calls.recover(7, 70, b"h" * 32, [1])):
         assert f"is {ERA}" in effect_of(call, now).warnings[-1]
+
+
+@pytest.mark.parametrize(("era", "warnings"), [(63, 1), (64, 2), (6400, 3)])
+def test_a_number_that_leaves_none_for_a_later_recovery_is_warned_of(
+    era: int, warnings: int
+) -> None:
+    """A few digits too many: members would refuse it, and the registry all that is smaller."""
+    effect = effect_of(calls.vote_recovery(1, era * ERA, 70, b"h" * 32), FOUR)
+    assert len(effect.warnings) == warnings
+    assert any("possible any more" in line for line in effect.warnings) == (era > 63)
