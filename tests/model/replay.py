@@ -56,6 +56,7 @@ from consensus.wire import (
     decode,
     encode,
 )
+from tests.model.traces import NUMBERS
 from tests.simulation.signing import keys_for
 from tests.simulation.store import SimStore
 
@@ -68,7 +69,6 @@ KINDS = {
 }
 NOW_MS = 1_000
 DURATIONS = Durations(epoch_settle_ms=0)
-NUMBERS = 1_000  # of an epoch in the model
 NO_BLOCK = (0, 0, 0, 0)
 
 Name = tuple[int, int, int, int]  # of a block in the model
@@ -315,10 +315,12 @@ class Replay:
     def _check(self, step: Any) -> None:
         for p in step["members"]:
             self._note_set(self.processes[int(p)].engine)
-        if step["do"] not in ("lie", "proposeTwins"):
+        if step["do"] not in ("lie", "proposeTwins", "recover"):
             self._name(step)
         for p, member in step["members"].items():
             engine = self.processes[int(p)].engine
+            if member["request"]["process"] < 0 and engine.halted is None:
+                raise Mismatch(f"process {p} runs on")
             if not member["active"] and engine.halted is not None:
                 continue
             epoch = member["view"][0]
@@ -509,7 +511,7 @@ class Replay:
     def _restart(self, step: Any, p: int, store: SimStore) -> None:
         member = step["members"][str(p)]
         self.processes[p] = Process(member["request"]["seat"], store)
-        self._start(p, member["request"]["process"])
+        self._start(p, max(member["request"]["process"], 0))
         self._note_request(p, member)
 
     def _note_request(self, p: int, member: Any) -> None:

@@ -15,23 +15,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from consensus.limits import EPOCHS_PER_ERA
+
 ROOT = Path(__file__).parents[2]
 QUINT = ROOT / "model" / "node_modules" / ".bin" / "quint"
 STORED = Path(__file__).with_name("traces.jsonl.gz")
 
+NUMBERS, EPOCHS = 1_000, 100  # of an epoch, and of an era, in the model
 SEARCHES = ("calm", "liar", "weighted", "crashes", "rollback", "handover")  # of model/runs.qnt
 
 Json = Any
 
 
 def generate(
-    init: str, seed: int, count: int, steps: int = 40, invariant: str = "safety"
+    init: str, seed: int, count: int, steps: int = 40, moves: str = "step"
 ) -> list[Json]:
     """Random traces of the model. Raises CalledProcessError when its invariant fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(QUINT), "run", "runs.qnt", "--backend=typescript", f"--init={init}"]
-        command += [f"--invariant={invariant}", f"--max-samples={count}", f"--max-steps={steps}"]
-        command += [f"--n-traces={count}", f"--seed={seed}", "--mbt", "--verbosity=0"]
+        command += ["--invariant=safety", f"--max-samples={count}", f"--max-steps={steps}"]
+        command += [f"--step={moves}", f"--n-traces={count}", f"--seed={seed}", "--mbt", "--verbosity=0"]
         command += [f"--out-itf={folder}/{{seq}}.itf.json"]
         subprocess.run(command, cwd=ROOT / "model", check=True, capture_output=True, text=True)
         files = sorted(Path(folder).iterdir())
@@ -100,15 +103,23 @@ def _short(value: Json) -> Json:
     """Views, blocks and votes as lists."""
     if isinstance(value, dict):
         if value.keys() == {"epoch", "term", "index"}:
-            return [value["epoch"], value["term"], value["index"]]
+            return [_epoch(value["epoch"]), value["term"], value["index"]]
         if value.keys() == {"view", "twin"}:
             return [*_short(value["view"]), value["twin"]]
         if value.keys() == {"tag", "value"}:
             return [value["tag"], _short(value["value"])]
+        if value.keys() == {"seat", "number", "process"}:
+            epoch, count = divmod(value["number"], NUMBERS)
+            return {**value, "number": _epoch(epoch) * NUMBERS + count}
         return {k: _short(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_short(v) for v in value]
     return value
+
+
+def _epoch(number: int) -> int:
+    """An era of the model has fewer epochs than a real one (R21)."""
+    return number // EPOCHS * EPOCHS_PER_ERA + number % EPOCHS
 
 
 def _new_votes(before: Json | None, after: Json) -> Json:
@@ -141,7 +152,8 @@ def _moved(before: Json, after: Json) -> Json:
             "genesis": _short(m["genesis"]),
             "active": m["active"],
             "seen": m["seen"],
-            "request": m["request"],
+            "shown": m["shown"],
+            "request": _short(m["request"]),
             "abstain": _short(m["disk"]["abstain"]),
         }
         for p, m in after["members"]
