@@ -39,4 +39,4 @@ search crashes 30 safety committed rebooted
 search rollback 30 safety committed rebooted abstained
 search epochs 40 safety secondEpoch
 search aboveThird 30 accountability committed disagreement
-step=stepOverEras search recoveries 80 safety recovered committedInNewEra secondRecovery stoppedBeside wipedCameBack
+step=stepOverEras search recoveries 100 safety recovered committedInNewEra secondRecovery stoppedBeside wipedCameBack

@@ -39,7 +39,7 @@ class RecoveryReplay(Replay):
             made = ValidatorSet(epoch, members, epoch_seed(seed, epoch))
             if list(leader_order(made)) == self._order(weights):
                 found = Recovery(epoch, height, block_hash, members, seed, step["picks"]["i"])
-                self.recoveries[name] = found  # type: ignore[index]
+                self.recoveries[name] = found
                 return
         raise AssertionError("no seed gives the model's order")
 
@@ -57,7 +57,7 @@ class RecoveryReplay(Replay):
         """Blocks from somebody who has them, without a proof."""
         process = self._process(step)
         engine = process.engine
-        final = self._hash(tuple(step["members"][str(process.seat)]["final"]))  # type: ignore[arg-type]
+        final = self._hash(tuple(step["members"][str(process.seat)]["final"]))
         by_hash = {block.hash: block for block in self.names.values()}
         blocks: list[Block] = []
         at = final
@@ -71,7 +71,7 @@ class RecoveryReplay(Replay):
 
     def do_stopBeside(self, step: Any) -> None:
         name = tuple(step["picks"]["b"])
-        certificate = self._named(VoteKind.FINALIZE, name)  # type: ignore[arg-type]
+        certificate = self._named(VoteKind.FINALIZE, name)
         self._give_certificate(self._process(step), certificate)
 
     # --- restarts ---

@@ -1,4 +1,4 @@
-"""The core takes every step of the model in which recoveries appear, and a core without a rule does not."""
+"""Traces with recoveries: the core takes every step, and a core without a rule does not."""
 
 from __future__ import annotations
 

@@ -27,14 +27,13 @@ SEARCHES = ("calm", "liar", "weighted", "crashes", "rollback", "handover")  # of
 Json = Any
 
 
-def generate(
-    init: str, seed: int, count: int, steps: int = 40, moves: str = "step"
-) -> list[Json]:
+def generate(init: str, seed: int, count: int, steps: int = 40, moves: str = "step") -> list[Json]:
     """Random traces of the model. Raises CalledProcessError when its invariant fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(QUINT), "run", "runs.qnt", "--backend=typescript", f"--init={init}"]
         command += ["--invariant=safety", f"--max-samples={count}", f"--max-steps={steps}"]
-        command += [f"--step={moves}", f"--n-traces={count}", f"--seed={seed}", "--mbt", "--verbosity=0"]
+        command += [f"--step={moves}", f"--n-traces={count}", f"--seed={seed}"]
+        command += ["--mbt", "--verbosity=0"]
         command += [f"--out-itf={folder}/{{seq}}.itf.json"]
         subprocess.run(command, cwd=ROOT / "model", check=True, capture_output=True, text=True)
         files = sorted(Path(folder).iterdir())
