@@ -9,7 +9,7 @@ from consensus.engine import Engine
 from consensus.interface import EpochRecord, Output
 from consensus.ledger import Tip
 from consensus.snapshots import Offer
-from consensus.types import Block, BootAck, BootRequest, Opening, Recovery
+from consensus.types import Block, BootAck, BootRequest, Opening, Recovery, View
 from consensus.wire import EpochReply
 
 from .scenario import Settings
@@ -151,8 +151,24 @@ class AbstainsInANewEra(Engine):
             booting.era_of = asked
 
 
+class StaysInAFinalView(Engine):
+    """Keeps its view while blocks on the way to the end of an epoch make it final (R8, R16)."""
+
+    _moves_the_tip = False
+
+    def _advance(self, tip: Tip) -> None:
+        self._moves_the_tip = not self._out.installed
+        super()._advance(tip)
+        self._moves_the_tip = False
+
+    def _enter(self, view: View) -> None:
+        if not self._moves_the_tip:
+            super()._enter(view)
+
+
 _LOST = Settings(nodes=7, recoveries=1)
 _LOST_TWICE = Settings(nodes=7, recoveries=2)
+_LATE = Settings(nodes=5, byzantine=1, recoveries=2)
 
 # As ``planted.Planted``: what it breaks, where it shows, and how many seeds may pass before.
 RECOVERIES: tuple[tuple[type[Engine], tuple[str, ...], Settings, int], ...] = (
@@ -167,4 +183,5 @@ RECOVERIES: tuple[tuple[type[Engine], tuple[str, ...], Settings, int], ...] = (
     (RecoveryNotPersisted, ("R21",), _LOST, 5),
     (RightKeptInANewEra, ("R20", "R21"), _LOST, 20),
     (AbstainsInANewEra, ("R10", "R21"), _LOST_TWICE, 40),
+    (StaysInAFinalView, ("R8", "R16"), _LATE, 40),
 )
