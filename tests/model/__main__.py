@@ -9,7 +9,8 @@ import gzip
 import json
 from typing import Any
 
-from tests.model.replay import Mismatch, Replay
+from tests.model.ballots import Mismatch
+from tests.model.replay import Replay
 from tests.model.test_replay import BROKEN
 from tests.model.traces import SEARCHES, STORED, generate
 

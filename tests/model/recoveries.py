@@ -6,11 +6,10 @@ from typing import Any
 
 from consensus.epochs import era_of
 from consensus.interface import MembershipSeen, RecoverySeen
-from consensus.order import epoch_seed, leader_order
 from consensus.types import Block, Certificate, Recovery, VoteKind
-from consensus.validators import ValidatorSet
 from consensus.wire import SyncReply
-from tests.model.replay import CLUSTER_ID, GENESIS, Mismatch, Name, Process, Replay
+from tests.model.ballots import CLUSTER_ID, GENESIS, Mismatch, Name
+from tests.model.replay import Process, Replay
 from tests.simulation.store import SimStore
 
 
@@ -31,17 +30,11 @@ class RecoveryReplay(Replay):
     def do_recover(self, step: Any) -> None:
         (entry,) = step["proposed"]
         name, weights = tuple(entry["block"]), dict(entry["record"])
-        named = self.names.get(tuple(entry["parent"]))  # type: ignore[arg-type]
+        named = self.names.get(tuple(entry["parent"]))
         height, block_hash = (named.header.height, named.hash) if named else (0, GENESIS)
-        members, epoch = self._validators(weights), name[0]
-        for count in range(10_000):
-            seed = count.to_bytes(32, "big")
-            made = ValidatorSet(epoch, members, epoch_seed(seed, epoch))
-            if list(leader_order(made)) == self._order(weights):
-                found = Recovery(epoch, height, block_hash, members, seed, step["picks"]["i"])
-                self.recoveries[name] = found
-                return
-        raise AssertionError("no seed gives the model's order")
+        members, chain_block = self._validators(weights), step["picks"]["i"]
+        seed = self._seed(name[0], members)
+        self.recoveries[name] = Recovery(name[0], height, block_hash, members, seed, chain_block)
 
     def _show(self, process: Process, member: Any) -> None:
         """What the member's chain shows by now."""

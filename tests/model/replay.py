@@ -8,14 +8,12 @@ block, same final block, same right to vote? The liars are hand-made messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from consensus.codec import make_block
-from consensus.digests import boot_ack_digest, boot_digest, digest_of, genesis_hash
+from consensus.digests import boot_ack_digest, boot_digest
 from consensus.engine import Engine
-from consensus.epochs import next_set
 from consensus.interface import (
     Durations,
     Event,
@@ -27,24 +25,18 @@ from consensus.interface import (
     TimerFired,
     VoteRecord,
 )
-from consensus.keccak import keccak256
 from consensus.machine import Machine
-from consensus.order import epoch_seed, leader_order
 from consensus.types import (
     ZERO_HASH,
-    Block,
     BootAck,
     BootRequest,
     Certificate,
-    ChainView,
-    Part,
     Proposal,
     Reason,
     View,
     Vote,
     VoteKind,
 )
-from consensus.validators import Validator, ValidatorSet
 from consensus.wire import (
     BlockReply,
     BlockRequest,
@@ -56,27 +48,12 @@ from consensus.wire import (
     decode,
     encode,
 )
+from tests.model.ballots import CLUSTER_ID, GENESIS, NO_BLOCK, Ballots, Key, Mismatch, Name
 from tests.model.traces import NUMBERS
-from tests.simulation.signing import keys_for
 from tests.simulation.store import SimStore
 
-CLUSTER_ID = keccak256(b"a cluster out of the model")
-GENESIS = genesis_hash(CLUSTER_ID, 0, bytes(32))
-KINDS = {
-    "Notarize": VoteKind.NOTARIZE,
-    "Nullify": VoteKind.NULLIFY,
-    "Finalize": VoteKind.FINALIZE,
-}
 NOW_MS = 1_000
 DURATIONS = Durations(epoch_settle_ms=0)
-NO_BLOCK = (0, 0, 0, 0)
-
-Name = tuple[int, int, int, int]  # of a block in the model
-Key = tuple[int, VoteKind, View, bytes]  # what a vote says: epoch, kind, view, block
-
-
-class Mismatch(AssertionError):
-    """The core did something else than the model."""
 
 
 class Elsewhere(Exception):
@@ -92,53 +69,19 @@ class Process:
         self.engine: Engine
 
 
-class Replay:
+class Replay(Ballots):
     """One trace, and the engines that follow it."""
 
     def __init__(self, trace: Any, engine: type[Engine] = Engine) -> None:
-        self.trace = trace
+        super().__init__(trace)
         self.engine = engine
-        registry = [dict(weights) for weights in trace["weights"]]
-        self.seats = sorted({seat for weights in registry for seat in weights})
-        self.liars = set(trace["liars"])
-        self.keys, self.signers, self.verifier = keys_for(self.seats)
-        self.sets = {0: self._first_set(registry[0])}
-        self.views = [self._chain_view(i, ws) for i, ws in enumerate(registry[1:], 1)]
-        self.names: dict[Name, Block] = {}
         self.proposals: dict[Name, Proposal] = {}
-        self.votes: dict[Key, dict[int, Vote]] = {}
         self.acks: dict[tuple[int, int, int], dict[int, BootAck]] = {}
         self.requests: dict[tuple[int, int, int], BootRequest] = {}
         self.copies: dict[int, SimStore] = {}
         self.processes: dict[int, Process] = {}
         self.cast: list[Vote] = []
         self.proposed: list[Proposal] = []
-
-    def _order(self, weights: Iterable[int]) -> list[int]:
-        """The model's leader order, the same in every epoch."""
-        return [seat for seat in self.trace["order"] if seat in weights]
-
-    def _validators(self, weights: dict[int, int]) -> tuple[Validator, ...]:
-        return tuple(Validator(s, w, self.keys[s]) for s, w in sorted(weights.items()))
-
-    def _first_set(self, weights: dict[int, int]) -> ValidatorSet:
-        """The set of epoch 0 with a seed that gives the model's order."""
-        for seed in range(10_000):
-            made = ValidatorSet(0, self._validators(weights), seed.to_bytes(32, "big"))
-            if list(leader_order(made)) == self._order(weights):
-                return made
-        raise AssertionError("no seed gives the model's order")
-
-    def _chain_view(self, number: int, weights: dict[int, int]) -> ChainView:
-        """What the registry shows, with a seed that gives the model's order in epoch 1."""
-        target = self._validators(weights)
-        step = next_set(self.sets[0].validators, target)
-        for count in range(10_000):
-            seed = count.to_bytes(32, "big")
-            order = leader_order(ValidatorSet(1, step, epoch_seed(seed, 1)))
-            if list(order) == self._order({v.seat for v in step}):
-                return ChainView(number, keccak256(seed), bytes(32), seed, target)
-        raise AssertionError("no seed gives the model's order")
 
     # --- the whole trace ---
 
@@ -236,47 +179,6 @@ class Replay:
         self._give(process, sender, Certificates((certificate,)))
 
     # --- values ---
-
-    def _hash(self, name: Name) -> bytes:
-        return GENESIS if name == NO_BLOCK else self.names[name].hash
-
-    def _key(self, vote: Any) -> Key:
-        kind, what = KINDS[vote[0]], tuple(vote[1])
-        block = ZERO_HASH if kind is VoteKind.NULLIFY else self._hash(what)  # type: ignore[arg-type]
-        return what[0], kind, View(*what[1:3]), block
-
-    def _sign(self, seat: int, key: Key) -> Vote:
-        epoch, kind, view, block = key
-        unsigned = Vote(kind, epoch, view, seat, block, 0, b"")
-        return unsigned._replace(signature=self.signers[seat].sign(digest_of(CLUSTER_ID, unsigned)))
-
-    def _keep(self, vote: Vote) -> None:
-        key = (vote.epoch, vote.kind, vote.view, vote.block)
-        self.votes.setdefault(key, {})[vote.seat] = vote
-
-    def _has_quorum(self, key: Key) -> bool:
-        validators = self.sets[key[0]]
-        return validators.is_quorum(validators.weight(self.votes.get(key, {})))
-
-    def _certificate(self, key: Key) -> Certificate:
-        """A certificate from what was signed so far."""
-        epoch, kind, view, block = key
-        votes = self.votes.get(key, {})
-        if not self._has_quorum(key):
-            raise Mismatch(f"no quorum of {kind.name} in {epoch}, {view} among {sorted(votes)}")
-        parts = tuple(Part(s, votes[s].reason, votes[s].signature) for s in sorted(votes))
-        return Certificate(kind, epoch, view, block, parts)
-
-    def _named(self, kind: VoteKind, name: Name) -> Certificate:
-        return self._certificate((name[0], kind, View(*name[1:3]), self._hash(name)))
-
-    def _nullified(self, epoch: int, term: int) -> Certificate | None:
-        """The nullification that covers most of a term, if there is one."""
-        for key in sorted(self.votes, key=lambda k: k[2]):
-            wanted = key[:2] == (epoch, VoteKind.NULLIFY) and key[2].term == term
-            if wanted and self._has_quorum(key):
-                return self._certificate(key)
-        return None
 
     def _signed_ack(self, by: int, request: BootRequest) -> BootAck:
         digest = boot_ack_digest(CLUSTER_ID, request.seat, request.incarnation, request.boot_id)

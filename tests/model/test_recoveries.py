@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from consensus.engine import Engine
+from tests.model.ballots import Mismatch
 from tests.model.recoveries import RecoveryReplay
-from tests.model.replay import Mismatch
 from tests.model.traces import QUINT, generate
 from tests.simulation import planted_recoveries
 

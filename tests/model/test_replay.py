@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from consensus.engine import Engine
-from tests.model.replay import Mismatch, Replay
+from tests.model.ballots import Mismatch
+from tests.model.replay import Replay
 from tests.model.traces import QUINT, SEARCHES, generate, load
 from tests.simulation import planted
 
