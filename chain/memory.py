@@ -25,7 +25,7 @@ _FILE_BYTES_MAX = 8 * 1024 * 1024
 
 
 class RegistryMemory:
-    """The founding set, the newest membership and the newest policy of one registry.
+    """The founding set, the newest membership, policy and recovery of one registry.
 
     Args:
         path: JSON file; its directory must exist.
@@ -36,6 +36,7 @@ class RegistryMemory:
         self.genesis: Membership | None = None
         self.newest: Membership | None = None
         self.policy: PolicyText | None = None
+        self.recovery = 0
         self._path = path
         self._lock = trio.Lock()
         try:
@@ -43,12 +44,12 @@ class RegistryMemory:
             if fields is None or fields["format"] != _FORMAT:
                 return
             found = [_membership(fields[name]) for name in ("genesis", "newest")]
-            policy = _policy(fields.get("policy"))
+            policy, recovery = _policy(fields.get("policy")), int(fields.get("recovery", 0))
         except (ValueError, KeyError, TypeError, OSError):
             return
         if all(m is None or (m.chain_id, m.contract) == (chain_id, contract) for m in found):
             self.genesis, self.newest = found
-            self.policy = policy
+            self.policy, self.recovery = policy, recovery
 
     async def keep(
         self,
@@ -56,8 +57,11 @@ class RegistryMemory:
         genesis: Membership | None = None,
         newest: Membership | None = None,
         policy: PolicyText | None = None,
+        recovery: int = 0,
     ) -> None:
         """Writes what is new, durably; ``policy`` is the one in force at ``newest``.
+
+        ``recovery`` is the epoch of the newest one that counts (R21); 0 when none was seen.
 
         A disk that does not take it costs the next start some time, and nothing now.
         """
@@ -66,12 +70,14 @@ class RegistryMemory:
             self.newest is None or newest.block_number > self.newest.block_number
         ):
             self.newest, self.policy = newest, policy
+        self.recovery = max(recovery, self.recovery)
         async with self._lock:
             fields = {
                 "format": _FORMAT,
                 "genesis": _fields(self.genesis),
                 "newest": _fields(self.newest),
                 "policy": None if self.policy is None else _hex(asdict(self.policy)),
+                "recovery": self.recovery,
             }
             try:
                 await trio.to_thread.run_sync(

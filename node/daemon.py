@@ -257,8 +257,9 @@ async def _serve_alone(service: NodeService, lock: StateLock) -> None:
             feed.saw(seen)
             if service.attestation is not None:
                 nursery.start_soon(service.attestation.policies.saw, seen.policy)
-            if seen.changed:
-                nursery.start_soon(partial(memory.keep, newest=seen.membership, policy=seen.policy))
+            if seen.changed or seen.recoveries:
+                kept = partial(memory.keep, newest=seen.membership, policy=seen.policy)
+                nursery.start_soon(partial(kept, recovery=feed.newest_recovery))
 
         service.keeper = keeper = SeatKeeper(
             registry,
@@ -281,7 +282,7 @@ async def _serve_alone(service: NodeService, lock: StateLock) -> None:
         else:
             nursery.start_soon(_check_genesis, registry, genesis)
         validators = founding_set(genesis, cluster_id)
-        await _run_core(service, validators, cluster_id, genesis, lock)
+        await _run_core(service, validators, cluster_id, genesis, lock, memory.recovery)
 
 
 async def _run_core(
@@ -290,6 +291,7 @@ async def _run_core(
     cluster_id: bytes,
     genesis: Membership,
     lock: StateLock,
+    recovery: int,
 ) -> None:
     config, identity, mesh = service.config, service.identity, service.mesh
     assert identity is not None and mesh is not None and service.feed is not None
@@ -314,6 +316,9 @@ async def _run_core(
             boot_id=secrets.token_bytes(32),
             durations=durations(config.timing),
             checkpoints=checkpoints(config),
+        )
+        await service.feed.see_again(
+            recovery, engine.validators.epoch, partial(_waits, service)
         )
         archivist = Archivist(
             store,
@@ -401,9 +406,15 @@ async def _wait_linked(mesh: Mesh, engine: Engine) -> None:
             await trio.sleep(LINKS_POLL_S)
 
 
+def _waits(service: NodeService, reason: str) -> None:
+    """What the daemon waits for before the core runs, for ``status`` and, when new, for the log."""
+    if service.phase != reason:
+        service.phase = reason
+        _log.info("waiting", reason=reason)
+
+
 async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Membership:
     """Waits for the ``launch()`` of the contract."""
-    told = ""
     while True:
         try:
             genesis = await registry.genesis()
@@ -412,12 +423,9 @@ async def _wait_for_genesis(service: NodeService, registry: EvmRegistry) -> Memb
             newest = service.keeper.membership if service.keeper else None
             seats = len(newest.members) if newest else 0
             active = len(newest.active()) if newest else 0
-            service.phase = f"waiting for the launch: {active} of {seats} seats are registered"
+            _waits(service, f"waiting for the launch: {active} of {seats} seats are registered")
         except ChainError as error:
-            service.phase = f"reading the founding set: {error}"
-        if service.phase != told:
-            _log.info("waiting", reason=service.phase)
-            told = service.phase
+            _waits(service, f"reading the founding set: {error}")
         await trio.sleep(GENESIS_POLL_S)
 
 

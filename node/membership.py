@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import structlog
+import trio
 
 from chain import Membership, RecoveryVote, SetView, Sighting
 from consensus import limits
-from consensus.epochs import counted, next_set, recovery_epoch
+from consensus.epochs import counted, era_of, next_set, recovery_epoch, way_to_newest
 from consensus.interface import (
     ChainHead,
     EpochOpened,
@@ -62,6 +63,7 @@ class MembershipFeed:
         self._recoveries: list[Recovery] = []
         self._told = 0  # how many of them the core knows
         self._newest_number = 0  # that a recovery used up, also one that nobody can follow
+        self._seen = trio.Event()  # the chain has answered
         self._current: ValidatorSet | None = None
         self._previous: ValidatorSet | None = None
         self._tell: Callable[[Event], None] | None = None
@@ -104,6 +106,17 @@ class MembershipFeed:
             self._apply()
         if self._tell is not None:
             self._tell(_head(seen.membership))
+        self._seen.set()
+
+    async def see_again(self, recovery: int, epoch: int, say: Callable[[str], None]) -> None:
+        """Waits for the chain, when an earlier run saw it open an era that ``epoch`` is not in.
+
+        Until the core sees that recovery too (R21), it would vote in epochs that are over, and of
+        which it knows nothing if its disk was emptied.
+        """
+        if era_of(recovery) > era_of(epoch) and not self._seen.is_set():
+            say(f"waiting for the chain, which showed a recovery that opens epoch {recovery}")
+            await self._seen.wait()
 
     def attach(
         self,
@@ -133,6 +146,12 @@ class MembershipFeed:
             member=notice.member,
         )
         self._apply()
+
+    @property
+    def newest_recovery(self) -> int:
+        """The epoch of the recovery that counts by what the chain showed; 0: there is none."""
+        way = way_to_newest(self._recoveries)
+        return way[-1].epoch if way else 0
 
     # --- out ---
 

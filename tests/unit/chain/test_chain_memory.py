@@ -60,6 +60,18 @@ async def test_the_policy_of_the_newest_block_is_kept_with_it(tmp_path: Path) ->
     assert memory(path).policy is None
 
 
+async def test_a_recovery_is_kept_until_a_newer_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "registry.json"
+    assert memory(path).recovery == 0
+    await memory(path).keep(newest=SEEN, recovery=200_000_000)
+    await memory(path).keep(newest=SEEN)
+    assert memory(path).recovery == 200_000_000
+    fields = json.loads(path.read_text())
+    del fields["recovery"]  # as an earlier version wrote it
+    path.write_text(json.dumps(fields))
+    assert memory(path).recovery == 0 and memory(path).newest == SEEN
+
+
 async def test_an_older_sighting_does_not_replace_a_newer_one(tmp_path: Path) -> None:
     kept = memory(tmp_path / "registry.json")
     await kept.keep(newest=SEEN)

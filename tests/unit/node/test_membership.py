@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from chain import (
     Change,
@@ -252,6 +254,23 @@ def test_the_core_is_told_of_every_recovery_once_and_of_all_that_there_are() -> 
     node.feed.saw(replace(sighting(7, *FOUR), recoveries=three))
     node.feed.attach(node.events.append, validators(*FOUR, epoch=6 * ERA))
     assert [[r.epoch for r in e.recoveries] for e in node.take(RecoverySeen)] == [eras]
+
+
+async def test_who_starts_again_behind_a_recovery_waits_for_the_chain() -> None:
+    first = Node()
+    first.feed.saw(replace(sighting(7, *FOUR), recoveries=(recovery(ERA), recovery(2 * ERA))))
+    remembered = first.feed.newest_recovery
+    assert remembered == 2 * ERA
+    again, said = Node(), list[str]()
+    with trio.fail_after(5):
+        await again.feed.see_again(remembered, 2 * ERA + 3, said.append)
+        await again.feed.see_again(0, 0, said.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.feed.see_again, remembered, 0, said.append)
+            await trio.testing.wait_all_tasks_blocked()
+            (reason,) = said
+            assert "waiting for the chain" in reason and nursery.child_tasks
+            again.feed.saw(sighting(8, *FOUR))
 
 
 def test_a_view_that_no_set_can_be_made_of_is_left_out() -> None:
