@@ -305,8 +305,10 @@ class Duties:
         new_term = (before[0], before[1].term) != (here[0], here[1].term)
         if new_term or output.applied or output.installed or slept or not engine.can_vote:
             memory.term_since_ms = now_ms
-        if before != here or slept or not engine.can_vote or engine.catchup.target is not None:
+        if before != here or slept or not engine.can_vote:
             memory.view_since_ms, memory.steps = now_ms, 0
+        elif engine.catchup.target is not None:
+            memory.view_since_ms = now_ms  # its timer is as long as it was when it came here
         steps = min(engine._failed_terms + engine.patience.level, 2 * (d.growth_max - 1))
         memory.steps = max(steps, memory.steps, memory.steps_before)
         memory.steps_before = steps

@@ -23,6 +23,7 @@ KINDS = (
     ("--nodes 7 --byzantine 2", Settings(nodes=7, byzantine=2)),
     ("--nodes 3", Settings(nodes=3)),
     ("--nodes 7 --byzantine 1 --recoveries 2", Settings(nodes=7, byzantine=1, recoveries=2)),
+    ("--nodes 5 --byzantine 1 --recoveries 3", Settings(nodes=5, byzantine=1, recoveries=3)),
 )
 
 
