@@ -290,8 +290,12 @@ class Engine(Watching):
         """Hands a message to the class whose rules it belongs to."""
         if sender == self.seat:
             return
+        v, is_member = self.validators, sender in self.validators.weights
+        if is_member and isinstance(message, VoteMessage) and message.vote.epoch == v.epoch:
+            self._on_vote(sender, message.incarnation, message.vote)  # most messages are these
+            return
         self._compare_epochs(sender, message)
-        if sender not in self.validators.weights and isinstance(message, _MEMBERS_ONLY):
+        if not is_member and isinstance(message, _MEMBERS_ONLY):
             return
         match message:
             case VoteMessage(incarnation, vote):

@@ -144,13 +144,15 @@ class Voting(Turning):
     def _counts(self, seat: int, incarnation: int) -> bool:
         """True when a member speaks under the incarnation that we count (R10)."""
         current = self.boot.current(seat)
+        if incarnation == current:
+            return True
         if incarnation < current and seat in self.boot.known:
             self._send(seat, BootRefused(self.boot.known[seat]))
         if incarnation > current and seat not in self._asked_for_boot:
             # We missed its boot certificate: it sends it to whoever shows it a request.
             self._asked_for_boot.add(seat)
             self._send(seat, self.boot.progress.request)
-        return incarnation == current
+        return False
 
     def _count(self, vote: Vote) -> None:
         """Takes a vote into the book, and notes where it may make a certificate (R14: a pair)."""
