@@ -181,6 +181,9 @@ class Watching(Booting):
         seats = self.connected | self.validators.weights.keys()
         for books in (self.prober, self._answers, self._boots, self._introductions):
             books.keep(seats)
+        before = self.previous.weights if self.previous is not None else {}
+        for seat in self.connected & (self.validators.weights.keys() - before.keys()):
+            self.prober.connected(seat, self.tick)  # while it observed nobody read its answers
 
     # --- challenges ---
 

@@ -50,6 +50,24 @@ def test_a_member_joins_votes_and_is_counted() -> None:
     assert any(v.seat == 5 and v.epoch == 1 for v in town.votes(5))
 
 
+def test_a_newcomer_is_not_held_to_challenges_from_when_it_observed() -> None:
+    """Nobody reads the answers of who is no member; it may lead the first term of its epoch."""
+    town = Town(4, 5)
+    for _ in range(20):
+        town.now_ms += town.durations.health_ms
+        town.fire(Timer.HEALTH)
+        town.deliver()
+    town.change(*founders(town, 5))
+    town.pass_time()
+    assert set(town.epochs().values()) == {1}
+    for seat in (1, 2, 3, 4):
+        engine = town.engines[seat]
+        newcomer = engine.prober.peers[5]
+        assert newcomer.missed == 0
+        assert 5 not in engine.prober.silent({5}, engine.tick - 1)
+    assert town.terms() == {1}
+
+
 def test_everybody_learns_of_whom_to_count_though_nobody_rebooted() -> None:
     town = Town()
     town.change(*founders(town, 5))
