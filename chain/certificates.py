@@ -91,6 +91,15 @@ class Certificates:
         newest = self._registry.newest
         return weight > 0 and newest is not None and recoveries == newest.recoveries
 
+    async def last_deposed(self, seat: int) -> tuple[int, int]:
+        """Epoch and term of a seat's last deposal on record, as far as the chain is final.
+
+        Zeros when there is none. Raises ``ChainError``.
+        """
+        header = await self._registry.finalized()
+        epoch, term = await self._ask("lastDeposed", header, seat)
+        return epoch, term
+
     async def prove_conflict(
         self, seat: int, first: SignedVote, second: SignedVote, *, until: TxState = TxState.FINAL
     ) -> TxOutcome:

@@ -173,8 +173,14 @@ class Witness:
         async def send() -> None:
             await self._certificates.depose(shown, until=TxState.INCLUDED)
 
+        header, _ = self._engine.signed.get(term, (None, b""))
+        # Else what was shown under one policy could count again under the next one.
+        known = None if header is None else partial(self._knows_deposal, header.proposer, term)
         if self._deposals:
-            self._add(("deposal", term), f"deposed leader of term {term[0]}.{term[1]}", send)
+            self._add(("deposal", term), f"deposed leader of term {term[0]}.{term[1]}", send, known)
+
+    async def _knows_deposal(self, seat: int, term: tuple[int, int]) -> bool:
+        return await self._certificates.last_deposed(seat) >= term
 
     async def _record_leader(self) -> None:
         shown = shown_leader(self._engine)

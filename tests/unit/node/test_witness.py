@@ -65,6 +65,7 @@ class Chain:
         self.named = True
         self.shown: list[tuple[Any, ...]] = []
         self.convicted_keys: set[bytes] = set()
+        self.deposed: dict[int, tuple[int, int]] = {}
         self.failures: list[ChainError] = []
 
     async def convicted(self, key: bytes) -> bool:
@@ -82,6 +83,9 @@ class Chain:
 
     async def record_leader(self, shown: ShownLeader, until: Any) -> None:
         self._take("leader", shown)
+
+    async def last_deposed(self, seat: int) -> tuple[int, int]:
+        return self.deposed.get(seat, (0, 0))
 
     async def depose(self, shown: ShownDeposal, until: Any) -> None:
         self._take("deposal", shown)
@@ -283,6 +287,18 @@ async def test_a_deposed_leader_is_named_by_what_it_signed(autojump_clock: Any) 
     ((_, _, shown),) = chain.shown
     assert (shown.header, shown.signature) == (header_bytes(proposed), SIGNATURE)
     assert shown.seat == 3
+
+
+async def test_a_deposal_on_record_is_not_shown_again(autojump_clock: Any) -> None:
+    """Under another policy than then it would suspend a seat that was marked for it."""
+    chain = Chain()
+    proposed = Header(0, View(1, 8), 2, 7, bytes(32), 0, bytes(32), 6, bytes(32))
+    chain.deposed[2] = (0, 1)
+    witness = member(chain, 3, deposals=True, signed={(0, 1): (proposed, SIGNATURE)})
+    witness.saw(block(nullifications=(DEPOSED,), term=2))
+    await run_all(witness)
+    assert not chain.shown
+    assert states(witness) == ["known"]
 
 
 class Disk:
