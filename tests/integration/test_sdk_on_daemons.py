@@ -114,6 +114,7 @@ async def test_a_lock_goes_with_its_lease_and_a_monitor_sees_it_over_a_kill(
     shared_testnet: Testnet,
 ) -> None:
     testnet = shared_testnet
+    await testnet.wait_all_linked()  # one of them may have been away a moment ago
     writer, reader = sdk_of(testnet, 1), sdk_of(testnet, 4)
     begun = (await writer.list_keys("jobs/")).revision
     lease = await writer.grant_lease(5)
