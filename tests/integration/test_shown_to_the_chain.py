@@ -272,6 +272,10 @@ async def test_an_operator_shows_by_command_what_the_daemons_were_told_not_to(
     for seat in running:
         await testnet.start(seat)
     # Who led before may lead again, in a term that is on record; the next one's is not.
+    await testnet.wait_for(
+        lambda seen: all(row.state == "active" for row in seen.nodes if row.seat in running),
+        "all that run are active",
+    )
     before = (await testnet.wait_leader()).leader
     assert before is not None
     async with testnet.client(before) as client:
