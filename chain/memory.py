@@ -63,7 +63,8 @@ class RegistryMemory:
 
         ``recovery`` is the epoch of the newest one that counts (R21); 0 when none was seen.
 
-        A disk that does not take it costs the next start some time, and nothing now.
+        A disk that does not take it costs the next start some time, and nothing now; that start
+        does not know of the recovery before the chain answers.
         """
         self.genesis = genesis or self.genesis
         if newest is not None and (

@@ -317,9 +317,7 @@ async def _run_core(
             durations=durations(config.timing),
             checkpoints=checkpoints(config),
         )
-        await service.feed.see_again(
-            recovery, engine.validators.epoch, partial(_waits, service)
-        )
+        await service.feed.see_again(recovery, engine.validators.epoch, partial(_waits, service))
         archivist = Archivist(
             store,
             config.node.state_dir,

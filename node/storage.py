@@ -415,12 +415,18 @@ class Store(Served):
         return Pinned(height, revision, db)
 
     def taken_over(self) -> Manifest | None:
-        """What proves the state of now, while that is the one of a snapshot of other members."""
-        row = self._db.execute(
-            "SELECT value FROM meta WHERE name = 'taken_over' AND (SELECT height FROM base)"
-            " > (SELECT COALESCE(MAX(height), 0) FROM finalized)"
-        ).fetchone()
-        return None if row is None else codec.decode_manifest(row[0])
+        """What proves the state of now, while that is the one of a snapshot of other members.
+
+        Raises StorageError.
+        """
+        try:
+            row = self._db.execute(
+                "SELECT value FROM meta WHERE name = 'taken_over' AND (SELECT height FROM base)"
+                " > (SELECT COALESCE(MAX(height), 0) FROM finalized)"
+            ).fetchone()
+            return None if row is None else codec.decode_manifest(row[0])
+        except (sqlite3.Error, ValueError) as error:  # WireError is a ValueError
+            raise StorageError(f"no manifest of the snapshot taken over: {error}") from error
 
     def take_pinned(self) -> Pinned | None:
         """The state at a wanted height, once; the caller closes it."""

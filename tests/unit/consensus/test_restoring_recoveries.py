@@ -9,6 +9,7 @@ from clusters import CLUSTER_ID
 from towns import Town
 
 from consensus.certificates import verify_certificate
+from consensus.engine import Engine
 from consensus.epochs import era_of, opened_set
 from consensus.interface import (
     Alarm,
@@ -21,7 +22,7 @@ from consensus.interface import (
 )
 from consensus.limits import EPOCHS_PER_ERA as ERA
 from consensus.snapshots import Offer
-from consensus.types import GENESIS, Boundary, Manifest, Recovery
+from consensus.types import GENESIS, Boundary, Manifest, Opening, Recovery
 from consensus.wire import EpochReply, SnapshotChunk, SnapshotOffer
 from tests.simulation import archive, store
 
@@ -56,6 +57,18 @@ def _recovered(rounds: int = 4) -> tuple[Town, Recovery]:
 def _wipe(town: Town, seat: int) -> None:
     town.stores[seat] = town.new_store(seat)
     town.start(seat)
+
+
+def _offered(
+    town: Town, seat: int, snapshot: archive.Snapshot, openings: tuple[Opening, ...]
+) -> Engine:
+    """Member 1 offers what it was asked for, and proves so many of the epochs up to it."""
+    engine = town.engines[seat]
+    assert snapshot.manifest is not None
+    engine._offer_asked_of, engine.catchup.best_height = 1, snapshot.height
+    town.step(seat, Received(1, SnapshotOffer(snapshot.manifest)))
+    town.step(seat, Received(1, EpochReply(openings)))
+    return engine
 
 
 def _told(town: Town, seat: int, kind: type) -> list[object]:
@@ -193,13 +206,10 @@ def test_a_snapshot_on_its_way_does_not_lead_around_a_recovery(
         town.pass_time(12)
     snapshot = town.stores[1].archive.proven[-1]
     openings = tuple(town.stores[1].openings_now())
-    assert snapshot.manifest is not None and len(openings) == 2
+    assert len(openings) == 2
     _wipe(town, 5)
     town.queue.clear()
-    engine = town.engines[5]
-    engine._offer_asked_of, engine.catchup.best_height = 1, snapshot.height
-    town.step(5, Received(1, SnapshotOffer(snapshot.manifest)))
-    town.step(5, Received(1, EpochReply(openings[: 1 + most])))
+    engine = _offered(town, 5, snapshot, openings[: 1 + most])
     assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
     recovery = Recovery(ERA, snapshot.height - 1, bytes(32), (town.member(5),), bytes(32), 0)
     town.step(5, RecoverySeen((recovery,)))
@@ -270,15 +280,12 @@ def test_a_snapshot_on_its_way_does_not_lead_into_an_era_that_another_replaced(
     town.commit(1, 2, 3)
     snapshot = town.stores[1].archive.proven[-1]
     openings = tuple(town.stores[1].openings_now())
-    assert snapshot.manifest is not None and len(openings) == 2
+    assert len(openings) == 2
     _wipe(town, 4)
     town.queue.clear()
     town.step(4, RecoverySeen((first,)))
     town.queue.clear()
-    engine = town.engines[4]
-    engine._offer_asked_of, engine.catchup.best_height = 1, snapshot.height
-    town.step(4, Received(1, SnapshotOffer(snapshot.manifest)))
-    town.step(4, Received(1, EpochReply(openings[: 1 + most])))
+    engine = _offered(town, 4, snapshot, openings[: 1 + most])
     assert (engine.fetch is None, engine._offer is None) == (not most, bool(most))
     second = replace(first, epoch=2 * ERA, height=snapshot.height + 1, block_hash=bytes(32))
     town.step(4, RecoverySeen((first, second)))

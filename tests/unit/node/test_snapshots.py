@@ -322,6 +322,15 @@ async def test_a_snapshot_that_was_installed_by_a_run_that_was_killed_is_passed_
     store.close()
 
 
+def test_a_damaged_manifest_of_a_snapshot_that_was_taken_over_is_told(store: Store) -> None:
+    store.write([_past().install()])
+    store.sync()
+    for damage in (b"", b"\xc1", b"\x93\x01\x02\x03"):
+        store._db.execute("UPDATE meta SET value = ? WHERE name = 'taken_over'", (damage,))
+        with pytest.raises(StorageError, match="manifest"):
+            store.taken_over()
+
+
 def test_blocks_above_a_snapshot_that_was_taken_over_prove_no_state_below_it(store: Store) -> None:
     past = Past()
     records = [past.extend(proven=False, lag=1) for _ in range(AT)]
