@@ -12,7 +12,7 @@ from node.cli_talk import Failed, add_api, print_json, with_client
 
 if TYPE_CHECKING:
     from node.client import ApiClient
-    from node.facade import Change, Entry
+    from node.facade import Change
 
 STDIN_BYTES_MAX = 64 * 1024 + 1
 TXN_BYTES_MAX = 512 * 1024
@@ -128,7 +128,9 @@ def _get(options: argparse.Namespace) -> int:
     if entry is None:
         raise Failed(f"no such key: {options.key}")
     if options.json:
-        print_json(_row(entry))
+        from node.kv_json import show_entry
+
+        print_json(show_entry(key, entry))
         return 0
     sys.stdout.flush()
     sys.stdout.buffer.write(entry.value)
@@ -136,18 +138,6 @@ def _get(options: argparse.Namespace) -> int:
         sys.stdout.buffer.write(b"\n")
     sys.stdout.buffer.flush()
     return 0
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    from node.kv_json import show_bytes
-
-    row: dict[str, Any] = {
-        **show_bytes("value", entry.value),
-        "revision": entry.mod_revision,
-        "create_revision": entry.create_revision,
-        "version": entry.version,
-    }
-    return row | ({"lease": entry.lease} if entry.lease else {})
 
 
 def _range(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,11 @@ def with_client(options: argparse.Namespace, ask: Callable[[ApiClient], Awaitabl
 
 
 # --- printing ---
+#
+# Plain lines that a pipe and a terminal get alike: no name, key or hash is cut or broken over
+# lines, so that what is on the screen can be searched, compared and copied.
+
+_RED, _PLAIN = "\033[1;31m", "\033[0m"
 
 
 def print_json(value: Any) -> None:
@@ -59,12 +65,12 @@ def print_json(value: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_text(item)}" for name, item in value.items())
+        return ", ".join(f"{name}={_text(item)}" for name, item in value.items()) or "-"
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value) or "-"
     text = str(value)
@@ -72,18 +78,17 @@ def _text(value: Any) -> str:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """A table with a line for each row; "none" on stderr where there is nothing to tell."""
+    if not rows:
+        print("none", file=sys.stderr)
+        return
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in names:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_short(name, _text(row.get(name)))) for name in names))
-    Console().print(table)
+    lines = [[name.replace("_", " ") for name in names]]
+    lines += [[_short(name, _text(row.get(name))) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _short(name: str, text: str) -> str:
@@ -109,17 +114,15 @@ def _has_rows(value: dict[Any, Any]) -> bool:
 
 
 def print_pairs(document: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")  # keys and hashes whole
+    """A line for each value; each alarm has one of its own, and what is dangerous is red."""
+    pairs: list[tuple[str, Any]] = []
     for name, value in _lines(document):
-        danger = name in ("insecure", "alarms") and bool(value)
-        table.add_row(
-            Text(name.replace("_", " "), style="bold"),
-            Text(_text(value), style="bold red" if danger else ""),
-        )
-    Console().print(table)
+        several = value if name == "alarms" and isinstance(value, list) and value else [value]
+        pairs += [(name.replace("_", " "), one) for one in several]
+    width = max((len(name) for name, _ in pairs), default=0)
+    red = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for name, value in pairs:
+        text = _text(value)
+        if red and text != "-" and name in ("insecure", "alarms"):
+            text = f"{_RED}{text}{_PLAIN}"
+        print(f"{name.ljust(width)}  {text}")

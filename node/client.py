@@ -240,6 +240,8 @@ class ApiClient(KeyValueClient):
         lease: int = 0,
     ) -> Write:
         """Write a key, on a lease if not 0; see ``NodeFacade.put``."""
+        if not isinstance(value, bytes):  # None would be sent, as nothing
+            raise TypeError(f"value: expected bytes; came {type(value).__name__}")
         return await self._write("PUT", key, value, request_id, f"?lease={lease}" if lease else "")
 
     async def delete(self, key: bytes | str, *, request_id: bytes | str | None = None) -> Write:

@@ -266,10 +266,10 @@ class NodeFacade(Protocol):
     def peers(self) -> list[dict[str, Any]]:
         """Other members.
 
-        Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms, down_reason,
-        attestation (None, or {attested, held, tcb_status, policy_version, quote_age_s, incarnation,
-        compose_hash; fails (why it does not satisfy the newest policy, while it is held), refused
-        and refused_us: None, or {reason, detail, at_s}}).
+        Rows: seat, peer_id, endpoint, connection_url, connected, rtt_ms, last_seen_ms, down_reason
+        ("" while it is connected), attestation (None, or {attested, held, tcb_status,
+        policy_version, quote_age_s, incarnation, compose_hash; fails (why it does not satisfy the
+        newest policy, while it is held), refused and refused_us: None, or {reason, detail, at_s}}).
         """
         ...
 

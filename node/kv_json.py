@@ -59,7 +59,9 @@ def read_number(row: Mapping[str, Any], name: str, default: int | None = None) -
 
 
 def show_bytes(name: str, raw: bytes) -> dict[str, str]:
-    """Inverse of ``read_bytes``."""
+    """Inverse of ``read_bytes``. Raises TypeError: an application gave something else."""
+    if not isinstance(raw, bytes):
+        raise TypeError(f"{name}: expected bytes; came {type(raw).__name__}")
     try:
         return {name: raw.decode("utf-8")}
     except UnicodeDecodeError:

@@ -98,6 +98,7 @@ class NodeService:
             "pid": os.getpid(),
             "state": "booting",
             "reason": self._waiting_for(),
+            "alarms": self.alarms(),
             "weight": None,
             "weight_total": None,
             "quorum_weight": None,
@@ -121,7 +122,6 @@ class NodeService:
             "chain": self._chain(),
             "membership": self.feed.status() if self.feed else None,
             "attestation": self.attestation.status() if self.attestation else None,
-            "alarms": self.alarms(),
             "uptime_s": int(time.monotonic() - self._started),
             "refused": dict(self.mesh.refused) if self.mesh else {},
             "refused_handshakes": sum(self.mesh.refused.values()) if self.mesh else 0,
@@ -255,7 +255,7 @@ class NodeService:
                 "connected": link.connected,
                 "rtt_ms": link.rtt_ms,
                 "last_seen_ms": link.last_seen_ms_ago,
-                "down_reason": link.down_reason,
+                "down_reason": "" if link.connected else link.down_reason,
                 "attestation": self.attestation.member(link.seat) if self.attestation else None,
             }
             for link in self.mesh.links()

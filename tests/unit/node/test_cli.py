@@ -153,18 +153,45 @@ def test_what_is_inside_of_a_status_is_on_lines_of_its_own_and_whole(
     api, memory = daemon
     monkeypatch.setenv("COLUMNS", "60")
     inside = {
+        "reason": "",
         "node_key": 33 * "ab",
+        "alarms": ["halted: one", "another"],
         "chain": {"alarm": None, "endpoints": [{"endpoint": "one", "ok": True}]},
         "attestation": {"members": {"1": {"attested": True}}, "held": []},
     }
     monkeypatch.setattr(memory, "status", lambda: inside)
     assert main(["status", "--api", api]) == 0
-    out = capsys.readouterr().out
-    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line[0] != " ")
-    assert rows["chain.alarm"].strip() == "-"
-    assert rows["chain.endpoints.1"].strip() == "endpoint=one, ok=yes"
-    assert rows["attestation.members.1"].strip() == "attested=yes"
-    assert "".join(out.split()).startswith("nodekey" + 33 * "ab")
+    assert capsys.readouterr().out.splitlines() == [
+        "reason                 -",
+        "node key               " + 33 * "ab",
+        "alarms                 halted: one",
+        "alarms                 another",
+        "chain.alarm            -",
+        "chain.endpoints.1      endpoint=one, ok=yes",
+        "attestation.members.1  attested=yes",
+        "attestation.held       -",
+    ]
+
+
+def test_a_table_has_a_line_for_each_row_however_narrow_the_terminal(
+    daemon: tuple[str, MemoryNode],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api, memory = daemon
+    monkeypatch.setenv("COLUMNS", "20")
+    row = {"seat": 2, "endpoint": "/dns4/" + 40 * "a" + ".example/tcp/9600", "connected": True}
+    monkeypatch.setattr(memory, "peers", lambda: [row, row | {"seat": 30}])
+    assert main(["peers", "--api", api]) == 0
+    heads, *lines = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["seat", "endpoint", "connected"]
+    assert [line.split() for line in lines] == [
+        ["2", row["endpoint"], "yes"],
+        ["30", row["endpoint"], "yes"],
+    ]
+    monkeypatch.setattr(memory, "evidence", lambda: [])
+    assert main(["evidence", "--api", api]) == 0
+    assert capsys.readouterr() == ("", "none\n")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +213,7 @@ def test_peers_say_in_a_word_what_their_evidence_came_to(
     api, memory = daemon
     monkeypatch.setattr(memory, "peers", lambda: [{"seat": 2, "attestation": attestation}])
     assert main(["peers", "--api", api]) == 0
-    assert capsys.readouterr().out.splitlines()[-2].split() == ["2"] + [shown] * (
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["2"] + [shown] * (
         attestation is not None
     )
 
@@ -212,7 +239,14 @@ def test_keys_are_written_read_and_deleted(
     assert capfdbinary.readouterr().out == "wört".encode()
     assert main(["kv", "get", "a/b", "--stale", "--json", *at]) == 0
     document = json.loads(capfdbinary.readouterr().out)
-    assert document == {"value": "wört", "revision": 1, "create_revision": 1, "version": 1}
+    assert document == {
+        "key": "a/b",
+        "value": "wört",
+        "create_revision": 1,
+        "mod_revision": 1,
+        "version": 1,
+        "lease": 0,
+    }
     assert memory.reads == [True, False]
     assert main(["kv", "put", "a", "x", "--request-id", "r", "--json", *at]) == 0
     assert main(["kv", "put", "a", "x", "--request-id", "r", *at]) == 0

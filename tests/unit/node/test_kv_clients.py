@@ -82,6 +82,22 @@ def test_an_application_uses_ranges_transactions_and_leases(daemon: Daemon, loop
     loop(story) if loop is trio.run else loop(story())
 
 
+@pytest.mark.parametrize(
+    ("txn", "what"),
+    [
+        (Txn((), (Put("lock", b"me"),)), "key: expected bytes; came str"),  # type: ignore[arg-type]
+        (Txn((), (Put(b"lock", None),)), "value: expected bytes; came NoneType"),  # type: ignore[arg-type]
+        (Txn((Compare(Target.VERSION, b"lock", Relation.EQUAL, 0),), ()), "key: .*came Target"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_bytes_is_told_at_once_and_nothing_is_sent(txn: Txn, what: str) -> None:
+    sdk = DStackP2PSDK(CONTRACT, "https://me.example", api_url="http://127.0.0.1:1")
+    with pytest.raises(TypeError, match=what):
+        trio.run(sdk.txn, txn)
+    with pytest.raises(TypeError, match="value: expected bytes; came NoneType"):
+        trio.run(sdk.put, "lock", None)
+
+
 @pytest.mark.parametrize("loop", [trio.run, asyncio.run], ids=["trio", "asyncio"])
 def test_a_monitor_of_keys_has_no_gap_over_restarts(daemon: Daemon, loop: Any) -> None:
     told: list[tuple[int, bytes]] = []
