@@ -49,12 +49,13 @@ from node.attestation.fence import BootFence
 from node.attestation.setup import open_attestation
 from node.config import Config, ConfigError, TimingConfig, check_startable
 from node.driver import Driver, SafetyStop
+from node.lookout import Lookout
 from node.lookups import NameLookups
 from node.membership import MembershipFeed
 from node.network import Mesh, NetworkError, NetworkLimits
 from node.seat import SeatKeeper
 from node.served import StorageError
-from node.service import NodeService
+from node.service import VERSION, NodeService
 from node.showing import shown_epoch
 from node.signing import NodeSigner, RecoveringVerifier
 from node.statelock import StateLock
@@ -105,6 +106,12 @@ async def run_daemon(config: Config) -> int:
     except ConfigError as error:
         _log.error("refused_to_start", reason=str(error))
         return EXIT_FAILED
+    _log.info(
+        "starting",
+        version=VERSION,
+        contract="0x" + config.chain.contract.hex(),
+        state_dir=str(config.node.state_dir),
+    )
     if config.insecure.names():
         _log.warning("insecure_modes", modes=list(config.insecure.names()))
     permit_files()
@@ -114,6 +121,7 @@ async def run_daemon(config: Config) -> int:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_signalled, service, nursery.cancel_scope)
+            nursery.start_soon(Lookout(service).run)
             await nursery.start(api.serve, service, config)
             nursery.start_soon(_serve, service)
     except BaseExceptionGroup as group:

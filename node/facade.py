@@ -244,10 +244,10 @@ class NodeFacade(Protocol):
         age_ms, rtt_ms, missed, term, height, lag in blocks behind us, chain_block), patience (steps
         by which our timers are longer), mempool, evidence, leader_changes, commits. Network:
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
-        {chain_id, contract, finalized_number, finalized_age_s, version, alarm, transactions,
-        endpoints: [...]}. Membership: membership {chain_block (of the registry's newest set),
-        pending (None, or its seats that are joining, leaving, changing), revoked, recoveries,
-        recovery_epoch (what the next one must name)};
+        {chain_id, contract, finalized_number, finalized_age_s, version, alarm, lease_left_s (of
+        our registration), transactions, endpoints: [...]}. Membership: membership {chain_block (of
+        the registry's newest set), pending (None, or its seats that are joining, leaving,
+        changing), revoked, recoveries, recovery_epoch (what the next one must name)};
         alarms (list of what an operator must look at). Attestation: attestation (None when members
         are not asked for quotes, else {policy_version, policy_digest, held (seats that the policy
         is not enforced against), accepted, refused (by reason), verified, verifying_ms, quotes,

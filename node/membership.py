@@ -68,7 +68,6 @@ class MembershipFeed:
         self._previous: ValidatorSet | None = None
         self._tell: Callable[[Event], None] | None = None
         self._unusable = ""  # why the registry's newest set cannot be followed
-        self._alarms: tuple[str, ...] = ()
         self._log = structlog.get_logger("node.membership")
 
     # --- in ---
@@ -196,7 +195,6 @@ class MembershipFeed:
             if self._tell is not None and self.view is not None:
                 self._tell(MembershipSeen(self.view, revoked))
         self._links.set_members(self._addresses())
-        self._note_alarms()
         self._on_change()
 
     def _find_revoked(self) -> frozenset[int]:
@@ -291,13 +289,6 @@ class MembershipFeed:
         """What a recovery on a block of this node would have to name now (R21)."""
         current = self._current.epoch if self._current is not None else 0
         return recovery_epoch(current, self._newest_number)
-
-    def _note_alarms(self) -> None:
-        now = tuple(self.alarms())
-        for text in now:
-            if text not in self._alarms:
-                self._log.critical("alarm", reason=text)
-        self._alarms = now
 
 
 def chain_view(view: SetView, cluster_id: bytes) -> ChainView | None:

@@ -2,61 +2,8 @@
 
 Nothing is counted here: the daemon's own numbers are the only truth, so the page cannot disagree
 with ``/v1/status``. A number that the status does not carry is left out instead of shown as zero.
-
-=========================================  =======  ===============================================
-name                                       type     meaning
-=========================================  =======  ===============================================
-dstack_cluster_height                      gauge    finalized blocks applied
-dstack_cluster_revision                    gauge    revision of the key-value store
-dstack_cluster_epoch                       gauge    validator set's epoch
-dstack_cluster_term                        gauge    the leader's term in the epoch
-dstack_cluster_view_index                  gauge    index of the view in the term
-dstack_cluster_is_leader                   gauge    1 while this seat leads
-dstack_cluster_leader_seat                 gauge    seat of the leader; absent while there is none
-dstack_cluster_peers_connected             gauge    members connected, without this one
-dstack_cluster_weight                      gauge    vote weight of this seat
-dstack_cluster_weight_connected            gauge    weight of this and all connected members
-dstack_cluster_weight_total                gauge    weight of the whole validator set
-dstack_cluster_weight_quorum               gauge    weight that a quorum needs
-dstack_cluster_lag_blocks                  gauge    blocks behind the best certified height known
-dstack_cluster_incarnation                 gauge    boot number of this seat
-dstack_cluster_mempool_commands            gauge    commands that wait for a block
-dstack_cluster_patience_steps              gauge    half leader timers by which ours is longer
-dstack_cluster_evidence                    gauge    proofs against members that this node holds
-dstack_cluster_complaints{reason=}         gauge    members that complain about the present leader
-dstack_cluster_probe_age_seconds{seat=}    gauge    since a member's last answer to a challenge
-dstack_cluster_probe_rtt_seconds{seat=}    gauge    from that challenge to its answer
-dstack_cluster_probe_lag_blocks{seat=}     gauge    blocks behind this node, as it answered
-dstack_cluster_uptime_seconds              gauge    age of the process
-dstack_cluster_ready                       gauge    1 while linearizable requests are served
-dstack_cluster_state{state=}               gauge    1 for the present state, 0 for the others
-dstack_cluster_alarms                      gauge    things an operator must look at (status: alarms)
-dstack_cluster_seats_revoked               gauge    members whose votes do not count any more
-dstack_cluster_membership_pending          gauge    1 while the registry shows another set
-dstack_cluster_insecure{mode=}             gauge    1 for each weaker mode switched on
-dstack_cluster_chain_finalized_block       gauge    newest finalized block seen on the chain
-dstack_cluster_chain_finalized_age_seconds gauge    age of that block
-dstack_cluster_chain_proven                gauge    1 while no word of k endpoints is taken for it
-dstack_cluster_chain_endpoint_ok{endpoint=} gauge   1 while nothing is wrong with an RPC endpoint
-dstack_cluster_chain_transactions{state=}  gauge    our newest transactions
-dstack_cluster_chain_endpoint_troubles_total{endpoint=,kind=} counter  see ``chain.health.Trouble``
-dstack_cluster_attestation_policy_version  gauge    version of the registry's policy in force
-dstack_cluster_attestation_held            gauge    members a new policy is not enforced against
-dstack_cluster_attestation_members         gauge    members linked on evidence that was accepted
-dstack_cluster_attestation_quote_age_seconds{seat=}
-                                           gauge    since a member's last accepted quote was shown
-dstack_cluster_attestation_accepted_total  counter  evidence of members that was accepted
-dstack_cluster_attestation_refused_total{reason=}
-                                           counter  evidence of members that was refused
-dstack_cluster_attestation_quotes_total    counter  quotes that this machine gave
-dstack_cluster_attestation_verified_total  counter  evidence that was verified, ourselves included
-dstack_cluster_attestation_verify_seconds_total
-                                           counter  processor time of that
-dstack_cluster_leader_changes_total        counter  terms that this node saw begin
-dstack_cluster_commits_total               counter  commands applied
-dstack_cluster_refused_handshakes_total    counter  strangers cut at the handshake
-dstack_cluster_info{version=,...}          info     version, seat, chain and contract
-=========================================  =======  ===============================================
+What the process takes (``process_*``) is added by the client library. ``docs/monitoring.md`` has
+the table for operators; a test holds it against what is served.
 """
 
 from __future__ import annotations
@@ -72,6 +19,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from node.facade import NodeFacade
@@ -91,7 +39,7 @@ _GAUGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("peers_connected", ("peers",), "Members connected, without this one"),
     ("weight", ("weight",), "Vote weight of this seat"),
     ("weight_connected", ("weight_connected",), "Weight of this and all connected members"),
-    ("weight_total", ("weight_total",), "Weight of the whole validator set"),
+    ("weight_voting", ("weight_total",), "Weight of the whole validator set"),
     ("weight_quorum", ("quorum_weight",), "Weight that a quorum needs"),
     ("lag_blocks", ("lag",), "Blocks behind the best certified height known"),
     ("incarnation", ("incarnation",), "Boot number of this seat"),
@@ -101,6 +49,7 @@ _GAUGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("uptime_seconds", ("uptime_s",), "Age of the process"),
     ("chain_finalized_block", ("chain", "finalized_number"), "Newest finalized block seen"),
     ("chain_finalized_age_seconds", ("chain", "finalized_age_s"), "Age of that block"),
+    ("chain_lease_left_seconds", ("chain", "lease_left_s"), "Until our registration ends"),
 )
 _COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("leader_changes", "leader_changes", "Terms that this node saw begin"),
@@ -116,7 +65,7 @@ class StatusCollector(Collector):
         self._facade = facade
 
     def collect(self) -> Iterator[Metric]:
-        """All families of the table above that the status has numbers for."""
+        """All families of the page's table that the status has numbers for."""
         status = self._facade.status()
         for name, path, text in _GAUGES:
             value = _number(status, path)
@@ -227,6 +176,7 @@ def metrics_registry(facade: NodeFacade) -> CollectorRegistry:
     """A registry of its own (not the process-wide one) with the node's collector."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Described(facade))
+    ProcessCollector(registry=registry)
     return registry
 
 

@@ -80,6 +80,14 @@ class SeatKeeper:
                 self.alarm = str(error)
                 self._log.error("chain_alarm", reason=self.alarm)
 
+    def lease_left_s(self) -> int | None:
+        """How long this node keeps its say unless its lease is renewed, by the time of the newest
+        final block; None while the registry does not show it on its seat."""
+        row = self.membership.member(self._seat) if self.membership is not None else None
+        if self.membership is None or row is None or not self._is_ours(row):
+            return None
+        return row.lease_expires_s - self.membership.block_time_s
+
     async def wait_registered(self) -> None:
         """Returns when the finalized registry shows this node on its seat."""
         await self._registered.wait()
@@ -106,7 +114,7 @@ class SeatKeeper:
                     await self._wait_shown(outcome.block_number)
                     continue
             except InsufficientFunds as error:
-                self._complain(f"cannot pay for the registration: {error}")
+                self._complain(f"cannot pay for the transaction: {error}")
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             except ChainError as error:
                 self._complain(str(error))

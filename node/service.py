@@ -93,11 +93,12 @@ class NodeService:
     def status(self) -> dict[str, Any]:
         """See ``NodeFacade.status``."""
         c = self.config
+        state, reason = self.state()
         row: dict[str, Any] = {
             "seat": c.node.seat,
             "pid": os.getpid(),
-            "state": "booting",
-            "reason": self._waiting_for(),
+            "state": state,
+            "reason": reason,
             "alarms": self.alarms(),
             "weight": None,
             "weight_total": None,
@@ -128,15 +129,20 @@ class NodeService:
         }
         if self.driver is not None and self.validators is not None:
             row |= self._core_status(self.driver, self.validators)
-        if self.halted:
-            row |= {"state": "halted", "reason": self.halted}
         return row
+
+    def state(self) -> tuple[str, str]:
+        """State and reason, as in ``status``."""
+        if self.halted:
+            return "halted", self.halted
+        if self.driver is None:
+            return "booting", self._waiting_for()
+        status = self.driver.engine.status()
+        return status.state, status.reason
 
     def _core_status(self, driver: Driver, validators: ValidatorSet) -> dict[str, Any]:
         s = driver.engine.status()
         return {
-            "state": s.state,
-            "reason": s.reason,
             "weight": self._weight(validators),
             "weight_total": validators.total,
             "quorum_weight": validators.quorum_weight,
@@ -179,7 +185,10 @@ class NodeService:
                 f"from it: {self.registry.last_error or 'a look does not end'}"
             )
         if self.driver is not None and self.keeper is not None and self.keeper.trouble:
-            found.append(f"the registry does not show this node on its seat: {self.keeper.trouble}")
+            what = "the registry does not show this node on its seat"
+            if (left_s := self.keeper.lease_left_s()) is not None:
+                what = f"this node's lease or endpoint cannot be renewed, {left_s} s are left"
+            found.append(f"{what}: {self.keeper.trouble}")
         for part in (self.feed, self.attestation):
             found += part.alarms() if part is not None else []
         return found
@@ -211,6 +220,7 @@ class NodeService:
         if self.keeper is not None:
             row["alarm"] = self.keeper.alarm or row.get("alarm")
             row["registry_writes"] = self.keeper.transactions
+            row["lease_left_s"] = self.keeper.lease_left_s()
         if self.sender is not None:
             row["transactions"] = self.sender.status()
         if self.witness is not None:
@@ -395,9 +405,9 @@ class NodeService:
 
     def ready(self) -> list[str]:
         """See ``NodeFacade.ready``."""
-        status = self.status()
-        if status["state"] != "active":
-            return [f"{status['state']}: {status['reason']}" if status["reason"] else "starting"]
+        state, reason = self.state()
+        if state != "active":
+            return [f"{state}: {reason}" if reason else "starting"]
         return []
 
     # --- writes and reads ---

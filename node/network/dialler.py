@@ -104,7 +104,7 @@ class Dialler:
                     peer.leave_alone()
                 self._log.debug(
                     "dial_failed",
-                    seat=peer.seat,
+                    peer=peer.seat,
                     endpoint=peer.address.endpoint,
                     reason=refusal.reason,
                     detail=refusal.detail,

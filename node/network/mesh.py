@@ -149,10 +149,10 @@ class Mesh:
         try:
             peer = Peer(address, self.limits, self.events)
         except NetworkError as error:
-            self._log.error("member_unusable", seat=address.seat, detail=str(error))
+            self._log.error("member_unusable", peer=address.seat, detail=str(error))
             return
         if peer.id in self._seat_of or address.node_key == self._node_key:
-            self._log.error("member_unusable", seat=address.seat, detail="node key of another seat")
+            self._log.error("member_unusable", peer=address.seat, detail="node key of another seat")
             return
         self._peers[peer.seat] = peer
         self._seat_of[peer.id] = peer.seat
@@ -172,7 +172,7 @@ class Mesh:
         try:
             peer.set_address(address)
         except BadEndpoint as error:
-            self._log.warning("endpoint_unusable", seat=peer.seat, detail=str(error))
+            self._log.warning("endpoint_unusable", peer=peer.seat, detail=str(error))
 
     def _member_hosts(self) -> Counter[str]:
         return Counter(p.tcp.host for p in self._peers.values() if p.tcp and p.tcp.literal)
@@ -297,7 +297,7 @@ class Mesh:
         peer = self._peers.get(seat)
         if peer is None or peer.link is None:
             return
-        self._log.warning("peer_cut", seat=seat, reason=reason, detail=detail)
+        self._log.warning("peer_cut", peer=seat, reason=reason, detail=detail)
         link = peer.link
         link.kill(reason, penalty=penalty)
         self._detach(peer, link, reason)
@@ -485,7 +485,7 @@ class Mesh:
         peer.inbox.put(PeerUp(peer.seat))
         peer.pulse()
         self._log.info(
-            "peer_up", seat=peer.seat, peer_id=peer.peer_id, address=address, dialled=link.dialled
+            "peer_up", peer=peer.seat, peer_id=peer.peer_id, address=address, dialled=link.dialled
         )
         return peer, link
 
@@ -511,9 +511,9 @@ class Mesh:
             peer.penalty_s = 0.0
         peer.inbox.put(PeerDown(peer.seat, link.end_reason))
         peer.pulse()
-        self._log.info("peer_down", seat=peer.seat, peer_id=peer.peer_id, reason=link.end_reason)
+        self._log.info("peer_down", peer=peer.seat, peer_id=peer.peer_id, reason=link.end_reason)
         if link.crash is not None:
-            self._log.error("link_crashed", seat=peer.seat, exc_info=link.crash)
+            self._log.error("link_crashed", peer=peer.seat, exc_info=link.crash)
 
     # -- peers ------------------------------------------------------------------------------------
 

@@ -81,6 +81,16 @@ def test_every_alarm_that_the_page_for_operators_explains_is_one_that_nodes_rais
     assert [words for words in beginnings if words not in told] == []
 
 
+def test_every_line_of_the_log_that_the_pages_for_operators_name_is_one_that_nodes_write() -> None:
+    alarms = (ROOT / "docs" / "alarms.md").read_text().partition("## Lines of the log")[2]
+    logs = (ROOT / "docs" / "monitoring.md").read_text().partition("## Logs")[2]
+    texts = alarms, logs.partition("`peer` another")[2].partition("## Metrics")[0]
+    named = {name for text in texts for name in re.findall(r"`([a-z_]+)`", text)} - {"active"}
+    code = "".join(path.read_text() for path in (ROOT / "node").rglob("*.py"))
+    assert len(named) > 12
+    assert {name for name in named if f'"{name}"' not in code} == set()
+
+
 def test_every_rule_that_the_code_cites_is_in_the_protocol_page() -> None:
     page = (ROOT / "docs" / "protocol.md").read_text()
     known = set(re.findall(r"\*\*(R\d+)\.", page))

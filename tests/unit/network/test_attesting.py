@@ -193,7 +193,7 @@ async def test_evidence_that_does_not_satisfy_any_more_ends_the_link_with_its_re
     assert await one.mesh.ask(2) is False
     assert await one.down(2) == "attestation_compose"
     (record,) = one.log.of("peer_cut")
-    assert (record["seat"], record["detail"]) == (2, "details")
+    assert (record["peer"], record["detail"]) == (2, "details")
 
 
 async def test_no_evidence_in_time_leaves_the_link_to_the_caller(network: Network) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -9,11 +10,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+import chain
+import node
 from node.logs import (
     REDACTED,
     TEXT_LENGTH_MAX,
@@ -44,6 +48,17 @@ def logged(**fields: Any) -> dict[str, Any]:
     structlog.get_logger().info("event_name", **fields)
     (line,) = lines_of(out)
     return line
+
+
+def test_seat_is_this_nodes_own_on_every_line_and_another_members_is_called_peer() -> None:
+    found = []
+    for path in [*Path(node.__path__[0]).rglob("*.py"), *Path(chain.__path__[0]).rglob("*.py")]:
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                logs = ast.unparse(call.func.value).endswith("log")
+                if logs and any(keyword.arg == "seat" for keyword in call.keywords):
+                    found.append(f"{path}:{call.lineno}")
+    assert found == []
 
 
 def test_a_line_is_one_json_object_with_seat_level_and_time() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from memory_node import MemoryNode
 from prometheus_client.parser import text_string_to_metric_families
 
-import node.metrics
-from node.metrics import metrics_registry, render
+from node.metrics import STATES, metrics_registry, render
+
+ROOT = Path(__file__).parents[3]
 
 
 def page_of(node: MemoryNode, accept: str = "") -> str:
@@ -139,9 +141,40 @@ def test_the_documented_table_and_the_page_name_the_same_metrics(node: MemoryNod
         "attestation": ATTESTATION,
     }
     node.status = lambda: {**base, **more}  # type: ignore[method-assign]
-    documented = set(re.findall(r"^(dstack_cluster_\w+)", node_metrics_doc(), re.M))
-    assert {name for name, _ in samples(node)} == documented
+    more["chain"] = base["chain"] | {"lease_left_s": 600_000}
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = [line for line in page.splitlines() if re.match(r"\| `(dstack_cluster|process)_", line)]
+    documented = {
+        (name, frozenset(re.findall(r"(\w+)=", labels)))
+        for row in rows
+        for name, labels in re.findall(r"`(\w+?)(?:\{([^}]*)\})?`", row.split("|")[1])
+    }
+    served = {(name, frozenset(label for label, _ in labels)) for name, labels in samples(node)}
+    assert served == documented
+    types = {name: row.split("|")[2].strip() for row in rows for name in re.findall(r"`(\w+)", row)}
+    for family in text_string_to_metric_families(page_of(node)):
+        assert family.documentation
+        if family.name.startswith("dstack_cluster_"):
+            name = family.samples[0].name
+            expected = "info" if name.endswith("_info") else types[name]
+            assert family.type == expected.replace("info", "gauge"), name
+            # what promtool asks for, so that OpenMetrics scrapers keep the names
+            assert (family.type == "counter") == name.endswith("_total"), name
 
 
-def node_metrics_doc() -> str:
-    return node.metrics.__doc__ or ""
+def test_the_page_for_operators_explains_every_state() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    table = page.partition("| state | the node |")[2].partition("## Logs")[0]
+    assert tuple(sorted(re.findall(r"^\| `(\w+)`", table, re.M))) == tuple(sorted(STATES))
+
+
+def test_the_alert_rules_ask_for_metrics_and_labels_that_there_are() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rules = (ROOT / "deploy" / "alerts.yml").read_text()
+    expressions = re.findall(r"expr: (.*)", rules)
+    assert len(expressions) == len(re.findall(r"alert: (\w+)", rules)) > 10
+    for expression in expressions:
+        for name, label in re.findall(r"((?:dstack_cluster|process)_\w+)(?:\{(\w+)=)?", expression):
+            rows = [line for line in page.splitlines() if re.search(rf"`{name}[`{{]", line)]
+            assert rows, name
+            assert not label or label == "job" or f"{label}=" in rows[0], expression

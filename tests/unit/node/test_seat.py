@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import trio
+import trio.testing
 
 from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus, Sighting
 from node.seat import RETRY_S_MAX, SeatKeeper
@@ -123,6 +124,25 @@ async def test_a_moved_endpoint_and_a_half_spent_lease_are_announced(autojump_cl
             await chain.wrote.wait()
             nursery.cancel_scope.cancel()
         assert chain.written[0] == ("announce", 5)
+
+
+async def test_how_long_the_lease_lasts_is_told_by_the_newest_final_block(
+    autojump_clock: Any,
+) -> None:
+    for row, left_s in (
+        (member(), LEASE_S - 400),
+        (member(node_key=b"\5" * 33), None),
+        (None, None),
+    ):
+        chain = Chain()
+        keep = keeper(chain, [])
+        assert keep.lease_left_s() is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep.run)
+            await chain.tell.send(membership(row, 400))
+            await trio.testing.wait_all_tasks_blocked()
+            assert keep.lease_left_s() == left_s
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_others_change_meanwhile_does_not_make_it_write_the_same_again(

@@ -123,6 +123,24 @@ def test_a_registry_that_cannot_be_read_while_the_chain_goes_on_is_an_alarm_and_
 
 
 @pytest.mark.parametrize(
+    ("left_s", "begins"),
+    [
+        (None, "the registry does not show this node on its seat: no funds"),
+        (3600, "this node's lease or endpoint cannot be renewed, 3600 s are left: no funds"),
+    ],
+)
+def test_a_lease_that_is_not_renewed_is_told_while_it_still_lasts(
+    left_s: int | None, begins: str
+) -> None:
+    service = NodeService(config(1))
+    service.driver = object()  # type: ignore[assignment]
+    service.keeper = SimpleNamespace(  # type: ignore[assignment]
+        alarm="", trouble="no funds", lease_left_s=lambda: left_s
+    )
+    assert service.alarms() == [begins]
+
+
+@pytest.mark.parametrize(
     "action",
     [
         Delete(b"a", b"b" * (limits.KEY_BYTES_MAX + 1)),
