@@ -5,6 +5,7 @@
 # 1. uv (exact version, from PyPI, in .tools/) unless a new enough one is on PATH
 # 2. .venv from uv.lock
 # 3. contracts/evm/node_modules from package-lock.json
+# 4. bytecode of the sources
 # Sources: PyPI, the npm registry, and Debian's packages when something native is missing.
 # As root it installs the missing Debian packages; otherwise it prints the line to type.
 set -eu
@@ -168,4 +169,8 @@ fi
 [ "$node_due" = no ] || check_node
 [ "$python_due" = no ] || sync_python
 [ "$node_due" = no ] || sync_node
+# Ours is not installed but run from here: where Python may not write beside it, or was told not to,
+# each start of a daemon would compile all of it, for a quarter of a second.
+.venv/bin/python -m compileall -q attest bench chain consensus contracts/*.py deploy node *.py ||
+    say "the sources could not be compiled beforehand; daemons start more slowly"
 [ "$python_due$node_due" = nono ] || say "done"

@@ -9,26 +9,41 @@ from __future__ import annotations
 
 import logging
 import os
+from types import ModuleType
 from typing import Any
 
 from node.network.errors import NetworkError
+from node.spared import bare
+
+# What the library's types name and we never use; it would load all of QUIC.
+_no_quic = ModuleType("libp2p.transport.quic.stream")
+_no_quic.QUICStream = object  # type: ignore[attr-defined]
 
 _saved_debug = os.environ.pop("LIBP2P_DEBUG", None)
 try:
-    from libp2p.crypto.keys import KeyPair
-    from libp2p.crypto.secp256k1 import Secp256k1PrivateKey, Secp256k1PublicKey
-    from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
-    from libp2p.custom_types import TProtocol
-    from libp2p.io.abc import ReadWriteCloser
-    from libp2p.io.exceptions import ConnectionClosedError
-    from libp2p.network.connection.raw_connection import RawConnection
-    from libp2p.peer.id import ID
-    from libp2p.protocol_muxer.multiselect import Multiselect
-    from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-    from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-    from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
-    from libp2p.security.noise.transport import Transport as NoiseTransport
-    from libp2p.security.security_multistream import SecurityMultistream
+    # Without the code of these packages: 600 modules, 0.3 s and 26 MB less.
+    with bare(
+        "libp2p",
+        "libp2p.network",
+        "libp2p.security",
+        "libp2p.transport",
+        "libp2p.transport.quic",
+        stand_ins=(_no_quic,),
+    ):
+        from libp2p.crypto.keys import KeyPair
+        from libp2p.crypto.secp256k1 import Secp256k1PrivateKey, Secp256k1PublicKey
+        from libp2p.crypto.x25519 import create_new_key_pair as new_x25519
+        from libp2p.custom_types import TProtocol
+        from libp2p.io.abc import ReadWriteCloser
+        from libp2p.io.exceptions import ConnectionClosedError
+        from libp2p.network.connection.raw_connection import RawConnection
+        from libp2p.peer.id import ID
+        from libp2p.protocol_muxer.multiselect import Multiselect
+        from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+        from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+        from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+        from libp2p.security.noise.transport import Transport as NoiseTransport
+        from libp2p.security.security_multistream import SecurityMultistream
 finally:
     if _saved_debug is not None:
         os.environ["LIBP2P_DEBUG"] = _saved_debug
