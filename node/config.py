@@ -376,6 +376,11 @@ def _fill_from_deployment(found: dict[str, tuple[Any, str]], source: str, base_d
 def _from_env(env: Mapping[str, str]) -> dict[str, str]:
     values = {}
     for section, keys in _KEYS.items():
+        prefix = f"{ENV_PREFIX}{section}_".upper()
+        known = {prefix + name.upper() for name in keys}
+        for variable in sorted(env):
+            if variable.startswith(prefix) and variable not in known:
+                raise ConfigError(f"environment: {variable}: [{section}] has no such key")
         for name, key in keys.items():
             variable = f"{ENV_PREFIX}{section}_{name}".upper()
             if variable not in env:

@@ -19,7 +19,15 @@ from functools import partial
 import structlog
 import trio
 
-from attest import AgentError, AttestError, GuestAgent, TrustedRoot, obtain_identity
+from attest import (
+    AgentError,
+    AttestError,
+    GuestAgent,
+    TrustedRoot,
+    address_of_key,
+    checksum_address,
+    obtain_identity,
+)
 from chain import (
     Certificates,
     ChainError,
@@ -202,7 +210,12 @@ async def _serve_alone(service: NodeService, lock: StateLock) -> None:
         scheme=config.agent.scheme,
         insecure_simulator=config.insecure.simulator,
     )
-    _log.info("identity", node_key=identity.node_key.hex(), instance=identity.instance_id.hex())
+    _log.info(
+        "identity",
+        node_key=identity.node_key.hex(),
+        account=checksum_address(address_of_key(identity.node_key)),
+        instance=identity.instance_id.hex(),
+    )
 
     abi = ContractAbi(artifact("Registry").abi)
     reader = open_reader(

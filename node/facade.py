@@ -234,14 +234,15 @@ class NodeFacade(Protocol):
     def status(self) -> dict[str, Any]:
         """Everything ``testnet status`` shows of this node, and why it waits if it does.
 
-        Identity: seat, pid, instance_id and node_key (hex), version, uptime_s, insecure (names of
-        the weaker modes that are on). State: state (booting, syncing, observing, abstaining,
-        waiting, active or halted) and reason. Weight: weight (0 while the set has no node of ours),
-        weight_total, quorum_weight, weight_connected. Consensus: height, epoch, term, view
-        ("term.index"), index, leader (seat or None), incarnation, revision, block_hash and
-        state_hash (hex, of the newest final block), lag (blocks behind the best certified height),
-        complaints (of the present term, seat to reason), probes (seat to what it answered last:
-        age_ms, rtt_ms, missed, term, height, lag in blocks behind us, chain_block), patience (steps
+        Identity: seat, pid, instance_id and node_key (hex), account (that pays on the chain),
+        version, uptime_s, insecure (names of the weaker modes that are on). State: state (booting,
+        syncing, observing, abstaining, waiting, active or halted) and reason. Weight: weight (0
+        while the set has no node of ours), weight_total, quorum_weight, weight_connected.
+        Consensus: height, epoch, term, view ("term.index"), index, leader (seat or None),
+        incarnation, revision, block_hash and state_hash (hex, of the newest final block), lag
+        (blocks behind the best certified height), complaints (of the present term, seat to
+        reason), probes (seat to what it answered last: age_ms, rtt_ms, missed, term, height, lag
+        in blocks behind us, chain_block), patience (steps
         by which our timers are longer), mempool, evidence, leader_changes, commits. Network:
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, lease_left_s (of

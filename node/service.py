@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from attest import NodeIdentity
+from attest import NodeIdentity, address_of_key, checksum_address
 from chain import EvmRegistry, Member, TransactionSender, shown_json
 from chain.eip712 import domain_separator
 from consensus.commands import Action, Barrier, Command, encode_command
@@ -92,7 +92,7 @@ class NodeService:
 
     def status(self) -> dict[str, Any]:
         """See ``NodeFacade.status``."""
-        c = self.config
+        c, identity = self.config, self.identity
         state, reason = self.state()
         row: dict[str, Any] = {
             "seat": c.node.seat,
@@ -118,8 +118,9 @@ class NodeService:
             "lag": None,
             "insecure": list(c.insecure.names()),
             "version": VERSION,
-            "instance_id": self.identity.instance_id.hex() if self.identity else None,
-            "node_key": self.identity.node_key.hex() if self.identity else None,
+            "instance_id": identity.instance_id.hex() if identity else None,
+            "node_key": identity.node_key.hex() if identity else None,
+            "account": checksum_address(address_of_key(identity.node_key)) if identity else None,
             "chain": self._chain(),
             "membership": self.feed.status() if self.feed else None,
             "attestation": self.attestation.status() if self.attestation else None,

@@ -201,6 +201,17 @@ def test_anchors_and_dangers_never_come_from_the_environment(name: str) -> None:
         )
 
 
+def test_a_misspelt_variable_is_refused_and_not_silently_the_default() -> None:
+    def parsed(name: str) -> Config:
+        return parse_config(document(), source="f", base_dir=Path("/"), env={name: "10"})
+
+    with pytest.raises(ConfigError, match=r"DSTACK_CLUSTER_TIMING_HEARTBEET_MS: \[timing\] has no"):
+        parsed("DSTACK_CLUSTER_TIMING_HEARTBEET_MS")
+    assert parsed("DSTACK_CLUSTER_TIMING_HEARTBEAT_MS").timing.heartbeat_ms == 10
+    for command_line in ("DSTACK_CLUSTER_API", "DSTACK_CLUSTER_TOKEN_FILE"):
+        parsed(command_line)
+
+
 def test_anchors_do_not_come_from_flags_either_but_dangers_may() -> None:
     def load(**flags: str) -> Config:
         named = {name.replace("__", "."): value for name, value in flags.items()}
