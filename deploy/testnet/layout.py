@@ -358,7 +358,10 @@ def check_ports(ports: dict[int, str]) -> None:
             except OSError:
                 taken.append(f"{port} for {user}")
     if taken:
-        raise TestnetError(f"ports in use: {', '.join(taken)}; choose others with --base-port")
+        raise TestnetError(
+            f"ports in use: {', '.join(taken)}; choose others with "
+            f"--base-port (make testnet ARGS='--base-port {BASE_PORT_DEFAULT + 1000}')"
+        )
 
 
 def find_anvil(repository: Path = REPOSITORY) -> Path:
