@@ -63,8 +63,10 @@ class Machine:
         self.log = directory / "log"
         self.bin = directory / "bin"
         self.bin.mkdir()
-        for name in ("deploy", "contracts/evm"):
+        for name in ("attest", "bench", "chain", "consensus", "deploy", "node", "contracts/evm"):
             (self.checkout / name).mkdir(parents=True)
+        for name in ("contracts/__init__.py", "one.py"):
+            (self.checkout / name).touch()
         for name in ("deploy/setup.sh", "contracts/evm/package-lock.json"):
             shutil.copy(ROOT / name, self.checkout / name)
         for name in ("uv.lock", "pyproject.toml"):
