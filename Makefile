@@ -27,7 +27,7 @@ lint: setup ## ruff
 	$(BIN)/ruff check .
 
 types: setup ## mypy, strict
-	$(BIN)/mypy -p consensus -p attest -p chain -p node -p deploy.operator
+	$(BIN)/mypy -p consensus -p attest -p chain -p node -p deploy.operator -m dstack_cluster
 
 imports: setup ## the arrows between the rooms
 	$(BIN)/lint-imports

@@ -18,9 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import httpx
 
-from attest.bounded_json import parse_json
 from consensus.commands import Compare, Delete, Put, Range, Relation, Target, Txn, prefix_end
 from node.client import (
     DEFAULT_URL,
@@ -30,8 +28,19 @@ from node.client import (
     is_passing,
     read_token_file,
 )
+from node.client_checks import check_contract, check_instance, check_seat, contract_bytes
+from node.client_errors import (
+    ClusterError,
+    DaemonUnreachable,
+    NotReady,
+    OutcomeUnknown,
+    RequestFailed,
+    SeatNotActive,
+    WrongCluster,
+    WrongInstance,
+    mapped,
+)
 from node.facade import Change, Entry, Found, NodeError, TxnOutcome
-from node.facade import OutcomeUnknown as _NodeOutcomeUnknown
 
 __all__ = [
     "Change",
@@ -59,54 +68,16 @@ __all__ = [
 KeysCallback = Callable[[list[Change], int], Awaitable[None] | None]
 PeersCallback = Callable[[list[str]], Awaitable[None] | None]
 
-ANSWER_BYTES_MAX = 256 * 1024
 BACKOFF_S_MIN = 0.2
 BACKOFF_S_MAX = 5.0
 POLL_S = 0.25
-EXTERNAL_TIMEOUT_S = 10.0
-ACTIVE = 1  # MemberStatus of the registry
-_MEMBER_ABI = (
-    "(uint256,address,uint32,uint8,uint16,uint8,bool,uint40,uint48,bytes20,bytes32,address,string)"
-)
 
-
-class ClusterError(Exception):
-    """Anything that keeps the SDK from doing what was asked."""
-
-
-class DaemonUnreachable(ClusterError):
-    """No daemon answers at the API address, or it went away before it did.
-
-    What was asked of it may have been done then: send it again with the same request id.
-    """
-
-
-class NotReady(ClusterError):
-    """The daemon did not become ready in time; the text carries its reasons."""
-
-
-class WrongCluster(ClusterError):
-    """The daemon serves another contract than the application asked for."""
-
-
-class SeatNotActive(ClusterError):
-    """The chain does not show the daemon's seat as a live member."""
-
-
-class WrongInstance(ClusterError):
-    """The guest agent belongs to another instance than the daemon's."""
-
-
-class RequestFailed(ClusterError):
-    """The cluster refused or could not carry out a request; ``code`` is the API's error code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-
-
-class OutcomeUnknown(RequestFailed):
-    """A write was accepted but not seen committed: send it again with the same request id."""
+# They are this module's to whoever meets one in a traceback.
+for _kind in (
+    ClusterError, DaemonUnreachable, NotReady, OutcomeUnknown, RequestFailed, SeatNotActive,
+    WrongCluster, WrongInstance,
+):  # fmt: skip
+    _kind.__module__ = __name__
 
 
 class DStackP2PSDK:
@@ -138,7 +109,7 @@ class DStackP2PSDK:
         dstack_socket: str | None = None,
         api_url: str | None = None,
     ) -> None:
-        self._contract = _address(contract_address)
+        self._contract = contract_bytes(contract_address)
         self._connection_url = connection_url
         self._rpc_url = rpc_url
         self._dstack_socket = dstack_socket
@@ -177,16 +148,16 @@ class DStackP2PSDK:
         until_s = anyio.current_time() + timeout_s
         status = await self._wait_ready(timeout_s)
         if self._dstack_socket is not None:
-            await self._check_instance(status, self._dstack_socket)
+            await check_instance(status, self._dstack_socket)
         if self._rpc_url is not None:
-            await self._check_seat(status, self._rpc_url)
+            await check_seat(status, self._contract, self._rpc_url)
         while True:
             try:
                 async with _Borrowed(self) as client:
                     return await client.register(self._connection_url)
             except NodeError as error:
                 if not is_passing(error) or anyio.current_time() >= until_s:
-                    raise _mapped(error) from None
+                    raise mapped(error) from None
             await anyio.sleep(POLL_S)
 
     async def _wait_ready(self, timeout_s: float) -> dict[str, Any]:
@@ -197,61 +168,18 @@ class DStackP2PSDK:
                 try:
                     async with _Borrowed(self) as client:
                         status = await client.status()
-                        self._check_contract(status)
+                        check_contract(status, self._contract)
                         reasons = await client.ready()
                         if not reasons:
                             return status
                 except Unreachable as error:
                     last = str(error)
                 except NodeError as error:
-                    raise _mapped(error) from None
+                    raise mapped(error) from None
                 await anyio.sleep(POLL_S)
         if reasons is None:
             raise DaemonUnreachable(f"no daemon within {timeout_s:g} s: {last or self._api_url}")
         raise NotReady(f"the daemon is not ready after {timeout_s:g} s: {'; '.join(reasons)}")
-
-    def _check_contract(self, status: dict[str, Any]) -> None:
-        chain = status.get("chain")
-        contract = chain.get("contract") if isinstance(chain, dict) else None
-        try:
-            served = _address(str(contract))
-        except ValueError:
-            raise WrongCluster("the daemon does not say which contract it serves") from None
-        if served != self._contract:
-            raise WrongCluster(
-                f"the daemon serves contract 0x{served.hex()}; expected 0x{self._contract.hex()}"
-            )
-
-    async def _check_instance(self, status: dict[str, Any], socket: str) -> None:
-        transport = httpx.AsyncHTTPTransport(uds=socket, verify=False, trust_env=False)
-        body = await _post_json(transport, "http://localhost/Info", {}, WrongInstance, "agent")
-        mine, daemons = body.get("instance_id"), status.get("instance_id")
-        if not _same_hex(mine, daemons):
-            raise WrongInstance(
-                f"the guest agent is instance {str(mine)[:64]!r}, the daemon {str(daemons)[:64]!r}"
-            )
-
-    async def _check_seat(self, status: dict[str, Any], rpc_url: str) -> None:
-        seat = status.get("seat")
-        if type(seat) is not int or not 0 < seat < 2**256:
-            raise SeatNotActive("the daemon does not say which seat it holds")
-        call = {
-            "to": "0x" + self._contract.hex(),
-            "data": "0x" + (_selector("member(uint256)") + seat.to_bytes(32, "big")).hex(),
-        }
-        request = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call, "latest"]}
-        transport = httpx.AsyncHTTPTransport(verify=rpc_url.startswith("https://"), trust_env=False)
-        body = await _post_json(transport, rpc_url, request, SeatNotActive, "RPC endpoint")
-        if "error" in body or body.get("id") != 1 or not isinstance(body.get("result"), str):
-            raise SeatNotActive(
-                f"the chain does not know seat {seat} of 0x{self._contract.hex()} "
-                f"(answer: {str(body.get('error', 'none'))[:200]})"
-            )
-        state, instance = _decode_member(body["result"], seat)
-        if state != ACTIVE:
-            raise SeatNotActive(f"seat {seat} is not active on the chain (status {state})")
-        if not _same_hex(instance.hex(), status.get("instance_id")):
-            raise SeatNotActive(f"seat {seat} is held on the chain by instance {instance.hex()}")
 
     # --- the others -----------------------------------------------------------------------------
 
@@ -300,16 +228,24 @@ class DStackP2PSDK:
                             break
             except NodeError as error:
                 if 400 <= error.http_status < 500 and error.http_status != 429:
-                    raise _mapped(error) from None
+                    raise mapped(error) from None
             if failure is not None:
                 raise failure
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_S_MAX)
 
     async def leader(self) -> tuple[int | None, str]:
-        """Seat of the leader (None while there is none) and the fencing token ``epoch.term``."""
+        """Seat of the leader (None while there is none) and the fencing token ``epoch.term``.
+
+        Tokens are compared as two integers: ``0.10`` is newer than ``0.9``.
+
+        Raises:
+            RequestFailed: ``unavailable`` while the daemon starts and knows of no term.
+        """
         document = await self._call(lambda client: client.leader())
         seat, token = document.get("leader"), document.get("fencing_token")
+        if seat is None and token is None:
+            raise RequestFailed("unavailable", "the daemon starts and knows of no term yet")
         if not (seat is None or type(seat) is int) or not isinstance(token, str):
             raise RequestFailed("bad_answer", "the daemon's leader document is malformed")
         return seat, token
@@ -406,7 +342,7 @@ class DStackP2PSDK:
                 raise failure.cause from None
             except NodeError as error:
                 if 400 <= error.http_status < 500 and error.http_status != 429:
-                    raise _mapped(error) from None
+                    raise mapped(error) from None
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_S_MAX)
 
@@ -433,7 +369,7 @@ class DStackP2PSDK:
         try:
             token = read_token_file(token_file) if token_file else None
         except NodeError as error:
-            raise _mapped(error) from None
+            raise mapped(error) from None
         return ApiClient(self._api_url, token=token)
 
     async def _call(self, ask: Callable[[ApiClient], Awaitable[Any]]) -> Any:
@@ -441,7 +377,7 @@ class DStackP2PSDK:
             async with _Borrowed(self) as client:
                 return await ask(client)
         except NodeError as error:
-            raise _mapped(error) from None
+            raise mapped(error) from None
 
 
 class _Borrowed:
@@ -460,14 +396,6 @@ class _Borrowed:
     async def __aexit__(self, *_: object) -> None:
         if self._own is not None:
             await self._own.aclose()
-
-
-def _mapped(error: NodeError) -> ClusterError:
-    if isinstance(error, Unreachable):
-        return DaemonUnreachable(str(error))
-    if isinstance(error, _NodeOutcomeUnknown):
-        return OutcomeUnknown(error.code, str(error))
-    return RequestFailed(error.code, str(error))
 
 
 class _CallbackFailure(Exception):
@@ -499,70 +427,3 @@ def _urls(rows: list[dict[str, Any]]) -> list[str]:
         and (row.get("connected") is True or row.get("self") is True)
     ]
     return list(dict.fromkeys(url for _, url in sorted(live)))
-
-
-async def _post_json(
-    transport: httpx.AsyncHTTPTransport,
-    url: str,
-    body: dict[str, Any],
-    kind: type[ClusterError],
-    who: str,
-) -> dict[str, Any]:
-    """POST JSON, bounded; failures become ``kind`` and never tell the URL (it may hold a key)."""
-    try:
-        with anyio.fail_after(EXTERNAL_TIMEOUT_S):
-            async with (
-                httpx.AsyncClient(transport=transport, trust_env=False) as http,
-                http.stream("POST", url, json=body, timeout=EXTERNAL_TIMEOUT_S) as response,
-            ):
-                raw = b""
-                async for piece in response.aiter_bytes():
-                    raw += piece
-                    if len(raw) > ANSWER_BYTES_MAX:
-                        raise kind(f"the {who} answers more than {ANSWER_BYTES_MAX} bytes")
-                status = response.status_code
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-        raise kind(f"the {who} cannot be asked: {type(error).__name__}") from None
-    try:
-        document = parse_json(raw)
-    except ValueError:
-        document = None
-    if status != 200 or not isinstance(document, dict):
-        raise kind(f"the {who} answers HTTP status {status}; expected 200 and a JSON object")
-    return document
-
-
-def _address(text: str) -> bytes:
-    raw = text.removeprefix("0x") if isinstance(text, str) else ""
-    if len(raw) != 40 or not all(c in "0123456789abcdefABCDEF" for c in raw):
-        raise ValueError("contract_address: expected 0x and 40 hex digits")
-    return bytes.fromhex(raw)
-
-
-def _same_hex(one: Any, other: Any) -> bool:
-    if not isinstance(one, str) or not isinstance(other, str):
-        return False
-    one, other = one.lower().removeprefix("0x"), other.lower().removeprefix("0x")
-    return bool(one) and one == other
-
-
-def _selector(signature: str) -> bytes:
-    from Crypto.Hash import keccak  # only applications that give an rpc_url need it
-
-    return keccak.new(digest_bits=256, data=signature.encode()).digest()[:4]
-
-
-def _decode_member(result: str, seat: int) -> tuple[int, bytes]:
-    """Status and instance id (20 bytes) of the registry's ``member(seat)`` answer."""
-    from eth_abi.abi import decode
-    from eth_abi.exceptions import DecodingError
-
-    try:
-        (member,) = decode([_MEMBER_ABI], bytes.fromhex(result.removeprefix("0x")))
-    except (DecodingError, ValueError, OverflowError):
-        raise SeatNotActive(
-            f"the chain's answer for seat {seat} is no member of a registry"
-        ) from None
-    if member[0] != seat:
-        raise SeatNotActive(f"the chain answered for seat {member[0]}; expected {seat}")
-    return member[3], bytes(member[9])

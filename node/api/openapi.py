@@ -113,7 +113,9 @@ DOCUMENT: dict[str, Any] = {
                 _switch("watch", "text/event-stream of the rows, at once and at each change"),
             ],
         ),
-        "/v1/leader": _read("epoch, term, leader and fencing token"),
+        "/v1/leader": _read(
+            "epoch, term, leader and fencing token: epoch.term, to be compared as two integers"
+        ),
         "/v1/leader/step-down": _act("the leader hands over; 409 when this node does not lead"),
         "/v1/leader/complain": _act("one complaint about the leader; 409 when this node leads"),
         "/v1/evidence": _read("pairs of votes that convict their signers"),

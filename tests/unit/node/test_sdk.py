@@ -163,6 +163,17 @@ def test_keys_leader_and_errors(daemon: Daemon, run: Run) -> None:
     assert list(daemon.node.store) == [b"k"]
 
 
+def test_a_daemon_that_starts_knows_no_leader_and_is_asked_again_later(
+    daemon: Daemon, run: Run
+) -> None:
+    booting = {"epoch": None, "term": None, "leader": None, "self": False, "fencing_token": None}
+    daemon.node.leader = lambda: booting  # type: ignore[method-assign]
+    with pytest.raises(RequestFailed) as caught:
+        run(sdk_of(daemon).leader)
+    assert caught.value.code == "unavailable"
+    assert run(sdk_of(daemon).is_leader) is False
+
+
 def test_a_daemon_of_another_contract_is_refused(daemon: Daemon, run: Run) -> None:
     sdk = DStackP2PSDK("0x" + "99" * 20, URL, api_url=daemon.api)
     with pytest.raises(WrongCluster, match="serves contract 0x5fbdb"):
