@@ -7,6 +7,7 @@ blocks up to the older one may go: a member that is only a little behind still g
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -120,6 +121,8 @@ class Archivist:
         try:
             items = state_tables.read_items(pinned.db, pinned.revision)
             return snapshots.write_state(self._directory, pinned.height, items)
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the state: {error}") from error
         finally:
             pinned.db.close()
 

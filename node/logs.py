@@ -30,8 +30,10 @@ _PUBLIC = frozenset({"fencing_token"})
 _SUSPICIOUS = re.compile(r"key|seed|scalar|entropy|signing", re.I)
 _HEX32 = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 
-# Libraries that tell each byte they move; only their warnings concern an operator.
-_CHATTY = ("libp2p", "httpx", "httpcore", "hypercorn", "h11", "multiaddr", "asyncio", "urllib3")
+# Libraries that tell each byte they move; only their warnings concern an operator. libp2p is not
+# among them: any stranger can make it complain with each connection, so ``network.identity`` keeps
+# all of it out, and ``network.admission`` tells what ends a handshake, in bounds.
+_CHATTY = ("httpx", "httpcore", "hypercorn", "h11", "multiaddr", "asyncio", "urllib3")
 
 
 def configure_logging(

@@ -162,6 +162,12 @@ class Served:
 
         Raises NeverProven when none ever will, StorageError when the blocks are gone.
         """
+        try:
+            return self._manifest(height)
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"cannot read the proof of height {height}: {error}") from error
+
+    def _manifest(self, height: int) -> Manifest | None:
         rows = self._reader.execute(
             "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_LINKS_MAX + 1),

@@ -18,6 +18,7 @@ import structlog
 
 import chain
 import node
+from node import network
 from node.logs import (
     REDACTED,
     TEXT_LENGTH_MAX,
@@ -243,12 +244,21 @@ def test_a_line_longer_than_a_pipe_takes_at_once_is_whole_when_somebody_reads() 
 def test_chatty_libraries_are_quiet_but_their_warnings_come_through_clean() -> None:
     out = io.StringIO()
     configure_logging("json", "debug", seat=2, stream=out)
-    for name in ("libp2p.host", "httpx", "hypercorn.error"):
+    for name in ("httpx", "hypercorn.error"):
         logging.getLogger(name).info("chatter")
         logging.getLogger(name).warning("trouble %s", "a\nb")
     lines = lines_of(out)
-    assert [line["event"] for line in lines] == ["trouble a\\nb"] * 3
+    assert [line["event"] for line in lines] == ["trouble a\\nb"] * 2
     assert {line["seat"] for line in lines} == {2}
+
+
+def test_what_a_stranger_makes_the_handshake_library_say_is_no_line_of_ours() -> None:
+    out = io.StringIO()
+    configure_logging("json", "debug", stream=out)
+    assert network.PeerUp  # the room is open: the library is imported
+    for name in ("libp2p", "libp2p.protocol_muxer.multiselect_client"):
+        logging.getLogger(name).error("handshake: %s", "whatever came")
+    assert lines_of(out) == []
 
 
 def test_levels_below_the_configured_one_are_not_written() -> None:

@@ -246,6 +246,24 @@ async def test_a_snapshot_that_did_not_fit_on_the_disk_gives_back_what_it_took(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("damage", ["UPDATE finalized SET data = x'00'", "DROP TABLE entries"])
+async def test_a_database_that_gives_no_snapshot_costs_that_snapshot_and_not_the_node(
+    store: Store, tmp_path: Path, damage: str
+) -> None:
+    archivist = Archivist(store, tmp_path, checkpoint=AT, every=AT)
+    past = Past()
+    store.write([past.extend() for _ in range(AT)])
+    pinned = store.take_pinned()
+    assert pinned is not None
+    pinned.db.execute("COMMIT")  # it is to see the damage
+    store._db.execute(damage)
+    with structlog.testing.capture_logs() as logs:
+        await archivist.make(pinned)
+    assert [line["event"] for line in logs] == ["snapshot_failed"]
+    assert not list((tmp_path / snapshots.DIRECTORY).iterdir())
+
+
+@pytest.mark.trio
 async def test_a_state_right_below_a_new_epoch_is_dropped_for_that_of_the_next_checkpoint(
     store: Store, tmp_path: Path
 ) -> None:
