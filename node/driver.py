@@ -157,7 +157,10 @@ class Driver:
         raw = _encoded(command)
         known = self.engine.machine.answer(command.id)
         if known is not None:
-            return known
+            with trio.move_on_after(timeout_s):
+                await self.history.settle()
+                return known
+            raise OutcomeUnknown(f"it was not on this node's disk within {timeout_s:g} s")
         if len(self._waiting) >= COMMANDS_WAITING_MAX:
             raise Busy(f"{COMMANDS_WAITING_MAX} commands wait already")
         if self._ended:

@@ -6,7 +6,8 @@ its first event after R replaced, or what it is now. The window is bounded in re
 is a matter of this node alone, and is stored with the state (``HistoryTable``).
 
 Events are noted when their block is final, and *published* when the votes under it are durable:
-nobody is shown what a crash of this node could take back.
+nobody is shown what a crash of this node could take back. What is read from the machine itself
+(leases, outcomes) is told after ``settle``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class History:
     def __init__(self, machine: Machine, rows: Sequence[Row] = ()) -> None:
         """``rows`` are ``HistoryTable.rows``; those that do not lead to ``machine`` are left."""
         self.changed = trio.Event()  # set, and replaced, at each publication
+        self._settled = trio.Event()  # not set while the machine is ahead of what is published
+        self._settled.set()
         self._machine = machine
         self._begin(machine)
         self._load(rows)
@@ -73,6 +76,8 @@ class History:
         ``machine`` is the one that it was applied to; another one than before (a snapshot was
         installed) begins a new window.
         """
+        if self._settled.is_set():
+            self._settled = trio.Event()
         events = applied.changes.events
         first = events[0].revision if events else applied.revision + 1
         if machine is not self._machine or first != self._last + 1:
@@ -108,8 +113,14 @@ class History:
     def publish(self, revision: int) -> None:
         """Everything up to a revision may be shown."""
         self.published = max(self.published, revision)  # a snapshot may have come between
+        self._settled.set()
         self.changed.set()
         self.changed = trio.Event()
+
+    async def settle(self) -> None:
+        """Returns when all that the machine held at the call is published."""
+        if not self._settled.is_set():
+            await self._settled.wait()
 
     def _trim(self) -> None:
         """Drops the oldest revisions.

@@ -158,7 +158,9 @@ class KeyValues:
     async def keep_alive(self, lease: int) -> LeaseState:
         """See ``KeyValueFacade``."""
         await self._execute(KeepAlive(_lease(lease)), None)
-        known = (await self._host.history(False)).machine.leases.get(lease)
+        history = await self._host.history(False)
+        known = history.machine.leases.get(lease)
+        await history.settle()
         if known is None:  # it ran out between the commit and now
             raise NotDone(_WHY[Refusal.NO_LEASE], "no_lease")
         return LeaseState(lease, known.ttl_ms, known.ttl_ms)
@@ -170,22 +172,27 @@ class KeyValues:
 
     async def lease(self, lease: int) -> LeaseState:
         """See ``KeyValueFacade``."""
-        machine = (await self._host.history(True)).machine
+        history = await self._host.history(True)
+        machine = history.machine
         known = machine.leases.get(_lease(lease))
+        keys = tuple(machine.keys_of_lease(lease))
+        now_ms = machine.time_ms
+        await history.settle()
         if known is None:
             raise NotDone(_WHY[Refusal.NO_LEASE], "no_lease")
-        left = max(0, known.expires_ms - machine.time_ms)
-        return LeaseState(lease, known.ttl_ms, left, tuple(machine.keys_of_lease(lease)))
+        return LeaseState(lease, known.ttl_ms, max(0, known.expires_ms - now_ms), keys)
 
     async def leases(self) -> list[LeaseState]:
         """See ``KeyValueFacade``."""
         history = await self._host.history(True)
         async with self._large:
             machine = history.machine
-            return [
+            found = [
                 LeaseState(number, known.ttl_ms, max(0, known.expires_ms - machine.time_ms))
                 for number, known in sorted(machine.leases.items())
             ]
+        await history.settle()
+        return found
 
     # --- watching ---
 

@@ -243,20 +243,19 @@ class Nemesis:
     async def do_wipe(self) -> None:
         """A machine that lost its disk; one, and it is whole again before anything else happens."""
         (seat,) = self._some(1)
+        await self._all_active()
         self.say(f"wipe {seat}")
-        await self.testnet.wait_all_linked()
         await self._kill([seat])
         for path in self._data(seat).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         await self._a_while(1.0)
         await self._start([seat])
-        with trio.fail_after(120):
-            while not await self._is_active(seat):
-                await self._next_term()
+        await self._all_active()
 
-    async def _is_active(self, seat: int) -> bool:
-        seen = await self.testnet.survey()
-        return any(node.seat == seat and node.state == "active" for node in seen.nodes)
+    async def _all_active(self) -> None:
+        with trio.fail_after(120):
+            while any(node.state != "active" for node in (await self.testnet.survey()).nodes):
+                await self._next_term()
 
     async def _next_term(self) -> None:
         """Who lost its votes gives none before later terms (R10): some leaders hand over."""

@@ -8,6 +8,7 @@ watchers were shown.
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from tests.linearizability.checker import ABSENT, Operation, State
 TIMEOUT_S = 3.0
 PAUSE_S = 0.02
 TRIES = 3
+KEYS = (b"x", b"y")
+GENERATION = 120  # answers, until other keys are used
 KINDS = ("put", "put", "get", "get", "delete")
 ALL_KINDS = (*KINDS, "swap", "swap", "range", "read in a transaction")
 
@@ -44,9 +47,9 @@ class Observers:
     pause_s: float = 0.0
     stem: bytes = field(default_factory=lambda: secrets.token_hex(4).encode())
 
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        return tuple(b"%s/%d" % (self.stem, number) for number in (1, 2))
+    def _generation(self) -> bytes:
+        """What the keys of now begin with: the checker's work grows fast with a key's history."""
+        return b"%s/%d/" % (self.stem, len(self.history) // GENERATION)
 
     async def run(self) -> None:
         """Until ``stopping``."""
@@ -71,7 +74,8 @@ class Observers:
         count = 0
         while not self.stopping:
             count += 1
-            kind, key = rng.choice(self.kinds), rng.choice(self.keys)
+            stem = self._generation()
+            kind, key = rng.choice(self.kinds), stem + rng.choice(KEYS)
             value = b"%d/%d" % (number, count)
             reads = kind in ("range", "read in a transaction")
             asked = Operation(
@@ -117,6 +121,7 @@ class Observers:
         self, client: ApiClient, kind: str, asked: Operation, name: str
     ) -> list[tuple[bytes, bool | State]]:
         key = asked.key
+        stem = key.rpartition(b"/")[0] + b"/"
         match kind:
             case "put":
                 write = await client.put(key, asked.value, request_id=name)
@@ -133,24 +138,25 @@ class Observers:
                     self.written[outcome.revision] = (key, asked.value)
                 return [(key, outcome.succeeded)]
             case "range":
-                found = await client.range(self.stem, prefix_end(self.stem))
-                return list(self._states(found))
+                found = await client.range(stem, prefix_end(stem))
+                return list(_states(stem, found))
             case "read in a transaction":
-                whole = Range(self.stem, prefix_end(self.stem))
+                whole = Range(stem, prefix_end(stem))
                 outcome = await client.txn(Txn((), (whole,)), request_id=name)
                 if outcome.responses is None:  # a repetition does not say what was read
                     return []
                 (found,) = outcome.responses
                 assert isinstance(found, Found)
-                return list(self._states(found))
+                return list(_states(stem, found))
             case _:
                 entry = await client.get(key)
                 return [(key, _state(entry))]
 
-    def _states(self, found: Found) -> Iterator[tuple[bytes, State]]:
-        entries = dict(found.entries)
-        for key in self.keys:
-            yield key, _state(entries.get(key))
+
+def _states(stem: bytes, found: Found) -> Iterator[tuple[bytes, State]]:
+    entries = dict(found.entries)
+    for name in KEYS:
+        yield stem + name, _state(entries.get(stem + name))
 
 
 def _state(entry: Entry | None) -> State:
@@ -201,8 +207,10 @@ class Leaseholders:
 
     async def _holder(self, number: int) -> None:
         rng = random.Random(f"{self.seed} lease {number}")
-        while not self.stopping:
-            row = await self._begin(rng, b"%s/%d/%d" % (self.stem, number, len(self.lived)))
+        for count in itertools.count():
+            if self.stopping:
+                return
+            row = await self._begin(rng, b"%s/%d/%d" % (self.stem, number, count))
             if row is None:
                 await trio.sleep(PAUSE_S)
                 continue

@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -21,6 +22,7 @@ _CLONE_NEWNS = 0x00020000
 SIZE_MB = 96
 BALLAST = "ballast"
 LEFT_BYTES = 64 * 1024
+UMOUNT_TRIES = 100
 
 
 def available() -> bool:
@@ -64,7 +66,10 @@ class Disk:
 
     def power_on(self) -> None:
         """As a machine finds it when it starts again; nobody has a file open there any more."""
-        subprocess.run(["umount", self.directory], check=True)
+        for _ in range(UMOUNT_TRIES):  # the kernel lets go of a dead process's files a little later
+            if subprocess.run(["umount", self.directory], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.05)
         self._mount()
 
     def fill(self) -> None:

@@ -16,6 +16,7 @@ import trio
 from deploy.testnet import launch, layout, nodes, processes
 from tests.integration.testnet import Testnet, free_base_port
 from tests.integration.writers import Writers
+from tests.linearizability.checker import Operation, check
 from tests.nemesis import verdict
 from tests.nemesis.actions import PACE_S, Nemesis
 from tests.nemesis.clients import ALL_KINDS, Leaseholders, Observers
@@ -40,6 +41,7 @@ class Outcome:
     leases: int = 0
     revisions: int = 0
     streams: int = 0  # of watchers
+    history: list[Operation] = field(default_factory=list)
 
 
 async def run(
@@ -81,6 +83,7 @@ async def run(
             with trio.CancelScope(shield=True):
                 if layout.exists(directory):
                     await launch.stop_everything(testnet.state, grace_s=5.0)
+    outcome.violations += filter(None, [check(outcome.history)])
     if not outcome.violations:
         await testnet.down()
     return outcome
@@ -118,6 +121,7 @@ async def _under_clients(nemesis: Nemesis, seed: int, seconds: float, outcome: O
     finally:
         outcome.actions.update(nemesis.done)
         outcome.answered += observers.answered
+        outcome.history = observers.history
         outcome.writes += writers.total
         outcome.revisions += max(watcher.reached for watcher in watchers)
         outcome.streams += sum(watcher.begun for watcher in watchers)

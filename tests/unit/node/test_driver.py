@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import trio.testing
 
 from consensus import wire
 from consensus.codec import make_block
-from consensus.commands import Command, Put, encode_command
+from consensus.commands import Action, Command, Put, encode_command
 from consensus.interface import (
     EpochRecord,
     Event,
@@ -35,10 +37,12 @@ from consensus.interface import (
 )
 from consensus.machine import Machine
 from consensus.outcomes import Result
-from consensus.types import View
+from consensus.types import Block, View
 from node import votelog
 from node.driver import SERVED_AT_ONCE_MAX, Driver, SafetyStop, _Disk
 from node.facade import Busy, OutcomeUnknown
+from node.history import History
+from node.keyvalue import KeyValues
 from node.network import NetworkLimits, PeerUp
 from node.network.inbox import EventQueue, Inbox
 from tests.unit.node.small_cluster import decoded, small_cluster
@@ -114,10 +118,9 @@ async def test_a_repeated_request_is_answered_and_applied_once(tmp_path: Path) -
         assert set(results) == {Result(2, True)}
 
 
-async def test_an_outcome_counts_more_than_a_refusal_in_the_same_turn() -> None:
-    """Another member had the command committed, and the core finds its own copy superfluous."""
-    command = put(1)
-    block = make_block(
+def _block(command: Command) -> Block:
+    """The first block of a chain, with one command."""
+    return make_block(
         bytes(32),
         epoch=0,
         view=View(1, 0),
@@ -130,6 +133,12 @@ async def test_an_outcome_counts_more_than_a_refusal_in_the_same_turn() -> None:
         commands=(encode_command(command),),
         nullifications=(),
     )
+
+
+async def test_an_outcome_counts_more_than_a_refusal_in_the_same_turn() -> None:
+    """Another member had the command committed, and the core finds its own copy superfluous."""
+    command = put(1)
+    block = _block(command)
 
     def step(event: Event, _: int) -> Output:
         if not isinstance(event, Submitted):
@@ -147,6 +156,62 @@ async def test_an_outcome_counts_more_than_a_refusal_in_the_same_turn() -> None:
         await nursery.start(driver.run)
         assert (await driver.execute(command, 10)).revision == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_nothing_of_a_block_is_told_before_the_votes_under_it_are_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our own vote may have made it final: a crash before it is on disk could take it all back."""
+    monkeypatch.setattr("node.driver.SYNC_INLINE_S", 0.0)  # a slow disk, which a thread waits for
+    machine, command, vote = Machine(), put(1), VoteRecord(SimpleNamespace())  # type: ignore[arg-type]
+    on_disk, told = threading.Event(), []
+
+    def step(event: Event, _: int) -> Output:
+        if not isinstance(event, Submitted):
+            return Output()
+        return Output(persist=[vote], applied=[machine.apply(_block(command))])
+
+    driver = Driver(
+        SimpleNamespace(step=step, machine=machine),  # type: ignore[arg-type]
+        SimpleNamespace(  # type: ignore[arg-type]
+            write=lambda records: None,
+            sync_votes=lambda: on_disk.wait(30),
+            sync=lambda: None,
+            history=SimpleNamespace(rows=tuple),
+        ),
+        SimpleNamespace(events=_NoEvents()),  # type: ignore[arg-type]
+        cluster_id=bytes(32),
+    )
+
+    async def tell(ask: Callable[[], Awaitable[object]]) -> None:
+        await ask()
+        told.append(on_disk.is_set())
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(tell, partial(driver.execute, command, 30))
+            await trio.testing.wait_all_tasks_blocked()
+            assert machine.answer(command.id) is not None
+            clients.start_soon(tell, partial(driver.execute, command, 30))
+            clients.start_soon(tell, KeyValues(_Host(driver)).leases)
+            await trio.testing.wait_all_tasks_blocked()
+            on_disk.set()
+        nursery.cancel_scope.cancel()
+    assert told == [True] * 3
+
+
+class _Host:
+    """What a key-value store stands on, in place of a whole node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def execute(self, action: Action, request_id: bytes | None) -> Result:
+        raise AssertionError("a read asks for no command")
+
+    async def history(self, linearizable: bool) -> History:
+        return self._driver.history
 
 
 async def test_without_a_quorum_the_outcome_is_unknown_and_comes_true_later(
