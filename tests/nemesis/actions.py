@@ -55,9 +55,8 @@ class Nemesis:
         found = [n for n in found if self.disks or not n.startswith("disk_")]
         return [n for n in found if not self.only or n in self.only]
 
-    async def one(self) -> None:
-        """Some action, and back to health."""
-        name = self.rng.choice(self.names())
+    async def do(self, name: str) -> None:
+        """An action, and back to health."""
         action: Callable[[], Awaitable[None]] = getattr(self, f"do_{name}")
         self.done.append(name)
         await action()

@@ -52,6 +52,7 @@ async def run(
     seconds: float = 60.0,
     own_disks: bool = False,
     only: frozenset[str] = frozenset(),
+    script: tuple[str, ...] = (),
     say: Say = lambda _: None,
 ) -> Outcome:
     """Runs one seed for about so long; what was started is stopped.
@@ -62,6 +63,7 @@ async def run(
         count: nodes, of weight 1.
         own_disks: give each node a file system that can lose power (root only).
         only: names of actions; empty is all.
+        script: these actions, in this order, however long that takes.
     """
     rng = random.Random(seed)
     outcome, testnet = Outcome(), Testnet(directory)
@@ -75,7 +77,7 @@ async def run(
                 await nursery.start(relays.run)
                 await launch.bring_up(directory, (1,) * count, base, say, UP_S, settings)
                 nemesis = Nemesis(testnet, relays, rng, disks, set(), say, only)
-                await _under_clients(nemesis, seed, seconds, outcome)
+                await _under_clients(nemesis, seed, seconds, script, outcome)
                 nursery.cancel_scope.cancel()
         except Exception as error:
             outcome.violations.append("".join(traceback.format_exception(error)))
@@ -89,7 +91,9 @@ async def run(
     return outcome
 
 
-async def _under_clients(nemesis: Nemesis, seed: int, seconds: float, outcome: Outcome) -> None:
+async def _under_clients(
+    nemesis: Nemesis, seed: int, seconds: float, script: tuple[str, ...], outcome: Outcome
+) -> None:
     """Harms the cluster while clients are at work, and judges."""
     testnet = nemesis.testnet
     observers = Observers(
@@ -105,10 +109,9 @@ async def _under_clients(nemesis: Nemesis, seed: int, seconds: float, outcome: O
             async with trio.open_nursery() as nursery:
                 for client in (observers, holders, writers):
                     nursery.start_soon(client.run)
-                end_s = trio.current_time() + seconds
-                while trio.current_time() < end_s:
+                for name in script or _for(seconds, nemesis):
                     await observers.wait_more(10, deadline_s=90)
-                    await nemesis.one()
+                    await nemesis.do(name)
                     await trio.sleep(nemesis.rng.uniform(0.0, PACE_S))
                 await observers.wait_more(20, deadline_s=90)
                 observers.stopping = holders.stopping = True
@@ -126,6 +129,13 @@ async def _under_clients(nemesis: Nemesis, seed: int, seconds: float, outcome: O
         outcome.revisions += max(watcher.reached for watcher in watchers)
         outcome.streams += sum(watcher.begun for watcher in watchers)
         outcome.leases += len(holders.lived)
+
+
+def _for(seconds: float, nemesis: Nemesis) -> Iterator[str]:
+    """Actions, until the time is over."""
+    end_s = trio.current_time() + seconds
+    while trio.current_time() < end_s:
+        yield nemesis.rng.choice(nemesis.names())
 
 
 @contextmanager
