@@ -39,6 +39,7 @@ TOOLS = ROOM.parent / ".tools"
 BASE_PORT_DEFAULT = 27600
 ETCD_PORT_OFFSET = 200
 WRITERS_MAX = 1024  # a node of ours takes 512 connections
+DELAY_MS_MAX = 500.0
 IDLE_LOOK_S = 5.0
 NATIVE_WRITES_PER_CLIENT = 100
 NATIVE_WRITES_MIN = 2_000
@@ -81,6 +82,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--soak", type=float, default=0.0, metavar="SECONDS", help="of full load on ours at the end"
     )
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument(
+        "--delay-ms", type=float, default=0.0, help="how far nodes are from each other, one way"
+    )
     parser.add_argument("--skip-etcd", action="store_true")
     parser.add_argument("--etcd", type=Path, metavar="FILE", help="this executable of etcd")
     parser.add_argument(
@@ -100,6 +104,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, default=RESULTS / "data", help="of both sides' data")
     parser.add_argument("--base-port", type=int, default=BASE_PORT_DEFAULT)
     arguments = parser.parse_args(argv)
+    if not 0 <= arguments.delay_ms <= DELAY_MS_MAX:
+        parser.error(f"--delay-ms must be 0 to {DELAY_MS_MAX:.0f}")
     if arguments.seconds <= 0 or arguments.warmup < 0 or arguments.soak < 0:
         parser.error("--seconds must be more than 0, --warmup and --soak not less")
     if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
@@ -162,7 +168,8 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
     directory.mkdir(parents=True, exist_ok=True)
     facts = await trio.to_thread.run_sync(machine.facts, directory)
     port = arguments.base_port
-    clusters.append(Ours(directory / "ours", arguments.nodes, port, say))
+    far_ms = arguments.delay_ms
+    clusters.append(Ours(directory / "ours", arguments.nodes, port, say, far_ms))
     await etcd.stop_leftovers(directory / "etcd")
     if not arguments.skip_etcd:
         executable = arguments.etcd
@@ -172,7 +179,7 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
             executable = await etcd.find_or_install(TOOLS, say)
         if executable is not None:
             version = await etcd.version_of(executable)
-            at = (directory / "etcd", arguments.nodes, port + ETCD_PORT_OFFSET, say)
+            at = (directory / "etcd", arguments.nodes, port + ETCD_PORT_OFFSET, say, far_ms)
             clusters.append(etcd.Etcd(executable, version, *at))
     sides = [Side(cluster.name, cluster.version) for cluster in clusters]
     for cluster in clusters:
@@ -212,6 +219,7 @@ async def _run(arguments: argparse.Namespace, clusters: list[Cluster], say: Say)
             "seconds": arguments.seconds,
             "warm-up seconds": arguments.warmup,
             "kills": arguments.kills,
+            "ms between nodes, one way": arguments.delay_ms,
         },
         sides=sides,
         native=native,

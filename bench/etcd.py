@@ -26,6 +26,7 @@ from deploy.testnet.launch import Say
 from deploy.testnet.layout import ProcessRecord, TestnetError
 
 from .cluster import Address, BenchError, MakeWrite, Standing
+from .distance import Relays
 from .values import KEYS_PER_WRITER, VALUE_BYTES, VALUES_BASE64
 from .wire import request
 
@@ -155,6 +156,7 @@ class Etcd:
         nodes: int,
         base_port: int,
         say: Say,
+        delay_ms: float = 0.0,
     ) -> None:
         self.version = executable_version
         self._executable = executable
@@ -162,6 +164,7 @@ class Etcd:
         self._say = say
         self._clients = [base_port + node for node in range(nodes)]
         self._peers = [base_port + 50 + node for node in range(nodes)]
+        self._relays = Relays(self._peers, delay_ms)
         self._mark = secrets.token_hex(16)
         self._records: list[ProcessRecord] = []
         self.addresses: tuple[Address, ...] = tuple(("127.0.0.1", p) for p in self._clients)
@@ -174,6 +177,7 @@ class Etcd:
         (self._directory / MARK_FILE).write_text(self._mark)  # before the first process
         try:
             layout.check_ports({port: "etcd" for port in self._clients + self._peers})
+            self._relays.start()
             for node in range(len(self._clients)):
                 self._records.append(self._spawn(node))
         except TestnetError as error:
@@ -183,6 +187,7 @@ class Etcd:
 
     async def down(self) -> None:
         """See ``Cluster``; the logs stay."""
+        self._relays.stop()
         await processes.stop(processes.marked(self._mark), grace_s=5.0)
         left = [record.pid for record in processes.marked(self._mark)]
         if left:
@@ -249,14 +254,15 @@ class Etcd:
         def url(port: int) -> str:
             return f"http://127.0.0.1:{port}"
 
-        members = ",".join(f"m{i + 1}={url(port)}" for i, port in enumerate(self._peers))
+        announced = [url(port + self._relays.offset) for port in self._peers]
+        members = ",".join(f"m{i + 1}={where}" for i, where in enumerate(announced))
         options = {
             "name": f"m{node + 1}",
             "data-dir": str(self._directory / f"m{node + 1}"),
             "listen-client-urls": url(self._clients[node]),
             "advertise-client-urls": url(self._clients[node]),
             "listen-peer-urls": url(self._peers[node]),
-            "initial-advertise-peer-urls": url(self._peers[node]),
+            "initial-advertise-peer-urls": announced[node],
             "initial-cluster": members,
             "initial-cluster-token": self._mark,
             "logger": "zap",

@@ -14,6 +14,7 @@ from deploy.testnet import cli, launch, layout, processes, survey
 from deploy.testnet.layout import Testnet, TestnetError
 
 from .cluster import Address, BenchError, MakeWrite, Standing
+from .distance import Relays
 from .values import KEYS_PER_WRITER, VALUES
 from .wire import request
 
@@ -28,17 +29,27 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, directory: Path, nodes: int, base_port: int, say: launch.Say) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int,
+        base_port: int,
+        say: launch.Say,
+        delay_ms: float = 0.0,
+    ) -> None:
         self.version = version("dstack-cluster")
         self._directory = directory
         self._nodes = nodes
         self._base_port = base_port
+        seats = range(1, nodes + 1)
+        self._relays = Relays([base_port + layout.P2P_PORT + seat for seat in seats], delay_ms)
         self._say = say
         self.addresses: tuple[Address, ...] = ()
 
     async def up(self) -> None:
         """See ``Cluster``."""
         await self._stop_leftovers()
+        self._relays.start()
         try:
             testnet = await launch.bring_up(
                 self._directory,
@@ -46,6 +57,7 @@ class Ours:
                 self._base_port,
                 lambda text: self._say(f"ours: {text}"),
                 UP_DEADLINE_S,
+                announced_offset=self._relays.offset,
             )
         except TestnetError as error:
             raise BenchError(f"ours: {error}") from None
@@ -60,6 +72,7 @@ class Ours:
 
     async def down(self) -> None:
         """See ``Cluster``; the logs stay."""
+        self._relays.stop()
         if layout.exists(self._directory):
             try:
                 await launch.stop_everything(self._testnet())

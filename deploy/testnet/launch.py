@@ -47,6 +47,7 @@ def prepare(
     base_port: int,
     say: Say,
     settings: tuple[str, ...] = (),
+    announced_offset: int = 0,
 ) -> Testnet:
     """Check everything that can be checked before a process starts, and make the directory.
 
@@ -65,7 +66,7 @@ def prepare(
         # Its chain lived in anvil's memory, so nothing of it could ever run again.
         say(f"removing what is left of a stopped testnet in {directory}")
         layout.remove(earlier)
-    testnet = layout.create(directory, weights, base_port, settings)
+    testnet = layout.create(directory, weights, base_port, settings, announced_offset)
     try:
         layout.check_ports(testnet.ports())
     except TestnetError:
@@ -82,15 +83,17 @@ async def bring_up(
     say: Say,
     deadline_s: float = UP_DEADLINE_S,
     settings: tuple[str, ...] = (),
+    announced_offset: int = 0,
 ) -> Testnet:
     """Start a testnet and return once it has a leader; on any failure nothing is left running.
 
-    ``settings`` are SECTION.KEY=VALUE for its daemons.
+    ``settings`` are SECTION.KEY=VALUE for its daemons. With ``announced_offset`` each says that it
+    is reached that many ports above the one where it listens; the caller runs what listens there.
 
     Raises TestnetError with what is missing and the tail of the log that tells most.
     """
     async with layout.locked(directory):
-        testnet = prepare(directory, weights, base_port, say, settings)
+        testnet = prepare(directory, weights, base_port, say, settings, announced_offset)
         try:
             with trio.move_on_after(deadline_s):
                 return await _steps(testnet, say)

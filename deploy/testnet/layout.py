@@ -33,7 +33,9 @@ import trio
 STATE_FILE = "testnet.json"
 STATE_BYTES_MAX = 1 << 20
 FORMAT = 1
-NODES_MAX = 40  # p2p ports start at +10 and API ports at +50
+P2P_PORT = 10  # these two above the base, and the seat above that
+API_PORT = 50
+NODES_MAX = API_PORT - P2P_PORT
 SOCKET_PATH_BYTES_MAX = 100  # the kernel takes 107; the rest is for the file name's growth
 WEIGHT_MAX = 1_000_000
 BASE_PORT_DEFAULT = 26600
@@ -82,6 +84,7 @@ class Testnet:
     agents: ProcessRecord | None
     nodes: tuple[NodeRecord, ...]
     settings: tuple[str, ...] = ()  # SECTION.KEY=VALUE for every daemon that is started
+    announced_offset: int = 0  # from a p2p port to the port at which others find it: a relay's
 
     @property
     def rpc_port(self) -> int:
@@ -116,10 +119,10 @@ class Testnet:
         return self.directory / "faults.json"
 
     def p2p_port(self, seat: int) -> int:
-        return self.base_port + 10 + seat
+        return self.base_port + P2P_PORT + seat
 
     def api_port(self, seat: int) -> int:
-        return self.base_port + 50 + seat
+        return self.base_port + API_PORT + seat
 
     def api_url(self, seat: int) -> str:
         return f"http://127.0.0.1:{self.api_port(seat)}"
@@ -210,7 +213,11 @@ def parse_weights(text: str | None, nodes: int) -> tuple[int, ...]:
 
 
 def create(
-    directory: Path, weights: tuple[int, ...], base_port: int, settings: tuple[str, ...] = ()
+    directory: Path,
+    weights: tuple[int, ...],
+    base_port: int,
+    settings: tuple[str, ...] = (),
+    announced_offset: int = 0,
 ) -> Testnet:
     """Make the directory of a new testnet and its secrets; nothing runs yet.
 
@@ -238,6 +245,7 @@ def create(
             for seat, weight in enumerate(weights, start=1)
         ),
         settings=settings,
+        announced_offset=announced_offset,
     )
     testnet.save()
     for node in testnet.nodes:
@@ -279,6 +287,7 @@ def load(directory: Path) -> Testnet:
                 for n in values["nodes"]
             ),
             settings=tuple(map(str, values.get("settings", ()))),
+            announced_offset=int(values.get("announced_offset", 0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TestnetError(f"{path} is damaged: {error}") from None

@@ -32,13 +32,13 @@ def write_config(testnet: Testnet, node: NodeRecord) -> None:
     Which registry it is stands in the deployment file alone, as on a real cluster.
     """
     deployed = read_deployment(testnet.deployment_file)
-    endpoint = f"/ip4/127.0.0.1/tcp/{testnet.p2p_port(node.seat)}"
+    port = testnet.p2p_port(node.seat)
     config = Config(
         node=NodeConfig(
             seat=node.seat,
             state_dir=testnet.node_dir(node.seat) / "data",
-            endpoint=endpoint,
-            listen=endpoint,
+            endpoint=f"/ip4/127.0.0.1/tcp/{port + testnet.announced_offset}",
+            listen=f"/ip4/127.0.0.1/tcp/{port}",
         ),
         chain=ChainConfig(
             deployment=testnet.deployment_file,
