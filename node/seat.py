@@ -9,6 +9,7 @@ import trio
 
 from attest import NodeIdentity
 from chain import (
+    CallReverted,
     ChainError,
     EvmRegistry,
     FinalityAlarm,
@@ -28,6 +29,18 @@ Write = Callable[[], Awaitable[TxOutcome]]
 RETRY_S_MIN = 2.0
 RETRY_S_MAX = 15.0  # an owner who binds the instance waits this long at most; a try costs no gas
 CHECK_S = 60.0  # how often a right row is looked at: leases run out by time alone
+
+# What stands behind a refusal, and which command of whom ends it.
+REFUSALS = {
+    "AppNotAllowed": "the contract's owner has not allowed this app (contract allow-app)",
+    "CoolingDown": "its node was put out, and nobody registers there until that time (in Unix "
+    "seconds; contract lift-suspension)",
+    "EnforcedPause": "the registry is paused (contract unpause)",
+    "InstanceInUse": "this instance is registered on another seat",
+    "KeyInUse": "this node's key sits on another seat, or sat there",
+    "NotAuthorized": "the seat's owner has not bound this instance to it (contract bind)",
+    "RootNotLive": "the KMS root that vouches for this app has ended (contract root)",
+}
 
 
 class SeatKeeper:
@@ -117,7 +130,7 @@ class SeatKeeper:
                 self._complain(f"cannot pay for the transaction: {error}")
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             except ChainError as error:
-                self._complain(str(error))
+                self._complain(_explained(error))
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             with trio.move_on_after(pause_s):
                 await changed.wait()
@@ -163,3 +176,8 @@ class SeatKeeper:
             and row.instance_id == self._identity.instance_id
             and row.scheme == self._identity.scheme
         )
+
+
+def _explained(error: ChainError) -> str:
+    meaning = REFUSALS.get(error.name) if isinstance(error, CallReverted) else None
+    return f"{error}: {meaning}" if meaning else str(error)

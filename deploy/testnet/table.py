@@ -62,10 +62,10 @@ def render(survey: Survey, title: str = "") -> RenderableType:
 
 
 def as_text(survey: Survey, title: str = "", width_chars: int = WIDTH_CHARS) -> str:
-    """The same without colours, for files and pipes."""
+    """The same without colours and with whole lines, for files and pipes."""
     console = Console(width=width_chars, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(render(survey, title))
+        console.print(render(survey, title), soft_wrap=True)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

@@ -78,6 +78,9 @@ def test_alarms_are_told_once_with_all_seats_that_see_them() -> None:
     rows = (seat(1, alarms=("a recovery",)), seat(2, alarms=("a recovery", "halted")), seat(3))
     text = table.as_text(survey.summarise(rows))
     assert "ALARM (seat 1, 2): a recovery" in text and "ALARM (seat 2): halted" in text
+    long = "this node's own evidence is not good enough: " + 64 * "a" + " " + 64 * "b"
+    text = table.as_text(survey.summarise((seat(1, alarms=(long,)),)))
+    assert f"ALARM (seat 1): {long}\n" in text
 
 
 def test_the_same_leader_in_different_terms_is_no_agreement() -> None:

@@ -10,8 +10,17 @@ from typing import Any
 import trio
 import trio.testing
 
-from chain import ChainError, FinalityAlarm, Member, Membership, MemberStatus, Sighting
-from node.seat import RETRY_S_MAX, SeatKeeper
+from chain import (
+    CallReverted,
+    ChainError,
+    FinalityAlarm,
+    Member,
+    Membership,
+    MemberStatus,
+    Sighting,
+)
+from contracts import artifact
+from node.seat import REFUSALS, RETRY_S_MAX, SeatKeeper
 
 ENDPOINT = "/ip4/127.0.0.1/tcp/1000"
 IDENTITY: Any = SimpleNamespace(node_key=b"\2" * 33, instance_id=b"\3" * 20, scheme=0)
@@ -193,6 +202,20 @@ async def test_a_refusal_is_told_and_tried_again_less_and_less_often(autojump_cl
         await trio.sleep(600)
         assert "AppNotAllowed" in keep.trouble
         assert 600 / RETRY_S_MAX <= len(chain.written) <= 600 / RETRY_S_MAX + 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_of_the_contract_is_told_with_what_ends_it(autojump_clock: Any) -> None:
+    known = {item["name"] for item in artifact("Registry").abi if item["type"] == "error"}
+    assert known >= REFUSALS.keys()
+    chain = Chain()
+    chain.refusal = CallReverted("NotAuthorized", "NotAuthorized()", b"")
+    keep = keeper(chain, [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep.run)
+        await chain.tell.send(membership(member(status=MemberStatus.EMPTY)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert keep.trouble.startswith("the contract refuses: NotAuthorized(): the seat's owner")
         nursery.cancel_scope.cancel()
 
 
