@@ -1,15 +1,11 @@
-"""The contract's interface as its artifact states it: selectors, topics, encoding, readable errors.
-
-eth_abi is imported at first use: it costs half a second (it loads pydantic through eth_utils) that
-commands which never touch a chain need not pay.
-"""
+"""The contract's interface as its artifact states it: selectors, topics, readable errors."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from chain.abi_types import AbiValueError, Source, types_of
 from chain.errors import BadChainData, CallReverted, ChainConfigError
 from chain.keys import keccak256
 from chain.rpc import printable
@@ -168,20 +164,16 @@ def _foreign(kind: str) -> str:
 
 def encode(types: Sequence[str], values: Sequence[Any]) -> bytes:
     """ABI encoding of values; ValueError when one does not fit."""
-    eth_abi: Any = importlib.import_module("eth_abi")
     try:
-        return bytes(eth_abi.encode(list(types), list(values)))
-    except Exception as error:  # eth_abi's errors have three unrelated bases
-        kind = type(error).__name__
-        raise ValueError(f"arguments do not fit ({','.join(types)}): {kind}") from None
+        return types_of(tuple(types)).encode(tuple(values))
+    except ValueError as error:  # without the values
+        raise ValueError(f"arguments do not fit ({','.join(types)}): {error}") from None
 
 
 def decode(types: Sequence[str], data: bytes, what: str) -> tuple[Any, ...]:
     """Values of ABI-encoded data; BadChainData names ``what`` when it does not decode."""
-    eth_abi: Any = importlib.import_module("eth_abi")
     try:
-        return tuple(eth_abi.decode(list(types), data))
-    except Exception as error:
-        # Whatever a decoder throws at foreign bytes (DecodingError, OverflowError, UnicodeError,
-        # RecursionError ...) means one thing here.
-        raise BadChainData(f"{what} does not decode ({type(error).__name__})") from None
+        return types_of(tuple(types)).decode(Source(data), 0)
+    except ValueError as error:  # also UnicodeDecodeError, which would show bytes of a stranger's
+        said = error if isinstance(error, AbiValueError) else "text that is not UTF-8"
+        raise BadChainData(f"{what} does not decode: {said}") from None

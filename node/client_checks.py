@@ -126,12 +126,12 @@ def _selector(signature: str) -> bytes:
 
 def _decode_member(result: str, seat: int) -> tuple[int, bytes]:
     """Status and instance id (20 bytes) of the registry's ``member(seat)`` answer."""
-    from eth_abi.abi import decode
-    from eth_abi.exceptions import DecodingError
+    from chain.abi import decode
+    from chain.errors import BadChainData
 
     try:
-        (member,) = decode([_MEMBER_ABI], bytes.fromhex(result.removeprefix("0x")))
-    except (DecodingError, ValueError, OverflowError):
+        (member,) = decode([_MEMBER_ABI], bytes.fromhex(result.removeprefix("0x")), "the answer")
+    except (BadChainData, ValueError):
         raise SeatNotActive(
             f"the chain's answer for seat {seat} is no member of a registry"
         ) from None

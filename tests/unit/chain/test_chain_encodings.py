@@ -9,6 +9,7 @@ import sys
 
 import eth_abi
 import pytest
+from eth_abi import grammar
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from attest.bounded_json import parse_json
 from chain import eip712
-from chain.abi import ContractAbi
+from chain.abi import ContractAbi, decode, encode
 from chain.errors import BadChainData, ChainConfigError
 from chain.keys import CURVE_ORDER, LocalKey, address_of, keccak256, recover, with_v27
 from chain.rlp import encode as rlp
@@ -172,6 +173,113 @@ def test_calls_and_results_follow_the_abi() -> None:
         function.encode(-1)
     with pytest.raises(ChainConfigError, match="no function nothing"):
         ABI.function("nothing")
+
+
+def values_of(kind: str) -> st.SearchStrategy[object]:
+    """Values of a type, as eth_abi decodes them."""
+    if kind.endswith("]"):
+        item, _, count = kind[:-1].rpartition("[")
+        least = int(count) if count else 0
+        many = st.lists(values_of(item), min_size=least, max_size=int(count) if count else 4)
+        return many.map(tuple)
+    if kind.startswith("("):
+        return st.tuples(*map(values_of, parts_of(kind)))
+    if kind.startswith("uint"):
+        return st.integers(0, 2 ** int(kind[4:]) - 1)
+    if kind.startswith("int"):
+        return st.integers(-(2 ** (int(kind[3:]) - 1)), 2 ** (int(kind[3:]) - 1) - 1)
+    if kind[:5] == "bytes" and kind[5:]:
+        return st.binary(min_size=int(kind[5:]), max_size=int(kind[5:]))
+    twenty = st.binary(min_size=20, max_size=20)
+    return {
+        "bool": st.booleans(),
+        "address": twenty.map(lambda raw: "0x" + raw.hex()),
+        "bytes": st.binary(max_size=70),
+        "string": st.text(max_size=40),
+    }[kind]
+
+
+def parts_of(kind: str) -> list[str]:
+    return [part.to_type_str() for part in grammar.parse(kind).components]
+
+
+def wider(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    several = st.lists(inner, min_size=1, max_size=4).map(lambda parts: f"({','.join(parts)})")
+    return several | st.tuples(inner, st.sampled_from(["[]", "[1]", "[3]"])).map("".join)
+
+
+PLAIN = (
+    "uint8", "uint40", "uint256", "int8", "int256", "bool", "address", "bytes1", "bytes20",
+    "bytes32", "bytes", "string",
+)  # fmt: skip
+KINDS = st.recursive(st.sampled_from(PLAIN), wider, max_leaves=6)
+CASES = st.lists(KINDS, max_size=4).flatmap(
+    lambda kinds: st.tuples(st.just(kinds), st.tuples(*map(values_of, kinds)))
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CASES)
+def test_values_of_any_type_are_encoded_as_eth_abi_does_and_read_back(
+    case: tuple[list[str], tuple[object, ...]],
+) -> None:
+    kinds, values = case
+    theirs = eth_abi.encode(kinds, values)
+    assert encode(kinds, values) == theirs
+    assert decode(kinds, theirs, "it") == values
+
+
+@settings(max_examples=100, deadline=None)
+@given(CASES, st.data())
+def test_damaged_bytes_are_refused_or_read_as_eth_abi_does(
+    case: tuple[list[str], tuple[object, ...]], data: st.DataObject
+) -> None:
+    kinds, values = case
+    raw = bytearray(eth_abi.encode(kinds, values))
+    for _ in range(data.draw(st.integers(1, 3)) if raw else 0):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at] = data.draw(st.sampled_from([0, 1, 0x20, 0x40, 0x60, 0xFF]))
+    damaged = bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    try:
+        ours = decode(kinds, damaged, "it")
+    except BadChainData:
+        return
+    assert ours == eth_abi.decode(kinds, damaged)
+
+
+def test_offsets_to_the_same_bytes_do_not_make_much_of_little() -> None:
+    text = eth_abi.encode(["bytes"], [bytes(64_000)])[32:]
+    heads = [(1000).to_bytes(32, "big"), *[(32_000).to_bytes(32, "big")] * 1000]
+    bomb = (32).to_bytes(32, "big") + b"".join(heads) + text
+    assert len(bomb) < 100_000 and len(eth_abi.decode(["bytes[]"], bomb)[0]) == 1000
+    with pytest.raises(BadChainData, match="more than once"):
+        decode(["bytes[]"], bomb, "it")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["uint7", "uint264", "int0", "bytes0", "bytes33", "fixed8x1", "()", "()[]", "uint8[0]",
+     "uint8[0][]", "(uint8", "uint8)", "(bool),(bool)", "(bool,)", "", "bool" + "[]" * 20],
+)  # fmt: skip
+def test_a_type_that_there_is_not_has_no_values(kind: str) -> None:
+    with pytest.raises(ValueError):
+        encode([kind], [()])
+    with pytest.raises(BadChainData):
+        decode([kind], bytes(320), "it")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("uint8", 256), ("uint8", -1), ("uint8", True), ("uint8", "1"), ("int8", 128),
+        ("bool", 1), ("address", "0x00"), ("address", bytes(19)), ("address", "0x" + "zz" * 20),
+        ("bytes20", bytes(21)), ("bytes20", bytes(19)), ("bytes", "text"), ("string", b"bytes"),
+        ("uint8[2]", (1,)), ("uint8[]", 1), ("(uint8,uint8)", (1,)), ("string", "\ud800"),
+    ],
+)  # fmt: skip
+def test_a_value_that_does_not_fit_its_type_is_refused(kind: str, value: object) -> None:
+    with pytest.raises(ValueError):
+        encode([kind], [value])
 
 
 def test_text_that_is_not_utf8_does_not_spoil_its_neighbours() -> None:
