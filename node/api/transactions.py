@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import trio
@@ -108,7 +109,7 @@ def read_txn(body: bytes) -> Txn:
     )
     try:
         decode_command(encode_command(Command(bytes(16), 1, txn)))
-    except WireError as error:
+    except (WireError, struct.error) as error:  # the latter of a length that no encoding holds
         raise BadRequest(str(error)) from None
     return txn
 
