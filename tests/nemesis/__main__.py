@@ -60,7 +60,7 @@ def _one(arguments: argparse.Namespace, seed: int) -> Outcome:
     print(
         f"seed {seed}: {len(outcome.violations)} violations; {outcome.answered} answers, "
         f"{outcome.writes} insistent writes, {outcome.revisions} revisions, "
-        f"{outcome.streams} watches, {outcome.leases} leases, "
+        f"{outcome.streams} watches, {outcome.leases} leases, {outcome.offences} rude clients, "
         f"{time.monotonic() - begin_s:.0f} s; {did}",
         flush=True,
     )

@@ -22,6 +22,7 @@ from tests.nemesis.actions import PACE_S, Nemesis
 from tests.nemesis.clients import ALL_KINDS, Leaseholders, Observers
 from tests.nemesis.disks import Disk
 from tests.nemesis.relays import Relays
+from tests.nemesis.rude import RudeClients
 from tests.nemesis.watchers import Watcher
 
 DAEMON = layout.REPOSITORY / "tests/nemesis/faulty_daemon.py"
@@ -41,6 +42,7 @@ class Outcome:
     leases: int = 0
     revisions: int = 0
     streams: int = 0  # of watchers
+    offences: int = 0  # of rude clients
     history: list[Operation] = field(default_factory=list)
 
 
@@ -100,6 +102,7 @@ async def _under_clients(
         testnet, seed, kinds=ALL_KINDS, retries=True, dead=nemesis.dead, pause_s=0.03
     )
     holders = Leaseholders(testnet, seed)
+    rude = RudeClients(testnet, seed)
     writers = Writers(testnet, 3)
     watchers = [Watcher(testnet, seed, number) for number in range(3)]
     try:
@@ -107,14 +110,14 @@ async def _under_clients(
             for watcher in watchers:
                 watching.start_soon(watcher.run)
             async with trio.open_nursery() as nursery:
-                for client in (observers, holders, writers):
+                for client in (observers, holders, writers, rude):
                     nursery.start_soon(client.run)
                 for name in script or _for(seconds, nemesis):
                     await observers.wait_more(10, deadline_s=90)
                     await nemesis.do(name)
                     await trio.sleep(nemesis.rng.uniform(0.0, PACE_S))
                 await observers.wait_more(20, deadline_s=90)
-                observers.stopping = holders.stopping = True
+                observers.stopping = holders.stopping = rude.stopping = True
                 writers.stop()
             outcome.violations += await verdict.of(
                 testnet, observers, holders, watchers, nemesis.broken_disks
@@ -129,6 +132,7 @@ async def _under_clients(
         outcome.revisions += max(watcher.reached for watcher in watchers)
         outcome.streams += sum(watcher.begun for watcher in watchers)
         outcome.leases += len(holders.lived)
+        outcome.offences += rude.offences
 
 
 def _for(seconds: float, nemesis: Nemesis) -> Iterator[str]:
