@@ -58,6 +58,8 @@ def _directory(options: argparse.Namespace) -> Path:
 def _list(options: argparse.Namespace) -> int:
     from node import snapshots
 
+    if not Path(options.state_dir).is_dir():
+        raise Failed(f"--state-dir {options.state_dir}: no such directory")
     rows = []
     for height, path in snapshots.listing(_directory(options)):
         file = _open(path)

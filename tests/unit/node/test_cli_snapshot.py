@@ -56,4 +56,5 @@ def test_a_changed_snapshot_and_one_of_another_cluster_are_refused(
     assert main(["snapshot", "verify", str(path), *CHAIN]) == 1
     assert main(["snapshot", "verify", str(tmp_path / "none"), *CHAIN]) == 1
     assert main(["snapshot", "save", "--state-dir", str(tmp_path), "x", *CHAIN]) == 1
+    assert main(["snapshot", "list", "--state-dir", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().out == ""
