@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from faulty_chain import CHAIN_ID, CONTRACT, TIMEOUT_S, FakeChain, Server
+from faulty_chain import CHAIN_ID, CONTRACT, PATIENCE_S, FakeChain, Server
 
 from chain.agreement import FinalizedReader
 from chain.rpc import RpcEndpoint
@@ -42,7 +42,7 @@ async def reader_of() -> AsyncIterator[Callable[..., FinalizedReader]]:
     def make(servers: list[Server], quorum: int, **options: Any) -> FinalizedReader:
         path = options.pop("path", None)
         reader = FinalizedReader(
-            [RpcEndpoint(s.url, timeout_s=TIMEOUT_S, body_bytes_max=200_000) for s in servers],
+            [RpcEndpoint(s.url, timeout_s=PATIENCE_S, body_bytes_max=200_000) for s in servers],
             quorum,
             Watermark(path, chain_id=CHAIN_ID, contract=CONTRACT),
             single_rpc_insecure=quorum == 1,
