@@ -44,7 +44,7 @@ test-contracts: contracts ## the same, planted flaws that these tests must find,
 model: setup model/node_modules/.package-lock.json ## the formal model: stories, searches, replay against the core, proof (SAMPLES=5000 searches longer)
 	@model/check.sh
 	@$(BIN)/pytest tests/model $(PYTEST_ARGS)
-	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group model
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --frozen --group model
 	@$(BIN)/python model/proof.py
 
 model/node_modules/.package-lock.json: model/package-lock.json
@@ -55,11 +55,11 @@ bench: setup ## figures beside etcd, on this machine
 	$(BIN)/python -m bench $(ARGS)
 
 fuzz: setup ## coverage-guided fuzzing of every decoder (FUZZ_SECONDS=60 for each, ARGS=names)
-	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group fuzz
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --frozen --group fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 twins: setup ## millions of Twins scenarios, engine compiled (ARGS="--seeds 1..2000000 --results FILE"; resumes)
-	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --group compiled
+	@uv=.tools/bin/uv; [ -x $$uv ] || uv=uv; $$uv sync -q --frozen --group compiled
 	@$(BIN)/python -m tests.simulation.compiled
 	cd .compiled && ../$(BIN)/python -m tests.simulation --twins --jobs 2 --calm-every 10 $(ARGS)
 

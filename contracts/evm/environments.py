@@ -2,7 +2,8 @@
 
 ``tools/<name>/`` holds what is wanted (``pyproject.toml``) and the exact files of it with their
 hashes (``uv.lock``). The environment goes to ``.tools/<name>`` when it is first asked for, from
-PyPI or uv's cache; later runs see by its stamp that nothing changed and ask nobody.
+PyPI or uv's cache; later runs see by its stamp that nothing changed, neither the lock file nor the
+interpreter nor the place (paths are in its scripts), and ask nobody.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def command(name: str) -> Path:
     """
     lock = HERE / "tools" / name / "uv.lock"
     place = TOOLS / name
-    program, stamp = place / "bin" / name, place / "lock.sha256"
-    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    program, stamp = place / "bin" / name, place / "made-from"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    wanted = "\n".join((digest, sys.version, str(place)))
     if program.exists() and stamp.exists() and stamp.read_text() == wanted:
         return program
     own = TOOLS / "bin" / "uv"
@@ -39,6 +41,7 @@ def command(name: str) -> Path:
     if uv is None:
         raise EnvironmentsError("uv is not there: run `make setup`")
     print(f"{name}: its packages from {lock.relative_to(HERE)} into .tools/{name}", flush=True)
+    shutil.rmtree(place, ignore_errors=True)
     kept = {n: v for n, v in os.environ.items() if n not in ("VIRTUAL_ENV", "UV_PYTHON")}
     arguments = [uv, "sync", "--quiet", "--frozen", "--project", str(lock.parent)]
     run = subprocess.run(
