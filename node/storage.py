@@ -60,7 +60,6 @@ SCHEMA_VERSION = 5
 DATABASE_FILE = "cluster.sqlite3"
 SWEEP_EVERY, SWEEP_ROWS = 4, 8  # heights between removals of pruned blocks, and how many go
 GATHERED_BYTES_MAX = 1024 * 1024  # of final blocks that wait to be written together
-LOG_BYTES_MAX = 4 * 1024 * 1024  # of the vote log, before what is superfluous in it is left behind
 
 _VOTE, _BLOCK, _CERTIFICATE = 1, 2, 3  # kinds of entries of the vote log
 
@@ -229,8 +228,9 @@ class Store(Served):
         """What lies below the final view is never needed again, but for the gate of its term."""
         last = self._last_vote()
         self._live = {k: v for k, v in self._live.items() if v.value is last or self._is_live(v)}
-        if self._log.size > LOG_BYTES_MAX + 2 * sum(len(v.entry[1]) for v in self._live.values()):
-            self._log.rewrite(live.entry for live in self._live.values())
+        kept = [live.entry for live in self._live.values()]
+        if self._log.outgrows(kept):
+            self._log.rewrite(kept)
             self._put_meta("log_generation", self._log.generation)
 
     def _last_vote(self) -> Vote | None:
@@ -492,9 +492,7 @@ class Store(Served):
         openings = [codec.decode_opening(data, self._cluster_id) for (data,) in rows]
         return [o for o in openings[:-2] if isinstance(o, Recovery)] + openings[-2:]
 
-    def _restore_state(
-        self, revision: int, openings: Sequence[Opening]
-    ) -> tuple[Tip, Machine]:
+    def _restore_state(self, revision: int, openings: Sequence[Opening]) -> tuple[Tip, Machine]:
         db = self._db
         tip = self._restore_tip(openings)
         if tip.height == 0:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,10 @@ NAMES = ("votes-0.log", "votes-1.log")
 MAGIC = b"dstack-cluster votes/1\n"
 GROWTH_BYTES = 256 * 1024
 LATER_FRAMES = 16  # looked for behind a bad one
+# Before what is superfluous is left behind: each start reads all, and makes something of each
+# entry, of which an idle cluster writes many small ones.
+BYTES_MAX = 4 * 1024 * 1024
+ENTRIES_MAX = 1024
 
 _FRAME = struct.Struct("<III")  # length, CRC-32, number of the frame in its file
 _ENTRY = struct.Struct("<BI")  # kind, length
@@ -69,6 +73,7 @@ class VoteLog:
         self._directory = directory
         self._identity = identity
         self._waiting: list[bytes] = []
+        self._count = 0  # entries, with those that wait
         self._fd = -1
         self._allocated = 0
         try:
@@ -87,6 +92,7 @@ class VoteLog:
             if newest.damaged:
                 raise VoteLogError(f"{newest.name} is damaged behind byte {newest.end}")
             self.entries = newest.entries
+            self._count = len(newest.entries)
             self._open(newest.name, newest.generation, newest.frames, newest.end)
             self._write_again(newest)
         except OSError as error:
@@ -122,6 +128,7 @@ class VoteLog:
     def append(self, kind: int, data: bytes) -> None:
         """Adds an entry to the next frame."""
         self._waiting += (_ENTRY.pack(kind, len(data)), data)
+        self._count += 1
 
     def sync(self) -> None:
         """Makes all appended entries durable, or raises VoteLogError: then use it no more."""
@@ -147,7 +154,13 @@ class VoteLog:
         self.size = end
         self._frames += 1
 
-    def rewrite(self, entries: Iterable[Entry]) -> None:
+    def outgrows(self, needed: Collection[Entry]) -> bool:
+        """True when most of it is not in ``needed``, and that is much: time for ``rewrite``."""
+        needed_bytes = sum(len(data) for _, data in needed)
+        is_long = self._count > ENTRIES_MAX + 2 * len(needed)
+        return is_long or self.size > BYTES_MAX + 2 * needed_bytes
+
+    def rewrite(self, entries: Collection[Entry]) -> None:
         """Goes on in the other file with these entries only; durable on return.
 
         Raises VoteLogError.
@@ -162,6 +175,7 @@ class VoteLog:
             self._open(other, generation, 0, 0)
             self._write(b"".join(pieces))
             self._sync_directory()
+            self._count = len(entries)
         except OSError as error:
             raise VoteLogError(f"cannot write: {error}") from error
 

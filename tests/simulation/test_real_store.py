@@ -13,7 +13,7 @@ from consensus.codec import make_block
 from consensus.interface import Checkpoints, FinalizedRecord, Record, Restored, VoteRecord
 from consensus.machine import Machine
 from consensus.types import Certificate, Part, View, Vote, VoteKind
-from node import storage
+from node import votelog
 from node.storage import Store
 from tests.simulation import scenario
 from tests.simulation.adversaries import GALLERY
@@ -84,7 +84,7 @@ class PairedWorld(World):
 def world(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PairedWorld]:
-    monkeypatch.setattr(storage, "LOG_BYTES_MAX", 4096)
+    monkeypatch.setattr(votelog, "BYTES_MAX", 4096)
     PairedWorld.directory = tmp_path
     seed, settings = request.param
     plan = scenario.build(seed, settings, tuple(GALLERY))
@@ -118,7 +118,7 @@ def test_the_real_store_gives_back_what_the_simulated_one_does(world: PairedWorl
 def test_a_complaint_below_the_final_view_keeps_the_gate_of_its_term_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "LOG_BYTES_MAX", 0)
+    monkeypatch.setattr(votelog, "BYTES_MAX", 0)
     cluster_id, genesis, zero = bytes(32), bytes(32), bytes(32)
     signature = bytes(65)
     complaints = [Vote(NULLIFY, 0, View(t, 1), 1, zero, 1, signature) for t in (1, 2, 3)]

@@ -157,6 +157,29 @@ def test_candidates_below_the_final_view_are_swept(tmp_path: Path) -> None:
     assert [b.hash for b in open_store(tmp_path).restore().blocks] == [high.hash]
 
 
+def test_a_start_reads_few_of_the_votes_of_an_idle_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(votelog, "ENTRIES_MAX", 16)
+    store, chain = open_store(tmp_path), Chain()
+    for index in range(100):
+        final = chain.extend(View(1, index))
+        mine = vote(VoteKind.NOTARIZE, View(1, index), final.applied.block.hash)
+        commit(store, BlockRecord(final.applied.block), VoteRecord(mine), final)
+    store.close()
+    read: list[int] = []
+    real = votelog.VoteLog.__init__
+
+    def counting(log: votelog.VoteLog, *arguments: object) -> None:
+        real(log, *arguments)  # type: ignore[arg-type]
+        read.append(len(log.entries))
+
+    monkeypatch.setattr(votelog.VoteLog, "__init__", counting)
+    restored = open_store(tmp_path).restore()
+    assert [v.view for v in restored.votes] == [View(1, 99)]
+    assert read[0] <= 16 + 4
+
+
 def test_blocks_are_served_with_the_proof_that_they_are_final(tmp_path: Path) -> None:
     store, chain = open_store(tmp_path), Chain()
     for index in range(20):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from node import votelog
 from node.votelog import NAMES, Entry, VoteLog, VoteLogError
 
 ID = bytes(range(32))
@@ -122,6 +123,27 @@ def test_a_rewrite_keeps_what_it_is_given_and_the_old_file_is_used_again(tmp_pat
         log.append(2, b"new")
         log.sync()
         assert reopened(tmp_path) == [(1, b"kept %d" % generation), (2, b"new")]
+    log.close()
+
+
+def test_many_small_entries_outgrow_what_is_needed_as_large_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(votelog, "ENTRIES_MAX", 10)
+    monkeypatch.setattr(votelog, "BYTES_MAX", 10_000)
+    log = filled(tmp_path, 5)
+    assert not log.outgrows(())
+    log.append(1, b"one more")
+    assert log.outgrows(()) and not log.outgrows([(1, b"one more")])
+    log.sync()
+    log.close()
+    log = VoteLog(tmp_path, ID, 1)
+    assert log.outgrows(())
+    log.rewrite([(1, b"kept")])
+    assert not log.outgrows(())
+    log.append(2, bytes(20_000))
+    log.sync()
+    assert log.outgrows(()) and not log.outgrows([(2, bytes(20_000))])
     log.close()
 
 
