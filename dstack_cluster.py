@@ -87,7 +87,8 @@ class DStackP2PSDK:
     within one event loop.
 
     Args:
-        contract_address: registry contract, ``0x`` and 40 hex digits; the daemon must serve it.
+        contract_address: registry contract, ``0x`` and 40 hex digits; the daemon must serve it,
+            which ``register`` checks.
         connection_url: where peers reach this application (http, https, ws, wss or tcp URL).
         rpc_url: when given, ``register`` asks this JSON-RPC endpoint itself whether the daemon's
             seat is active, so that the application need not believe the daemon.

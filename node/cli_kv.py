@@ -231,7 +231,12 @@ def _txn(options: argparse.Namespace) -> int:
 
 
 def _grant(options: argparse.Namespace) -> int:
+    from consensus.limits import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
+
     ttl_ms = round(options.ttl_s * 1000)
+    if not LEASE_TTL_MS_MIN <= ttl_ms <= LEASE_TTL_MS_MAX:
+        bounds = f"{LEASE_TTL_MS_MIN // 1000} to {LEASE_TTL_MS_MAX // 1000}"
+        raise Failed(f"a lease lives {bounds} s; came {options.ttl_s:g}")
     lease = with_client(options, lambda c: c.grant(ttl_ms, request_id=options.request_id))
     if options.json:
         print_json({"lease": lease.lease, "ttl_ms": lease.ttl_ms})

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from node.client import ApiClient
+    from node.facade import NodeError
+
+DEFAULT_API = "http://127.0.0.1:9700"  # as in node.client, which is not to be imported for --help
 
 
 class Failed(Exception):
@@ -21,7 +24,7 @@ def add_api(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api",
         metavar="URL",
-        default=os.environ.get("DSTACK_CLUSTER_API") or "http://127.0.0.1:9700",
+        default=os.environ.get("DSTACK_CLUSTER_API") or DEFAULT_API,
         help="http://host:port or unix:/path (default: %(default)s)",
     )
     parser.add_argument(
@@ -47,9 +50,18 @@ def with_client(options: argparse.Namespace, ask: Callable[[ApiClient], Awaitabl
     try:
         return trio.run(talk)
     except NodeError as error:
-        raise Failed(f"{error.code}: {error}") from None
+        raise Failed(f"{error.code}: {error}{_hint(error, options)}") from None
     except ValueError as error:
         raise Failed(f"--api: {error}") from None
+
+
+def _hint(error: NodeError, options: argparse.Namespace) -> str:
+    """Where the way to a node is told, for whoever did not tell it."""
+    if error.code == "unreachable" and options.api == DEFAULT_API:
+        return "; where a node is: --api, or the variable DSTACK_CLUSTER_API"
+    if error.code == "unauthorized" and options.token_file is None:
+        return "; its file: --token-file, or the variable DSTACK_CLUSTER_TOKEN_FILE"
+    return ""
 
 
 # --- printing ---

@@ -21,6 +21,8 @@ from memory_node import MemoryNode, make_config
 import node.cli
 from node.api import serve
 from node.cli import main
+from node.cli_talk import DEFAULT_API
+from node.client import DEFAULT_URL, ApiClient, Refused
 from node.facade import Busy
 
 
@@ -277,11 +279,32 @@ def test_failures_have_status_1_and_one_line(
     assert "reserved_key" in failure(capsys, "kv", "put", "_cluster/a", "x", "--api", api)
     memory.failure = Busy("too many\ncommands")
     assert "busy: too many" in failure(capsys, "kv", "put", "a", "x", "--api", api)
-    assert "unreachable" in failure(capsys, "status", "--api", f"unix:{tmp_path}/none")
+    away = failure(capsys, "status", "--api", f"unix:{tmp_path}/none")
+    assert "unreachable" in away and "DSTACK_CLUSTER_API" not in away
     assert "--api: expected http(s)" in failure(capsys, "status", "--api", "ftp://x")
     assert "cannot be read" in failure(
         capsys, "status", "--api", api, "--token-file", str(tmp_path / "none")
     )
+
+
+def test_who_did_not_say_where_the_node_or_its_token_is_is_told_where_to_say_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert DEFAULT_API == DEFAULT_URL
+    monkeypatch.delenv("DSTACK_CLUSTER_API", raising=False)
+    monkeypatch.setattr("node.cli_talk.DEFAULT_API", "http://127.0.0.1:1")
+    assert "--api, or the variable DSTACK_CLUSTER_API" in failure(capsys, "status")
+    refused = Refused("expected Authorization: Bearer <token>")
+    refused.code = "unauthorized"
+
+    async def status(client: ApiClient) -> None:
+        raise refused
+
+    monkeypatch.setattr(ApiClient, "status", status)
+    assert "--token-file, or the variable" in failure(capsys, "status")
+    token = tmp_path / "token"
+    token.write_text("a-wrong-token-of-enough-bytes")
+    assert "--token-file, or" not in failure(capsys, "status", "--token-file", str(token))
 
 
 # --- configuration and daemon -------------------------------------------------------------------

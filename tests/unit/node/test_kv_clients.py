@@ -210,6 +210,14 @@ def test_leases_on_the_command_line(daemon: Daemon, capfd: pytest.CaptureFixture
     assert run(daemon, capfd, "lease", "grant", "1")[0] == 1
 
 
+@pytest.mark.parametrize("seconds", ["2", "1e11"])
+def test_a_lease_that_is_too_short_or_long_is_refused_in_seconds(
+    daemon: Daemon, seconds: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["kv", "lease", "grant", seconds, "--api", daemon.api]) == 1
+    assert "a lease lives 5 to 316224000 s; came " in capfd.readouterr().err
+
+
 def test_a_number_of_seconds_that_is_none_is_a_wrong_command_line(daemon: Daemon) -> None:
     for text in ("nan", "inf", "-1", "soon"):
         with pytest.raises(SystemExit, match="2"):
