@@ -111,6 +111,8 @@ class PolicyBook:
     def alarms(self) -> list[str]:
         """What an operator must look at now."""
         if self.current is None:
+            if not self._is_missing:  # nobody has looked yet
+                return []
             return ["the registry names no attestation policy yet: no member can be accepted"]
         found = [self.current.trouble] if self.current.trouble else []
         if self._is_missing:

@@ -248,6 +248,7 @@ async def test_without_a_policy_nobody_is_taken_and_nobody_is_punished(world: Wo
     one = await world.start(1)
     two = await world.start(2, policy_=ALL)
     await wait_until(lambda: one.refused(2) == "no_policy")
+    await one.attestation.policies.saw(None)
     assert any("names no attestation policy" in alarm for alarm in one.attestation.alarms())
     assert one.mesh._peers[2].penalty_s == 0.0
     await one.attestation.policies.saw(ALL)

@@ -75,6 +75,7 @@ async def test_the_newest_policy_is_in_force_and_survives_a_restart(tmp_path: Pa
     changes: list[int] = []
     book = PolicyBook(tmp_path / "policy.json")
     book.on_change = lambda: changes.append(book.current.version if book.current else 0)
+    assert book.alarms() == []  # a node that starts has not looked yet
     await book.saw(None)
     assert book.current is None and "names no attestation policy" in book.alarms()[0]
     await book.saw(ALL)
