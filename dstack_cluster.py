@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 
@@ -66,6 +66,8 @@ __all__ = [
 ]
 
 KeysCallback = Callable[[list[Change], int], Awaitable[None] | None]
+T = TypeVar("T")
+LeaderCallback = Callable[[int | None, str, bool], Awaitable[None] | None]
 PeersCallback = Callable[[list[str]], Awaitable[None] | None]
 
 BACKOFF_S_MIN = 0.2
@@ -208,32 +210,15 @@ class DStackP2PSDK:
             RequestFailed: the daemon refuses (wrong token), so that waiting is no use.
         """
         told: list[str] | None = None
-        pause_s = BACKOFF_S_MIN
-        while True:
-            failure: Exception | None = None
-            try:
-                async with _Borrowed(self) as client, client.watch_peers() as changes:
-                    async for rows in changes:
-                        pause_s = BACKOFF_S_MIN
-                        urls = _urls(rows)
-                        if urls == told:
-                            continue
-                        told = urls
-                        try:
-                            outcome = callback(list(urls))
-                            if inspect.isawaitable(outcome):
-                                await outcome
-                        except Exception as error:
-                            # kept out of the handlers below: it is the caller's, whatever it is
-                            failure = error
-                            break
-            except NodeError as error:
-                if 400 <= error.http_status < 500 and error.http_status != 429:
-                    raise mapped(error) from None
-            if failure is not None:
-                raise failure
-            await anyio.sleep(pause_s)
-            pause_s = min(2 * pause_s, BACKOFF_S_MAX)
+
+        async def tell(rows: list[dict[str, Any]]) -> None:
+            nonlocal told
+            urls = _urls(rows)
+            if urls != told:
+                told = urls
+                await _called(callback(list(urls)))
+
+        await self._follow(lambda client: client.watch_peers(), tell)
 
     async def leader(self) -> tuple[int | None, str]:
         """Seat of the leader (None while there is none) and the fencing token ``epoch.term``.
@@ -243,13 +228,41 @@ class DStackP2PSDK:
         Raises:
             RequestFailed: ``unavailable`` while the daemon starts and knows of no term.
         """
-        document = await self._call(lambda client: client.leader())
-        seat, token = document.get("leader"), document.get("fencing_token")
-        if seat is None and token is None:
+        seat, token, _ = _leadership(await self._call(lambda client: client.leader()))
+        if token is None:
             raise RequestFailed("unavailable", "the daemon starts and knows of no term yet")
-        if not (seat is None or type(seat) is int) or not isinstance(token, str):
-            raise RequestFailed("bad_answer", "the daemon's leader document is malformed")
         return seat, token
+
+    async def monitor_leader(self, callback: LeaderCallback) -> None:
+        """Call ``callback(seat, token, mine)`` at once and whenever it changes, until cancelled.
+
+        ``seat`` and ``token`` are those of ``leader``; ``mine`` is true while this daemon's seat
+        leads. ``seat`` is None while nobody is known to lead: no quorum is heard, or the daemon is
+        away, which is waited for with backoff. Exceptions of the callback end the call and reach
+        the caller.
+
+        Args:
+            callback: plain or async function.
+
+        Raises:
+            RequestFailed: the daemon refuses (wrong token), so that waiting is no use.
+        """
+        told: tuple[int | None, str, bool] | None = None
+
+        async def tell(document: dict[str, Any]) -> None:
+            nonlocal told
+            seat, token, mine = _leadership(document)
+            if token is not None and (seat, token, mine) != told:
+                told = seat, token, mine
+                await _called(callback(seat, token, mine))
+
+        async def lost() -> None:
+            nonlocal told
+            if told is not None and told[0] is not None:
+                told = None, told[1], False
+                await _called(callback(*told))
+
+        await self._follow(lambda client: client.watch_leader(), tell, lost)
 
     async def is_leader(self) -> bool:
         """Whether this daemon's seat leads now; act on it only together with the fencing token."""
@@ -328,24 +341,14 @@ class DStackP2PSDK:
             RequestFailed: ``compacted`` when ``after`` is too long ago or the callback too slow.
         """
         key, end = _prefix(prefix)
-        pause_s = BACKOFF_S_MIN
-        while True:
-            try:
-                async with _Borrowed(self) as client, client.watch(key, end, after=after) as told:
-                    async for changes, revision in told:
-                        pause_s = BACKOFF_S_MIN
-                        with _CallbackFailure.marks():
-                            result = callback(changes, revision)
-                            if inspect.isawaitable(result):
-                                await result
-                        after = revision
-            except _CallbackFailure as failure:
-                raise failure.cause from None
-            except NodeError as error:
-                if 400 <= error.http_status < 500 and error.http_status != 429:
-                    raise mapped(error) from None
-            await anyio.sleep(pause_s)
-            pause_s = min(2 * pause_s, BACKOFF_S_MAX)
+
+        async def tell(batch: tuple[list[Change], int]) -> None:
+            nonlocal after
+            changes, revision = batch
+            await _called(callback(changes, revision))
+            after = revision
+
+        await self._follow(lambda client: client.watch(key, end, after=after), tell)
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -372,6 +375,33 @@ class DStackP2PSDK:
         except NodeError as error:
             raise mapped(error) from None
         return ApiClient(self._api_url, token=token)
+
+    async def _follow(
+        self,
+        watch: Callable[[ApiClient], AbstractAsyncContextManager[AsyncIterator[T]]],
+        tell: Callable[[T], Awaitable[None]],
+        lost: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Tells what a watch gives, and opens it again when it ends, until cancelled."""
+        pause_s = BACKOFF_S_MIN
+        try:
+            while True:
+                try:
+                    async with _Borrowed(self) as client, watch(client) as items:
+                        async for item in items:
+                            pause_s = BACKOFF_S_MIN
+                            with _CallbackFailure.marks():
+                                await tell(item)
+                except NodeError as error:
+                    if 400 <= error.http_status < 500 and error.http_status != 429:
+                        raise mapped(error) from None
+                if lost is not None:
+                    with _CallbackFailure.marks():
+                        await lost()
+                await anyio.sleep(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_S_MAX)
+        except _CallbackFailure as failure:
+            raise failure.cause from None
 
     async def _call(self, ask: Callable[[ApiClient], Awaitable[Any]]) -> Any:
         try:
@@ -412,6 +442,20 @@ class _CallbackFailure(Exception):
             yield
         except Exception as error:
             raise cls(error) from error
+
+
+async def _called(outcome: Awaitable[None] | None) -> None:
+    """Waits for what an application's callback gave, if that is to be waited for."""
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+def _leadership(document: dict[str, Any]) -> tuple[int | None, str | None, bool]:
+    seat, token = document.get("leader"), document.get("fencing_token")
+    known = type(seat) is int and isinstance(token, str)
+    if not known and not (seat is None and (token is None or isinstance(token, str))):
+        raise RequestFailed("bad_answer", "the daemon's leader document is malformed")
+    return seat, token, known and document.get("self") is True
 
 
 def _prefix(prefix: bytes | str) -> tuple[bytes, bytes]:

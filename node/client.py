@@ -202,6 +202,13 @@ class ApiClient(KeyValueClient):
         async with stream as events, aclosing(_peers(events)) as changes:
             yield changes
 
+    @asynccontextmanager
+    async def watch_leader(self) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """``NodeFacade.leader()`` at once and after each change; else as ``watch_peers``."""
+        stream = self._sse("/v1/leader?watch=1", {}, EVENT_BYTES_MAX)
+        async with stream as events, aclosing(_documents(events)) as changes:
+            yield changes
+
     # --- keys -------------------------------------------------------------------------------
 
     async def get(
@@ -410,6 +417,13 @@ async def _events(
             if names == [b"error"]:
                 raise _error(0, data)
             yield names[0].decode("ascii", "replace") if names else "", _document(data)
+
+
+async def _documents(
+    events: AsyncIterator[tuple[str, dict[str, Any]]],
+) -> AsyncGenerator[dict[str, Any]]:
+    async for _, document in events:
+        yield document
 
 
 async def _peers(

@@ -23,3 +23,4 @@ STOP_GRACE_S = 1  # requests under way when the service is told to stop
 
 TOKEN_BYTES_MIN = 16
 TOKEN_BYTES_MAX = 4096
+LEADER_LOOK_S = 0.25  # how often a stream of who leads looks: a look costs microseconds

@@ -1,4 +1,4 @@
-"""Server-sent events; here those of the peers: at once and after every change.
+"""Server-sent events; here those of peers and leader: at once and after every change.
 
 A slow reader gets the newest state, not a queue of old ones: memory stays bounded and what it
 reads is true. Format: WHATWG HTML, section "Server-sent events".
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from node.api.answers import Refused, encode
-from node.api.bounds import WATCH_KEEPALIVE_S, WATCHERS_MAX
+from node.api.bounds import LEADER_LOOK_S, WATCH_KEEPALIVE_S, WATCHERS_MAX
 from node.facade import NodeFacade
 
 
@@ -100,3 +100,30 @@ class PeerChanges(EventStream):
             else:
                 data = b": still here\n\n"
             await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class LeaderChanges(EventStream):
+    """The event stream of ``/v1/leader?watch=1``; each event's data is what ``/v1/leader`` says.
+
+    It looks again and again, as much that changes who leads is no event: a quorum that is not
+    heard any more, a boot certificate that arrives.
+    """
+
+    def __init__(self, facade: NodeFacade, streams: ChangeStreams) -> None:
+        super().__init__(streams)
+        self._facade = facade
+
+    async def write(self, send: Send) -> None:
+        """Until cancelled."""
+        told: dict[str, Any] | None = None
+        written_at = trio.current_time()
+        while True:
+            data, now = b"", self._facade.leader()
+            if now != told:
+                told, data = now, b"event: leader\ndata: " + encode(now) + b"\n\n"
+            elif trio.current_time() - written_at >= WATCH_KEEPALIVE_S:
+                data = b": still here\n\n"
+            if data:
+                written_at = trio.current_time()
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await trio.sleep(LEADER_LOOK_S)

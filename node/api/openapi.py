@@ -114,7 +114,8 @@ DOCUMENT: dict[str, Any] = {
             ],
         ),
         "/v1/leader": _read(
-            "epoch, term, leader and fencing token: epoch.term, to be compared as two integers"
+            "epoch, term, leader and fencing token: epoch.term, to be compared as two integers",
+            parameters=[_switch("watch", "text/event-stream of it, at once and at each change")],
         ),
         "/v1/leader/step-down": _act("the leader hands over; 409 when this node does not lead"),
         "/v1/leader/complain": _act("one complaint about the leader; 409 when this node leads"),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from node.api.answers import Refused, answer
-from node.api.changes import ChangeStreams, PeerChanges
+from node.api.changes import ChangeStreams, LeaderChanges, PeerChanges
 from node.api.openapi import DOCUMENT
 from node.facade import NodeFacade, Unavailable
 from node.metrics import metrics_registry, render
@@ -30,6 +30,8 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         return answer({"members": facade.members()})
 
     async def leader(request: Request) -> Response:
+        if _watched(request):
+            return LeaderChanges(facade, streams)
         return answer(facade.leader())
 
     async def evidence(request: Request) -> Response:
@@ -40,9 +42,7 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
             return answer({"certificates": await facade.certificates()})
 
     async def peers(request: Request) -> Response:
-        if _asked(request, "watch"):
-            if "text/event-stream" not in request.headers.get("accept", ""):
-                raise Refused(406, "not_acceptable", "watch=1 needs Accept: text/event-stream")
+        if _watched(request):
             return PeerChanges(facade, streams)
         if not _asked(request, "self"):
             return answer({"peers": facade.peers()})
@@ -79,6 +79,14 @@ def read_routes(facade: NodeFacade, streams: ChangeStreams) -> list[Route]:
         "/openapi.json": openapi,
     }
     return [Route(path, handler, methods=["GET"]) for path, handler in handlers.items()]
+
+
+def _watched(request: Request) -> bool:
+    """Whether an event stream is wanted. Raises Refused: but not as the kind that it is."""
+    watch = _asked(request, "watch")
+    if watch and "text/event-stream" not in request.headers.get("accept", ""):
+        raise Refused(406, "not_acceptable", "watch=1 needs Accept: text/event-stream")
+    return watch
 
 
 def _asked(request: Request, name: str) -> bool:

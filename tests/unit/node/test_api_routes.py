@@ -334,8 +334,9 @@ async def test_changes_of_the_peers_are_streamed_at_once_and_live(
 async def test_a_watch_needs_the_right_accept_header_and_a_clear_switch(
     http: httpx.AsyncClient,
 ) -> None:
-    assert error_of(await http.get("/v1/peers?watch=1"), 406) == "not_acceptable"
-    assert error_of(await http.get("/v1/peers?watch=yes"), 400) == "bad_request"
+    for path in ("/v1/peers", "/v1/leader"):
+        assert error_of(await http.get(path + "?watch=1"), 406) == "not_acceptable"
+        assert error_of(await http.get(path + "?watch=yes"), 400) == "bad_request"
 
 
 async def exchange(url: str, request: bytes) -> bytes:

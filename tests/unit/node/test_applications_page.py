@@ -70,6 +70,22 @@ def test_a_token_of_an_earlier_leader_is_refused_also_where_text_would_sort_it_l
             guarded.write(token, b"late")
 
 
+def test_a_leader_writes_when_it_is_told_that_it_leads(
+    daemon: Daemon, page: dict[str, Any], run: Run
+) -> None:
+    guarded = page["Guarded"]()
+
+    async def story() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(page["lead_while_mine"], sdk_of(daemon), guarded)
+            while not guarded.value:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+    run(story)
+    assert guarded.newest == (1, 4)
+
+
 def test_all_get_the_value_that_was_proposed_first(
     daemon: Daemon, page: dict[str, Any], run: Run
 ) -> None:

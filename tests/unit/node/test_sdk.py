@@ -264,6 +264,53 @@ def test_monitor_tells_each_change_once_and_survives_a_restart(daemon: Daemon, r
     assert heard == [["https://two.example"], ["https://new"], []]
 
 
+def test_a_monitor_of_the_leader_tells_each_change_and_nobody_while_the_daemon_is_away(
+    daemon: Daemon, run: Run
+) -> None:
+    led = {"epoch": 1, "term": 4, "leader": 1, "self": True, "fencing_token": "1.4"}
+    booting = dict.fromkeys(led) | {"self": False}
+    said = [led]
+    daemon.node.leader = lambda: said[-1]  # type: ignore[method-assign]
+    told: list[tuple[int | None, str, bool]] = []
+
+    async def story() -> None:
+        arrived = anyio.Event()
+
+        async def on_change(seat: int | None, token: str, mine: bool) -> None:
+            nonlocal arrived
+            told.append((seat, token, mine))
+            arrived.set()
+            arrived = anyio.Event()
+
+        async def seen(count: int) -> None:
+            while len(told) < count:
+                await arrived.wait()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sdk_of(daemon).monitor_leader, on_change)
+            await seen(1)
+            said.append(led | {"term": 5, "leader": 2, "self": False, "fencing_token": "1.5"})
+            await seen(2)
+            await anyio.to_thread.run_sync(daemon.stop)
+            await seen(3)
+            said.append(booting)
+            daemon.start()
+            said.append(led | {"epoch": 2, "fencing_token": "2.4"})
+            await seen(4)
+            tasks.cancel_scope.cancel()
+
+    run(story)
+    assert told == [(1, "1.4", True), (2, "1.5", False), (None, "1.5", False), (1, "2.4", True)]
+
+
+def test_an_exception_of_a_leaders_callback_reaches_the_caller(daemon: Daemon, run: Run) -> None:
+    def on_change(seat: int | None, token: str, mine: bool) -> None:
+        raise LookupError(token)
+
+    with pytest.raises(LookupError, match=r"1\.4"):
+        run(lambda: sdk_of(daemon).monitor_leader(on_change))
+
+
 def test_exceptions_of_the_callback_reach_the_caller(daemon: Daemon, run: Run) -> None:
     def callback(urls: list[str]) -> None:
         raise Unavailable("mine")  # even one that looks like the node's
