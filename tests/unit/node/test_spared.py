@@ -58,7 +58,7 @@ def test_two_members_link_without_what_else_the_library_can_do() -> None:
         "print(sorted(name for name in sys.modules if name.startswith('libp2p.')))"
     )
     roots, modules = ran(program).splitlines()[-2:]
-    for other in ("aioquic", "requests", "websockets", "zeroconf", "dns"):
+    for other in ("Crypto", "aioquic", "requests", "websockets", "zeroconf", "dns"):
         assert f"'{other}'" not in roots
     for part in ("host", "kad_dht", "network.swarm", "relay", "stream_muxer", "transport"):
         assert f"'libp2p.{part}'" not in modules
@@ -71,6 +71,21 @@ def test_after_a_node_the_library_can_be_had_whole() -> None:
         "from libp2p.transport.quic.stream import QUICStream\n"
         "assert callable(new_host) and QUICStream is not object\n"
         "assert KeyPair is ours.KeyPair\n"
+    )
+    ran(program)
+
+
+def test_a_key_of_another_kind_is_refused_unread() -> None:
+    program = (
+        "import node.network.identity as ours\n"
+        "from libp2p.crypto.rsa import create_new_key_pair\n"
+        "from libp2p.crypto.serialization import deserialize_public_key\n"
+        "foreign = create_new_key_pair(2048).public_key.serialize()\n"
+        "try: deserialize_public_key(foreign)\n"
+        "except ours.BadNodeKey: pass\n"
+        "else: raise SystemExit('it was read')\n"
+        "own = ours.key_pair(bytes([1]) * 32).public_key\n"
+        "assert deserialize_public_key(own.serialize()) == own\n"
     )
     ran(program)
 
