@@ -90,7 +90,6 @@ STOP_GRACE_S = 1.0
 GWEI = 10**9
 GENESIS_POLL_S = 0.5
 LINKS_WAIT_S = 2.0
-LINKS_POLL_S = 0.02
 # Nearly nothing here is in cycles, and what a block brings is many objects at once that all go
 # again: with Python's own (700, 10, 10) looking at them costs a fifth of the time per commit, with
 # these a fiftieth. A look at the youngest stops the loop for 3 ms, at the middle generation for
@@ -419,10 +418,8 @@ async def _wait_linked(mesh: Mesh, engine: Engine) -> None:
     link is still being made, which takes a quote each way, is not to be voted out for that."""
     validators = engine.validators
     with trio.move_on_after(LINKS_WAIT_S):
-        while True:
-            if validators.is_quorum(validators.weight(mesh.linked() | {mesh.seat})):
-                return
-            await trio.sleep(LINKS_POLL_S)
+        while not validators.is_quorum(validators.weight(mesh.linked() | {mesh.seat})):
+            await mesh.wait_links()
 
 
 def _waits(service: NodeService, reason: str) -> None:

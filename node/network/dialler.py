@@ -35,7 +35,8 @@ class Dialler:
     """Dials on behalf of one mesh.
 
     Args:
-        seat: our own; the lower of two seats dials at once, the higher after the grace time.
+        seat: our own; the lower of two seats dials at once, the higher after the grace time, except
+            when it has just started: the lower one may sit out a backoff, having found nobody.
         limits: deadlines and backoff.
         handshaker: runs the outbound handshake.
         run_link: takes a finished handshake and returns when its link has ended.
@@ -60,12 +61,12 @@ class Dialler:
         self._log = log
         self._random = random.Random()
 
-    async def dial_forever(self, peer: Peer) -> None:
+    async def dial_forever(self, peer: Peer, *, just_started: bool) -> None:
         """Keep trying while there is no link, until cancelled."""
         limits = self._limits
         grace_s = limits.dial_grace_s if self._seat > peer.seat else 0.0
         backoff_s = limits.backoff_min_s
-        delay_s = grace_s
+        delay_s = 0.0 if just_started else grace_s
         while True:
             changed, tcp, link = peer.changed, peer.tcp, peer.link
             if link is not None or tcp is None or peer.proving_itself:

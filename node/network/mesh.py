@@ -1,9 +1,10 @@
 """The mesh: a listener, one dialling task per member, and the table of links.
 
 Theory of operation. Each pair keeps one link. The lower seat dials; the higher one dials when
-nothing has come for a grace time, so one reachable side is enough. Two dials may cross: then both
-ends keep the one that the lower seat dialled. In any other case the newest connection of a peer
-replaces the older one: a peer only dials when it has lost, or never had, what we still hold.
+nothing has come for a grace time, or when it has just started itself, so one reachable side is
+enough. Two dials may cross: then both ends keep the one that the lower seat dialled. In any other
+case the newest connection of a peer replaces the older one: a peer only dials when it has lost, or
+never had, what we still hold.
 Every task is wrapped: a defect ends one connection or restarts one task after a pause, never more.
 """
 
@@ -113,6 +114,7 @@ class Mesh:
         )
         self._handshaker = Handshaker(keys, hello, self.limits, self._find_member)
         self.events = EventQueue()
+        self._links_changed = trio.Event()
         self._burst = _Burst()
         self._peers: dict[int, Peer] = {}
         self._seat_of: dict[Any, int] = {}
@@ -158,7 +160,7 @@ class Mesh:
         self._seat_of[peer.id] = peer.seat
         self._set_address(peer, address)
         if self._nursery is not None:
-            self._nursery.start_soon(self._serve_peer, peer)
+            self._nursery.start_soon(self._serve_peer, peer, False)
 
     def _remove(self, peer: Peer) -> None:
         del self._peers[peer.seat]
@@ -257,6 +259,15 @@ class Mesh:
         """Seats to which there is a link."""
         return {peer.seat for peer in self._peers.values() if peer.link is not None}
 
+    async def wait_links(self) -> None:
+        """Return when a link opened or closed."""
+        await self._links_changed.wait()
+
+    def _pulse(self, peer: Peer) -> None:
+        peer.pulse()
+        self._links_changed.set()
+        self._links_changed = trio.Event()
+
     @property
     def half_open(self) -> int:
         """Connections that are not links yet: inbound handshakes, and proofs both ways."""
@@ -332,7 +343,7 @@ class Mesh:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for peer in self._peers.values():
-                    nursery.start_soon(self._serve_peer, peer)
+                    nursery.start_soon(self._serve_peer, peer, True)
                 nursery.start_soon(self._restarting, "ticker", self._tick)
                 nursery.start_soon(self._restarting, "listener", self._serve_listeners)
                 self._log.info("mesh_listening", address=self.listen_address, peer_id=self.peer_id)
@@ -483,7 +494,7 @@ class Mesh:
         peer.link = link
         peer.since = link.since
         peer.inbox.put(PeerUp(peer.seat))
-        peer.pulse()
+        self._pulse(peer)
         self._log.info(
             "peer_up", peer=peer.seat, peer_id=peer.peer_id, address=address, dialled=link.dialled
         )
@@ -510,15 +521,16 @@ class Mesh:
         elif trio.current_time() - link.opened_at > PENALTY_FORGIVEN_AFTER_S:
             peer.penalty_s = 0.0
         peer.inbox.put(PeerDown(peer.seat, link.end_reason))
-        peer.pulse()
+        self._pulse(peer)
         self._log.info("peer_down", peer=peer.seat, peer_id=peer.peer_id, reason=link.end_reason)
         if link.crash is not None:
             self._log.error("link_crashed", peer=peer.seat, exc_info=link.crash)
 
     # -- peers ------------------------------------------------------------------------------------
 
-    async def _serve_peer(self, peer: Peer) -> None:
+    async def _serve_peer(self, peer: Peer, just_started: bool) -> None:
+        dial = partial(self._dialler.dial_forever, peer, just_started=just_started)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._restarting, "dial", partial(self._dialler.dial_forever, peer))
+            nursery.start_soon(self._restarting, "dial", dial)
             await peer.removed.wait()
             nursery.cancel_scope.cancel()

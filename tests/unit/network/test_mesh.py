@@ -128,6 +128,31 @@ async def test_the_higher_seat_dials_when_the_lower_one_cannot(network: Network)
     await b.up(1)
 
 
+async def test_who_has_just_started_dials_lower_seats_at_once(network: Network) -> None:
+    a = await network.start(1, members=[address(2, "")])  # as if it sat out a backoff
+    await network.start(
+        2, members=[address(1, a.mesh.listen_address)], dial_grace_s=10 * PATIENCE_S
+    )
+    await a.up(2)
+
+
+async def test_whoever_waits_for_links_is_told_of_each_that_opens_or_closes(
+    network: Network,
+) -> None:
+    a, b = await network.full(2)
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(a.mesh.wait_links)
+            await trio.lowlevel.checkpoint()
+            await b.stop()
+        assert a.mesh.linked() == set()
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(a.mesh.wait_links)
+            await trio.lowlevel.checkpoint()
+            await network.start(2, members=[address(1, a.mesh.listen_address)])
+        assert a.mesh.linked() == {2}
+
+
 async def test_crossing_dials_settle_on_one_link(network: Network) -> None:
     for _ in range(5):
         a, b = await network.full(2, dial_grace_s=0.0)
