@@ -56,12 +56,13 @@ def _one(arguments: argparse.Namespace, seed: int) -> Outcome:
         )
 
     outcome = trio.run(whole)
+    most = ", ".join(f"{count} {what}" for what, count in outcome.most.items())
     did = ", ".join(f"{name} {count}" for name, count in sorted(outcome.actions.items()))
     print(
         f"seed {seed}: {len(outcome.violations)} violations; {outcome.answered} answers, "
         f"{outcome.writes} insistent writes, {outcome.revisions} revisions, "
         f"{outcome.streams} watches, {outcome.leases} leases, {outcome.offences} rude clients, "
-        f"{time.monotonic() - begin_s:.0f} s; {did}",
+        f"{time.monotonic() - begin_s:.0f} s; at most {most}; {did}",
         flush=True,
     )
     for text in outcome.violations:

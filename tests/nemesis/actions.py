@@ -20,7 +20,7 @@ from node.facade import NodeError
 from node.votelog import NAMES, VoteLog
 from tests.integration.testnet import Testnet
 from tests.nemesis.disks import Disk
-from tests.nemesis.faulty_daemon import FAULT_FILE
+from tests.nemesis.faulty_daemon import CLOCK_FILE, FAULT_FILE
 from tests.nemesis.relays import Relays
 
 SHORT_S, LONG_S = (0.05, 1.5), (6.0, 14.0)
@@ -47,6 +47,7 @@ class Nemesis:
     say: Callable[[str], None]
     only: frozenset[str] = frozenset()
     done: list[str] = field(default_factory=list)
+    wrong_clocks: bool = False  # a lease may have ended early by much (docs/state-machine.md, 3)
     broken_disks: int = 0  # how many daemons must have ended with a loud word about their disk
 
     def names(self) -> list[str]:
@@ -166,6 +167,18 @@ class Nemesis:
         await self._a_while(2.0)
         await self._kill(seats)
         await self._start(seats)
+
+    async def do_wrong_clocks(self) -> None:
+        seats = self._some(self._tolerated)
+        wrong_ms = self.rng.choice((-1, 1)) * self.rng.choice((1_000, 5_000, 60_000, 10**9))
+        self.say(f"the clocks of {seats} are {wrong_ms} ms ahead")
+        self.wrong_clocks = True
+        files = [self.testnet.state.node_dir(seat) / CLOCK_FILE for seat in seats]
+        for file in files:
+            file.write_text(str(wrong_ms))
+        await trio.sleep(self.rng.uniform(2.0, 8.0))
+        for file in files:
+            file.unlink()
 
     # --- links ---
 

@@ -4,7 +4,8 @@ Run as ``dstack-cluster run``, from the folder of its node. ``NEMESIS_RELAYS`` (
 says where its dials go instead. The file ``disk-fault`` in that folder holds what happens to the
 vote log next, and is removed when it has happened: ``eio`` (a sync fails; the next would not, as on
 Linux), ``full`` (no space), ``short`` (only a part is written), ``slow`` (syncs take long, as long
-as the file is there). SIGUSR2 writes the number of living tasks to the file ``tasks``.
+as the file is there). The file ``clock`` holds by how many milliseconds the clock of the consensus
+is wrong. SIGUSR2 writes the number of living tasks to the file ``tasks``.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 
 import trio
 
-from node import cli, votelog
+from node import cli, driver, votelog
 from node.network import dialler
 
 FAULT_FILE = Path("disk-fault")
+CLOCK_FILE = Path("clock")
 TASKS_FILE = Path("tasks")
 SLOW_SYNC_S = 0.3
 
@@ -74,6 +76,20 @@ def fail_on_demand() -> None:
     votelog.os = wrapped  # type: ignore[attr-defined]
 
 
+def be_wrong_about_the_time() -> None:
+    """The core is told the time by a clock that somebody may set."""
+    wrapped = SimpleNamespace(**vars(time))
+
+    def time_ns() -> int:
+        try:
+            return time.time_ns() + int(CLOCK_FILE.read_text()) * 1_000_000
+        except (FileNotFoundError, ValueError):
+            return time.time_ns()
+
+    wrapped.time_ns = time_ns
+    driver.time = wrapped  # type: ignore[attr-defined]
+
+
 class TaskCount(trio.abc.Instrument):
     """How many tasks live."""
 
@@ -103,5 +119,6 @@ def count_tasks() -> None:
 if __name__ == "__main__":
     redirect_dials()
     fail_on_demand()
+    be_wrong_about_the_time()
     count_tasks()
     sys.exit(cli.main())

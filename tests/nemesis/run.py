@@ -43,6 +43,7 @@ class Outcome:
     revisions: int = 0
     streams: int = 0  # of watchers
     offences: int = 0  # of rude clients
+    most: dict[str, int] = field(default_factory=dict)  # of files, tasks, ... in one node
     history: list[Operation] = field(default_factory=list)
 
 
@@ -120,7 +121,7 @@ async def _under_clients(
                 observers.stopping = holders.stopping = rude.stopping = True
                 writers.stop()
             outcome.violations += await verdict.of(
-                testnet, observers, holders, watchers, nemesis.broken_disks
+                testnet, observers, holders, watchers, nemesis, outcome.most
             )
             await writers.check()
             watching.cancel_scope.cancel()
