@@ -347,6 +347,7 @@ async def _run_core(
 
         def on_applied(applied: Applied) -> None:
             service.commits += len(applied.results)
+            service.clock.saw(applied.block.header.time_ms)
             if service.witness is not None:
                 service.witness.saw(applied.block)
             if any(key.startswith(URLS_PREFIX) for key in applied.changes.entries):

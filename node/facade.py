@@ -243,7 +243,8 @@ class NodeFacade(Protocol):
         (blocks behind the best certified height), complaints (of the present term, seat to
         reason), probes (seat to what it answered last: age_ms, rtt_ms, missed, term, height, lag
         in blocks behind us, chain_block), patience (steps
-        by which our timers are longer), mempool, evidence, leader_changes, commits. Network:
+        by which our timers are longer), mempool, evidence, leader_changes, commits, clock_ahead_ms
+        (our clock as the newest block was applied, less its time). Network:
         peers (links that are up), refused (handshakes by reason), bad_messages. Chain: chain
         {chain_id, contract, finalized_number, finalized_age_s, version, alarm, lease_left_s (of
         our registration), transactions, endpoints: [...]}. Membership: membership {chain_block (of

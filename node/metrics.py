@@ -100,6 +100,10 @@ class StatusCollector(Collector):
         yield insecure
         yield from _health(status)
         yield from _attestation(status.get("attestation") or {})
+        ahead_ms = _number(status, ("clock_ahead_ms",))
+        if ahead_ms is not None:
+            text = "Our clock when a block was applied, less its time"
+            yield GaugeMetricFamily(PREFIX + "clock_ahead_seconds", text, value=ahead_ms / 1000)
         for name, key, text in _COUNTERS:
             value = _number(status, (key,))
             if value is not None:

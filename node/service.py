@@ -20,6 +20,7 @@ from consensus.interface import Status
 from consensus.outcomes import Result
 from consensus.types import Reason, Vote
 from consensus.validators import ValidatorSet
+from node.alarms import ClockWatch, alarms_of
 from node.attestation import Attestation
 from node.config import Config
 from node.driver import Driver
@@ -45,8 +46,6 @@ from node.witness import Witness
 
 VERSION = version("dstack-cluster")
 SESSION_TAG = b"dstack-cluster/request-id/v3"
-FINALITY_STALL_S = 1800  # Ethereum finalizes every six minutes, what stands on it a little later
-UNREAD_S = 60  # endpoints may be away or disagree for a moment
 
 
 class NodeService:
@@ -68,6 +67,7 @@ class NodeService:
         self.attestation: Attestation | None = None  # None: members are not asked for quotes
         self.halted = ""
         self.commits = 0
+        self.clock = ClockWatch()
         self._started = time.monotonic()
         self._changed = trio.Event()
         self._barriers = _Barriers(self)
@@ -169,30 +169,12 @@ class NodeService:
             "leader_changes": driver.leader_changes,
             "bad_messages": driver.bad_messages,
             "commits": self.commits,
+            "clock_ahead_ms": self.clock.ahead_ms,
         }
 
     def alarms(self) -> list[str]:
         """What an operator must look at now, one line each."""
-        found = [f"halted: {self.halted}"] if self.halted else []
-        if self.keeper is not None and self.keeper.alarm:
-            found.append(f"the chain must not be followed any further: {self.keeper.alarm}")
-        age_s = self.registry.reader.finalized_age_s() if self.registry is not None else None
-        if age_s is not None and age_s > FINALITY_STALL_S:
-            found.append(f"the chain's finalized block has not moved for {age_s:.0f} s")
-        unread_s = self.registry.failing_s() if self.registry is not None else None
-        if self.registry is not None and unread_s is not None and unread_s > UNREAD_S:
-            found.append(
-                f"the registry is not followed: for {unread_s:.0f} s nothing new could be read "
-                f"from it: {self.registry.last_error or 'a look does not end'}"
-            )
-        if self.driver is not None and self.keeper is not None and self.keeper.trouble:
-            what = "the registry does not show this node on its seat"
-            if (left_s := self.keeper.lease_left_s()) is not None:
-                what = f"this node's lease or endpoint cannot be renewed, {left_s} s are left"
-            found.append(f"{what}: {self.keeper.trouble}")
-        for part in (self.feed, self.attestation):
-            found += part.alarms() if part is not None else []
-        return found
+        return alarms_of(self)
 
     def _weight(self, validators: ValidatorSet) -> int:
         """What our vote weighs: nothing while the set has no node of ours."""

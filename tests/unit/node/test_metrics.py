@@ -136,6 +136,7 @@ def test_the_documented_table_and_the_page_name_the_same_metrics(node: MemoryNod
         "mempool": 3,
         "patience": 1,
         "evidence": 2,
+        "clock_ahead_ms": -40,
         "complaints": {"2": "slow"},
         "probes": {"2": {"missed": 0, "age_ms": 300, "rtt_ms": 2, "lag": 1}},
         "attestation": ATTESTATION,
