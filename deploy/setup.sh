@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything the project needs, on a fresh Debian with Python >= 3.11 and Node >= 20.
+# Everything the project needs, on a fresh Debian with Python 3.11 to 3.13 and Node >= 20.
 #
 # Called by `make setup`; run it as often as you like, it does nothing when nothing changed.
 # 1. Debian's packages, when something native is missing: a compiler, headers, Python or Node itself
@@ -13,6 +13,7 @@ set -eu
 
 UV_VERSION=0.13.9
 PYTHON_MIN=3.11
+PYTHON_END=3.14 # the first that is too new: coincurve (pinned by libp2p) cannot be built there
 NODE_MAJOR_MIN=20
 
 # -P: a checkout that is reached by a symbolic link is still the same one.
@@ -59,11 +60,12 @@ refresh_apt() {
     apt_lists=new
 }
 
-# debian_offers PACKAGE MINIMUM : whether this system's packages have it in a new enough version.
+# debian_offers PACKAGE MINIMUM END : whether this system's packages have it, in a version before END.
 debian_offers() {
     command -v apt-get >/dev/null 2>&1 || return 1
     ! is_root || refresh_apt
-    at_least "$2" "$(LC_ALL=C apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }')"
+    offered=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }')
+    at_least "$2" "$offered" && ! at_least "$3" "$offered"
 }
 
 # need PACKAGE... : installs Debian packages as root, or says what to type.
@@ -84,7 +86,8 @@ need() {
 # --- Python -----------------------------------------------------------------------------------
 
 python_is_good() {
-    "$1" -c "import sys; sys.exit(sys.version_info[:2] < (${PYTHON_MIN%.*}, ${PYTHON_MIN#*.}))" >/dev/null 2>&1
+    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 1
+    at_least "$PYTHON_MIN" "$version" && ! at_least "$PYTHON_END" "$version"
 }
 
 # recorded LINE : of what the last set-up left in .venv: stamp, checkout, interpreter.
@@ -93,7 +96,7 @@ recorded() { sed -n "$1p" .venv/.setup-stamp 2>/dev/null || true; }
 # The interpreter itself: a version manager's shim depends on the working directory, and an active
 # virtual environment may be the very one that is made anew. Once chosen, it stays.
 find_python() {
-    for candidate in ${PYTHON:-$(recorded 3) python3 python3.13 python3.12 python3.11 python3.14}; do
+    for candidate in ${PYTHON:-$(recorded 3) python3 python3.13 python3.12 python3.11}; do
         path=$(command -v "$candidate" 2>/dev/null) || continue
         if python_is_good "$path"; then
             "$path" -c 'import sys; print(getattr(sys, "_base_executable", "") or sys.executable)'
@@ -104,9 +107,10 @@ find_python() {
 }
 
 no_python() {
-    [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no Python >= $PYTHON_MIN"
-    fail "no Python >= $PYTHON_MIN found (looked for python3, python3.13, .12, .11, .14). Debian 12 and newer have it;
-    PYTHON=/path/to/python make setup takes another one"
+    wanted="Python >= $PYTHON_MIN and < $PYTHON_END"
+    [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no $wanted"
+    fail "no $wanted found (looked for python3, python3.13, .12, .11). Debian 12 and 13 have one;
+    PYTHON=/path/to/python make setup takes any other"
 }
 
 # python_package NAME : for this interpreter, python3.12-venv, python3.12-dev, ...
@@ -146,7 +150,7 @@ venv_may_stay() {
 # python_packages : Debian's names of what is missing before .venv can be made.
 python_packages() {
     if ! python=$(find_python); then
-        [ -z "${PYTHON:-}" ] && debian_offers python3 "$PYTHON_MIN" || no_python
+        [ -z "${PYTHON:-}" ] && debian_offers python3 "$PYTHON_MIN" "$PYTHON_END" || no_python
         echo python3 python3-venv python3-dev gcc libc6-dev libgmp-dev libgmp10
         return
     fi
@@ -192,7 +196,7 @@ sync_python() {
 # node_packages : Debian's names of what is missing before the npm packages can be installed.
 node_packages() {
     if ! command -v node >/dev/null 2>&1; then
-        debian_offers nodejs "$NODE_MAJOR_MIN" ||
+        debian_offers nodejs "$NODE_MAJOR_MIN" 999 ||
             fail "no Node found; Node >= $NODE_MAJOR_MIN is needed for the contract tools (anvil, forge, solc).
     Debian 13 and newer have it (nodejs, npm), Debian 12 has an older one"
         echo nodejs npm
@@ -202,7 +206,7 @@ node_packages() {
     [ "$major" -ge "$NODE_MAJOR_MIN" ] ||
         fail "$(command -v node) is $(node --version), too old; Node >= $NODE_MAJOR_MIN is needed"
     command -v npm >/dev/null 2>&1 && return
-    [ "$(command -v node)" = /usr/bin/node ] && debian_offers npm 0 || fail "no npm found beside $(command -v node)"
+    [ "$(command -v node)" = /usr/bin/node ] && debian_offers npm 0 999 || fail "no npm found beside $(command -v node)"
     echo npm
 }
 

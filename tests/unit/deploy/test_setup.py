@@ -171,6 +171,15 @@ def test_an_interpreter_that_is_asked_for_and_not_there_is_not_replaced(machine:
     assert "PYTHON=python2.7 is no Python" in said
 
 
+@pytest.mark.parametrize("version", ["3.10", "3.14"])
+def test_an_interpreter_that_is_too_old_or_too_new_is_none(machine: Machine, version: str) -> None:
+    machine.lacks("python3")
+    machine.has("python3", f"echo {version}")
+    status, said, commands = machine.set_up(CANDIDATE=f"{version}.2-1")
+    assert (status, commands) == (1, ["apt-get update -qq"])
+    assert "no Python >= 3.11 and < 3.14 found" in said
+
+
 def _lacks_node_and_compiler(machine: Machine) -> None:
     machine.lacks("node", "npm", "gcc")
 
@@ -180,18 +189,26 @@ def _lacks_python(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lack", "packages"),
+    ("offered", "lack", "packages"),
     [
-        (_lacks_node_and_compiler, "nodejs npm gcc libc6-dev libgmp-dev libgmp10"),
-        (_lacks_python, "python3 python3-venv python3-dev gcc libc6-dev libgmp-dev libgmp10"),
+        (
+            "20.19.2+dfsg-1",
+            _lacks_node_and_compiler,
+            "nodejs npm gcc libc6-dev libgmp-dev libgmp10",
+        ),
+        (
+            "3.13.5-1",
+            _lacks_python,
+            "python3 python3-venv python3-dev gcc libc6-dev libgmp-dev libgmp10",
+        ),
     ],
 )
 def test_all_that_is_missing_is_said_in_one_line_before_any_work(
-    machine: Machine, lack: Callable[[Machine], None], packages: str
+    machine: Machine, offered: str, lack: Callable[[Machine], None], packages: str
 ) -> None:
     lack(machine)
     machine.user(1000)
-    status, said, commands = machine.set_up(CANDIDATE="20.19.2+dfsg-1")
+    status, said, commands = machine.set_up(CANDIDATE=offered)
     assert (status, commands) == (1, [])
     assert said.endswith(f"apt-get install -y --no-install-recommends {packages}\n")
 
