@@ -126,7 +126,8 @@ async def take(testnet: Testnet) -> Survey:
         found[node.seat] = await _ask(client, testnet, node)
 
     async with (
-        httpx.AsyncClient(timeout=NODE_DEADLINE_S, trust_env=False) as client,
+        # Plain HTTP on loopback: to read the public authorities would be 30 ms for nothing.
+        httpx.AsyncClient(timeout=NODE_DEADLINE_S, trust_env=False, verify=False) as client,
         trio.open_nursery() as nursery,
     ):
         for node in testnet.nodes:
