@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from .cluster import Address, BenchError, Cluster
+from .cluster import Address, BenchError, Cluster, cpu_s
 from .wire import BadAnswer, read_answer
 
 ATTEMPT_EVERY_S = 0.010
@@ -32,6 +32,7 @@ class Failovers:
     attempts: list[int] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)  # by how much the term rose, 1 when all is well
     caught_up_ms: list[float] = field(default_factory=list)  # restart until level with the others
+    caught_up_cpu_ms: list[float] = field(default_factory=list)  # of its process, until then
 
 
 async def trial(cluster: Cluster, run: str, results: Failovers) -> None:
@@ -60,6 +61,8 @@ async def trial(cluster: Cluster, run: str, results: Failovers) -> None:
     restart_s = time.perf_counter()
     await cluster.restart(before.leader)
     results.caught_up_ms.append(1000 * (time.perf_counter() - restart_s))
+    # What others on the machine do moves this one less.
+    results.caught_up_cpu_ms.append(1000 * cpu_s([cluster.pids()[before.leader]]))
     after = await cluster.standing()
     # A new epoch, due after as many failed terms as there are members, counts from term 1 again.
     rise = after.term - before.term if after.epoch == before.epoch else after.term

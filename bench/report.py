@@ -85,6 +85,7 @@ class Report:
         for title, values in (
             ("failover ms", [trial.times_ms for trial in trials]),
             ("restarted and level ms", [trial.caught_up_ms for trial in trials]),
+            ("CPU ms until then", [trial.caught_up_cpu_ms for trial in trials]),
         ):
             if any(values):
                 kills = "/".join(str(len(v)) for v in values)
@@ -216,6 +217,7 @@ def _side_json(side: Side) -> dict[str, Any]:
             "attempts": side.failovers.attempts,
             "term_rises": side.failovers.terms,
             "caught_up_ms": side.failovers.caught_up_ms,
+            "caught_up_cpu_ms": side.failovers.caught_up_cpu_ms,
             "error": side.failover_error,
         },
     }
