@@ -27,6 +27,11 @@ SHORT_S, LONG_S = (0.05, 1.5), (6.0, 14.0)
 START_S = 60.0
 ENDS_S = 30.0  # until a daemon notices that its disk is broken
 PACE_S = 0.5
+# What needs no quorum to be over.
+STORMY = (
+    "kill", "stop", "kill_all", "freeze", "stutter", "kill_the_frozen", "torn_write", "cut_links",
+    "slow_disks", "wrong_clocks", "disk_loses_power", "disk_all_lose_power",
+)  # fmt: skip
 
 
 @dataclass
@@ -218,6 +223,18 @@ class Nemesis:
         for _ in range(self.rng.randint(1, 12)):
             self.relays.cut(*self.rng.sample(self.testnet.seats, 2))
             await trio.sleep(self.rng.uniform(0.0, 0.4))
+
+    async def do_storm(self) -> None:
+        """Several at once: members end and come back while links are mute or slow."""
+        ways = self.relays.between(self.testnet.seats, self.testnet.seats)
+        self.relays.slow(self.rng.sample(ways, len(ways) // 2), 0.05)
+        for _ in range(self.rng.randint(2, 4)):
+            self.relays.mute(self.rng.sample(ways, self.rng.randint(1, len(ways) // 2)))
+            name = self.rng.choice([n for n in STORMY if self.disks or not n.startswith("disk_")])
+            action: Callable[[], Awaitable[None]] = getattr(self, f"do_{name}")
+            await action()
+            if self.rng.random() < 0.5:
+                self.relays.heal()
 
     # --- disks ---
 
