@@ -155,12 +155,16 @@ class Express:
         # A cancel scope of its own for each request would cost a tenth of it.
         self._deadlines.set(self, trio.current_time() + bounds.IDLE_TIMEOUT_S)
         try:
-            await trio.lowlevel.wait_readable(self._fd)
+            while True:
+                await trio.lowlevel.wait_readable(self._fd)
+                try:
+                    return os.read(self._fd, READ_BYTES)
+                except BlockingIOError:  # woken for nothing, which select(2) permits
+                    continue
+                except OSError:
+                    return b""
         finally:
             self._deadlines.cancel(self)
-        with suppress(OSError):
-            return os.read(self._fd, READ_BYTES)
-        return b""
 
     def _admitted_key(self, plain: Plain) -> bytes | None:
         """The key that is to be written; None when the general server has something to say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from pathlib import Path
@@ -14,7 +15,7 @@ from memory_node import MemoryNode, make_config
 
 import node.api.bounds
 from node.api import serve
-from node.api.express import Express, parse_head
+from node.api.express import READ_BYTES, Express, parse_head
 from node.facade import Busy, OutcomeUnknown
 
 HEAD = b"PUT /v1/kv/a%20b HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n"
@@ -98,6 +99,22 @@ async def test_a_body_in_packets_of_its_own_is_waited_for(node: MemoryNode, port
     (answer,) = await ask(port, HEAD + b"\r\n", b"hel", b"lo")
     assert answer.startswith(b"HTTP/1.1 200")
     assert node.store[b"a b"].value == b"hello"
+
+
+async def test_a_connection_that_is_woken_for_nothing_goes_on(
+    node: MemoryNode, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, woken = os.read, []
+
+    def nothing_yet(fd: int, size: int) -> bytes:
+        if size == READ_BYTES and not woken:
+            woken.append(fd)
+            raise BlockingIOError
+        return read(fd, size)
+
+    monkeypatch.setattr("node.api.express.os.read", nothing_yet)
+    (answer,) = await ask(port, HEAD + b"\r\nhello")
+    assert woken and answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_a_body_that_does_not_come_is_left_to_the_general_server(
