@@ -45,7 +45,7 @@ def member_process(endpoint: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.processes
 async def test_a_stopped_a_continued_and_a_killed_process_are_noticed(network: Network) -> None:
-    a = await network.start(1, members=[address(2)], limits=FAST, dead_after_s=0.8)
+    a = await network.start(1, members=[address(2)], limits=FAST, dead_after_s=3.0)
     with member_process(a.mesh.listen_address) as process:
         await a.up(2)
         process.send_signal(signal.SIGSTOP)

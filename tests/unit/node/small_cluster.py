@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import coincurve
@@ -36,6 +36,8 @@ from node.votelog import VoteLog
 CLUSTER = keccak256(b"a cluster of the tests")
 GENESIS = genesis_hash(CLUSTER, 0, bytes(32))
 QUICK = Durations(leader_ms=400, heartbeat_ms=50, stall_ms=1000, retry_ms=60, boot_ms=40)
+# For tests in which one leads until told otherwise: a lack of processor time deposes nobody.
+STEADY = replace(QUICK, leader_ms=60_000, stall_ms=120_000)
 
 
 def secret(seat: int) -> bytes:
@@ -111,8 +113,10 @@ class Cluster:
         weights: dict[int, int],
         nursery: trio.Nursery,
         checkpoints: Checkpoints,
+        durations: Durations,
     ) -> None:
         self._checkpoints = checkpoints
+        self._durations = durations
         self.validators = validator_set(weights)
         self.members: dict[int, Member] = {}
         self._directory = directory
@@ -130,7 +134,7 @@ class Cluster:
             verifier=RecoveringVerifier(),
             restored=store.restore(),
             boot_id=os.urandom(32),
-            durations=QUICK,
+            durations=self._durations,
             checkpoints=self._checkpoints,
         )
         mesh = MemoryMesh(self, seat)
@@ -174,11 +178,14 @@ class Cluster:
 
 @asynccontextmanager
 async def small_cluster(
-    directory: Path, weights: dict[int, int], checkpoints: Checkpoints | None = None
+    directory: Path,
+    weights: dict[int, int],
+    checkpoints: Checkpoints | None = None,
+    durations: Durations = QUICK,
 ) -> AsyncIterator[Cluster]:
     """All members started and active."""
     async with trio.open_nursery() as nursery:
-        cluster = Cluster(directory, weights, nursery, checkpoints or Checkpoints())
+        cluster = Cluster(directory, weights, nursery, checkpoints or Checkpoints(), durations)
         for seat in weights:
             await cluster.start(seat)
         await cluster.wait_active()

@@ -12,13 +12,14 @@ from consensus.types import Evidence, View, Vote, VoteKind
 from node.cli import main
 from node.daemon import durations
 from node.facade import NotDone
+from tests.unit.node.small_cluster import STEADY
 from tests.unit.node.test_api_routes import error_of, http  # noqa: F401 - a fixture
 from tests.unit.node.test_cli import daemon  # noqa: F401 - a fixture
 from tests.unit.node.test_service import config, four_services
 
 
 async def test_the_leader_hands_over_and_nobody_else_does(tmp_path: Path) -> None:
-    async with four_services(tmp_path) as (_, services):
+    async with four_services(tmp_path, STEADY) as (_, services):
         leader = services[1].leader()["leader"]
         other = next(seat for seat in services if seat != leader)
         with pytest.raises(NotDone, match=f"seat {leader} leads"):
@@ -30,7 +31,7 @@ async def test_the_leader_hands_over_and_nobody_else_does(tmp_path: Path) -> Non
 async def test_complaints_of_more_than_a_third_depose_the_leader_and_one_does_not(
     tmp_path: Path,
 ) -> None:
-    async with four_services(tmp_path) as (cluster, services):
+    async with four_services(tmp_path, STEADY) as (cluster, services):
         leader = services[1].leader()["leader"]
         one, two, _ = (seat for seat in services if seat != leader)
         with pytest.raises(NotDone, match="step down"):

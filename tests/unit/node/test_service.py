@@ -27,13 +27,14 @@ from consensus.commands import (
     Target,
     Txn,
 )
+from consensus.interface import Durations
 from consensus.outcomes import Result
 from node.config import ChainConfig, Config, InsecureConfig, NodeConfig
 from node.facade import BadRequest, Found, NotDone, TxnOutcome, Unavailable, Write
 from node.service import NodeService
 from node.signing import NodeSigner
 from node.urls import signed_url, url_key
-from tests.unit.node.small_cluster import Cluster, secret, small_cluster
+from tests.unit.node.small_cluster import QUICK, Cluster, secret, small_cluster
 
 FOUR = {1: 1, 2: 1, 3: 1, 4: 1}
 
@@ -53,8 +54,10 @@ def config(seat: int) -> Config:
 
 
 @asynccontextmanager
-async def four_services(tmp_path: Path) -> AsyncIterator[tuple[Cluster, dict[int, NodeService]]]:
-    async with small_cluster(tmp_path, FOUR) as cluster:
+async def four_services(
+    tmp_path: Path, durations: Durations = QUICK
+) -> AsyncIterator[tuple[Cluster, dict[int, NodeService]]]:
+    async with small_cluster(tmp_path, FOUR, durations=durations) as cluster:
         yield cluster, {seat: service_of(cluster, seat) for seat in FOUR}
 
 
