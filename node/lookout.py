@@ -40,9 +40,15 @@ class Lookout:
         self._log = structlog.get_logger("node.lookout")
 
     async def run(self) -> None:
-        """Looks until cancelled."""
+        """Looks until cancelled. A defect in what is looked at is told, and ends no node."""
+        defect = ""
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception as error:
+                if repr(error) != defect:
+                    self._log.exception("look_failed")
+                defect = repr(error)
             await trio.sleep(LOOK_S)
 
     def look(self) -> None:

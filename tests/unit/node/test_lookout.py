@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
+import trio
+import trio.testing
 
 from node.lookout import Lookout
 
@@ -62,3 +64,15 @@ def test_an_alarm_is_told_when_it_comes_and_when_it_is_over_however_its_numbers_
     (line,) = looked(lookout)
     assert (line["event"], line["log_level"]) == ("alarm_over", "info")
     assert line["reason"].endswith("1802 s")
+
+
+async def test_a_defect_in_what_is_looked_at_is_told_once_and_ends_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Broken(Told):
+        def alarms(self) -> list[str]:
+            raise ZeroDivisionError
+
+    with structlog.testing.capture_logs() as lines, trio.move_on_after(10):
+        await Lookout(Broken()).run()
+    assert [line["event"] for line in lines] == ["look_failed"]
