@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import multiprocessing
 import os
-import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -461,16 +461,16 @@ def test_a_process_killed_while_it_installs_leaves_the_old_state_or_the_new_one(
     while len(past.blocks) < 12:
         past.extend()
     record = past.install()
-    child = os.fork()
-    if child == 0:
-        _install_and_wait(tmp_path, record)
+    # Not forked: other tests' threads may hold locks now.
+    child = multiprocessing.get_context("spawn").Process(target=_install, args=(tmp_path, record))
+    child.start()
     log = tmp_path / "node" / f"{DATABASE_FILE}-wal"
     while not log.exists() or log.stat().st_size < part * 150_000:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        if child.exitcode is not None:
+            assert child.exitcode == 0
             break
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    child.kill()
+    child.join()
     store = _open(tmp_path)
     restored = store.restore()
     assert restored.tip.height in (3, AT)
@@ -479,7 +479,7 @@ def test_a_process_killed_while_it_installs_leaves_the_old_state_or_the_new_one(
     store.close()
 
 
-def _install_and_wait(directory: Path, record: InstallRecord) -> NoReturn:
+def _install(directory: Path, record: InstallRecord) -> NoReturn:
     """In a child: installs and ends as after a kill."""
     store = _open(directory)
     store.write([record])
