@@ -254,7 +254,7 @@ class Engine(Watching):
         self._clock_ms = now_ms  # it may be put back, and block time must follow
         if self._awaited and not self._lacks_recovered:
             self._try_recovery()  # an installed state is on disk now
-            if self.halted is not None:
+            if self.is_halted:
                 return self._out
         match event:
             case Received(sender, message):

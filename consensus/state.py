@@ -171,7 +171,7 @@ class State:
 
     @property
     def is_halted(self) -> bool:
-        """True when ``halted`` says why; for loops: a type checker takes a field for unchanged."""
+        """True when ``halted`` says why; a type checker takes the field for unchanged."""
         return self.halted is not None
 
     @property
