@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def page() -> dict[str, Any]:
 
 def sdk_of(daemon: Daemon) -> DStackP2PSDK:
     return DStackP2PSDK(CONTRACT, URL, api_url=daemon.api)
+
+
+@pytest.mark.parametrize("package", ["dstack_cluster", "node", "consensus", "attest", "chain"])
+def test_type_checkers_of_applications_are_told_that_there_are_types(package: str) -> None:
+    assert resources.files(package).joinpath("py.typed").is_file()  # PEP 561
 
 
 def test_the_first_lines_join_the_cluster_and_agree(
