@@ -5,7 +5,8 @@ says where its dials go instead. The file ``disk-fault`` in that folder holds wh
 vote log next, and is removed when it has happened: ``eio`` (a sync fails; the next would not, as on
 Linux), ``full`` (no space), ``short`` (only a part is written), ``slow`` (syncs take long, as long
 as the file is there). The file ``clock`` holds by how many milliseconds the clock of the consensus
-is wrong. SIGUSR2 writes the number of living tasks to the file ``tasks``.
+is wrong. ``NEMESIS_LOG_ENTRIES`` takes the place of ``votelog.ENTRIES_MAX``. SIGUSR2 writes the
+number of living tasks to the file ``tasks``.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def fail_on_demand() -> None:
                 return os.pwrite(fd, data[: len(data) // 2], offset)
         return os.pwrite(fd, data, offset)
 
+    votelog.ENTRIES_MAX = int(os.environ.get("NEMESIS_LOG_ENTRIES", votelog.ENTRIES_MAX))
     wrapped.fdatasync, wrapped.pwrite = fdatasync, pwrite
     votelog.os = wrapped  # type: ignore[attr-defined]
 

@@ -70,11 +70,11 @@ async def run(
     """
     rng = random.Random(seed)
     outcome, testnet = Outcome(), Testnet(directory)
-    every = rng.choice((32, 128, 2_000))
+    every, log_entries = rng.choice((32, 128, 2_000)), rng.choice((8, 64, 1_024))
     settings = (f"snapshots.every_blocks={every}", "snapshots.checkpoint_blocks=16")
     base = free_base_port(count)
     relays = Relays({seat: base + 10 + seat for seat in range(1, count + 1)})
-    with _seams(relays, own_disks) as disks:
+    with _seams(relays, own_disks, log_entries) as disks:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(relays.run)
@@ -144,7 +144,7 @@ def _for(seconds: float, nemesis: Nemesis) -> Iterator[str]:
 
 
 @contextmanager
-def _seams(relays: Relays, own_disks: bool) -> Iterator[dict[int, Disk]]:
+def _seams(relays: Relays, own_disks: bool, log_entries: int) -> Iterator[dict[int, Disk]]:
     """Daemons that the launcher starts meanwhile are faulty ones; the disks they got, by seat."""
     disks: dict[int, Disk] = {}
 
@@ -158,7 +158,11 @@ def _seams(relays: Relays, own_disks: bool) -> Iterator[dict[int, Disk]]:
             log=testnet.node_log(seat),
             mark=testnet.mark,
             cwd=testnet.node_dir(seat),
-            environment={"PYTHONPATH": str(layout.REPOSITORY), **relays.environment(seat)},
+            environment={
+                "PYTHONPATH": str(layout.REPOSITORY),
+                "NEMESIS_LOG_ENTRIES": str(log_entries),
+                **relays.environment(seat),
+            },
         )
 
     before, nodes.start = nodes.start, start
