@@ -21,20 +21,23 @@ class ClockWatch:
     def __init__(self) -> None:
         self.ahead_ms: int | None = None  # as the newest block was applied
         self._off_since_s: float | None = None
+        self._off_until_s = 0.0
 
     def saw(self, block_time_ms: int) -> None:
         """A block was applied, just now."""
         self.ahead_ms = time.time_ns() // 1_000_000 - block_time_ms
+        self._off_until_s = time.monotonic()
         if abs(self.ahead_ms) < CLOCK_OFF_MS:
             self._off_since_s = None
         elif self._off_since_s is None:
-            self._off_since_s = time.monotonic()
+            self._off_since_s = self._off_until_s
 
     def alarm(self) -> str | None:
-        """What is wrong with the clock, if no block for a while says that it is right."""
+        """What is wrong with the clock, if all blocks of a while say so: one alone may be what was
+        under way when the cluster stood still, and became final late."""
         if self.ahead_ms is None or self._off_since_s is None:
             return None
-        if time.monotonic() - self._off_since_s < CLOCK_OFF_S:
+        if self._off_until_s - self._off_since_s < CLOCK_OFF_S:
             return None
         where = "ahead of" if self.ahead_ms > 0 else "behind"
         return f"this node's clock is {abs(self.ahead_ms) // 1000} s {where} the cluster's time"

@@ -49,6 +49,10 @@ def test_old_blocks_that_come_at_once_and_a_cluster_that_stands_still_are_no_ala
     watch.saw(clocks.wall_ms - 100)
     clocks.passes(3600)
     assert watch.alarm() is None  # nothing was decided meanwhile
+    watch.saw(clocks.wall_ms - 9_000)  # it was proposed when all members ended, and is final now
+    clocks.passes(3600)
+    assert watch.alarm() is None
+    watch.saw(clocks.wall_ms - 100)
     for behind_s in (60, 40, 5):  # it was stopped, and takes up what came then
         watch.saw(clocks.wall_ms - behind_s * 1000)
         assert watch.alarm() is None
