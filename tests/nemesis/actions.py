@@ -1,4 +1,4 @@
-"""What is done to the daemons: one action at a time, by seed, each undone before the next begins.
+"""What is done to the daemons: actions by seed, each undone before the next begins (see storm).
 
 After each the cluster has a leader again: what it could not survive is not asked of it.
 """
@@ -101,7 +101,7 @@ class Nemesis:
     async def _start(self, seats: list[int] | tuple[int, ...]) -> None:
         for seat in self.rng.sample(list(seats), len(seats)):
             if not self.testnet.alive(seat):
-                with suppress(layout.TestnetError):  # a short-lived one is started again below
+                with suppress(layout.TestnetError):  # it may only be slow to answer
                     await self.testnet.start(seat, START_S)
             assert self.testnet.alive(seat), f"seat {seat} does not start"
             self.dead.discard(seat)
