@@ -242,6 +242,6 @@ set -- $missing
 [ "$node_due" = no ] || sync_node
 # Ours is not installed but run from here: where Python may not write beside it, or was told not to,
 # each start of a daemon would compile all of it, for a quarter of a second.
-.venv/bin/python -m compileall -q attest bench chain consensus contracts/*.py deploy node *.py ||
+.venv/bin/python -m compileall -q attest bench chain consensus contracts/*.py deploy dstack_cluster node ||
     say "the sources could not be compiled beforehand; daemons start more slowly"
 [ "$python_due$node_due" = nono ] || say "done"

@@ -55,6 +55,10 @@ echo "  Candidate: $CANDIDATE"
 """
 
 
+SCRIPT = (ROOT / "deploy/setup.sh").read_text()
+COMPILED = SCRIPT.partition("-m compileall -q ")[2].partition(" ||")[0].split()
+
+
 class Machine:
     """A checkout, and a PATH on which only what is named here can be found."""
 
@@ -63,10 +67,9 @@ class Machine:
         self.log = directory / "log"
         self.bin = directory / "bin"
         self.bin.mkdir()
-        for name in ("attest", "bench", "chain", "consensus", "deploy", "node", "contracts/evm"):
+        for name in (*(s for s in COMPILED if "*" not in s), "contracts/evm"):
             (self.checkout / name).mkdir(parents=True)
-        for name in ("contracts/__init__.py", "one.py"):
-            (self.checkout / name).touch()
+        (self.checkout / "contracts/__init__.py").touch()
         for name in ("deploy/setup.sh", "contracts/evm/package-lock.json"):
             shutil.copy(ROOT / name, self.checkout / name)
         for name in ("uv.lock", "pyproject.toml"):
@@ -131,6 +134,11 @@ def test_a_second_run_does_nothing(machine: Machine) -> None:
     assert status == 0, said
     assert [command.split()[0] for command in commands] == ["uv", "npm"]
     _says_everything_is_there(machine)
+
+
+def test_what_is_compiled_beforehand_is_there() -> None:
+    assert "deploy" in COMPILED
+    assert [source for source in COMPILED if not list(ROOT.glob(source))] == []
 
 
 def test_a_checkout_that_was_moved_gets_a_virtual_environment_of_its_own(machine: Machine) -> None:
