@@ -184,7 +184,8 @@ async def _up(arguments: argparse.Namespace) -> int:
                 try:
                     with trio.CancelScope(shield=True):
                         await launch.stop_everything(layout.load(directory), hurry=hurry)
-                    say(f"everything is stopped; the logs stay in {directory / 'log'}")
+                    logs = directory / "log"  # `testnet down` may remove it at the same time
+                    say("everything is stopped" + f"; the logs stay in {logs}" * logs.exists())
                 except TestnetError as error:
                     failure = error
             nursery.cancel_scope.cancel()
