@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 
 from consensus import codec, limits, wire
 from consensus.types import (
@@ -172,6 +173,12 @@ class Served:
             "SELECT data, finalization FROM finalized WHERE height >= ? ORDER BY height LIMIT ?",
             (height, limits.SYNC_LINKS_MAX + 1),
         )
+        # Closed also when an error ends it: as long as somebody keeps that, an open cursor would
+        # keep all readers at what the store held then, and members that ask without new blocks.
+        with closing(rows):
+            return self._proof(height, rows)
+
+    def _proof(self, height: int, rows: Iterable[tuple[bytes, bytes | None]]) -> Manifest | None:
         headers: list[Header] = []
         certified = False
         for data, finalization in rows:

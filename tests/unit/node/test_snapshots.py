@@ -31,6 +31,7 @@ from node import snapshots, state_tables
 from node.archivist import Archivist
 from node.driver import Driver
 from node.network.inbox import EventQueue
+from node.served import NeverProven
 from node.snapshots import SnapshotError, SnapshotFile
 from node.storage import DATABASE_FILE, Pinned, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS, Cluster, small_cluster
@@ -284,6 +285,18 @@ async def test_a_state_right_below_a_new_epoch_is_dropped_for_that_of_the_next_c
     assert pinned is not None and pinned.height == 2 * AT
     await archivist.make(pinned)
     assert archivist.heights == [2 * AT]
+
+
+def test_a_proof_that_there_is_not_leaves_readers_with_what_comes_after(store: Store) -> None:
+    past = Past()
+    store.write([past.extend() for _ in range(AT + 1)] + [past.extend(lag=1)])
+    store.write([past.extend() for _ in range(2)])
+    store.sync()
+    with pytest.raises(NeverProven) as kept:  # as long as the collector has not found it
+        store.manifest(AT)
+    store.write([past.extend()])
+    store.sync()
+    assert store.blocks_from(AT + 5, 1) is not None and kept.value is not None
 
 
 @pytest.mark.trio
