@@ -364,6 +364,8 @@ class Engine(Watching):
                 self._arm()
             case Timer.HEARTBEAT:
                 self._heartbeat_due = True
+            case Timer.GATHER:
+                self._is_gathering = False
             case Timer.STALL:
                 if self._may_accuse():
                     self._nullify(Reason.STALL)

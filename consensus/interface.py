@@ -46,6 +46,7 @@ class Timer(Enum):
     EPOCH = "epoch"  # a due epoch (R15)
     SPREAD = "spread"  # commands that the leader did not get committed at once (R7)
     HEALTH = "health"  # a look at the leader; its ticks are the only clock of R12
+    GATHER = "gather"  # commands for the leader's next block (R1)
 
 
 # --- events ---
@@ -386,6 +387,7 @@ class Durations:
 
     leader_ms: int = 1000
     heartbeat_ms: int = 300
+    gather_ms: int = 0  # between two blocks of a leader, while the first one is not final
     stall_ms: int = 2500
     retry_ms: int = 500
     boot_ms: int = 300

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import limits
 from .codec import make_block
-from .interface import BlockRecord, Send
+from .interface import BlockRecord, Send, Timer
 from .proposals import state_height, unfinalized
 from .types import Block, Certificate, Proposal, View, VoteKind
 from .voting import Voting
@@ -22,19 +22,34 @@ class Proposing(Voting):
             return
         if self._gate_is_closed(self.view.term):
             return
-        asked_for = len(self.mempool) or self._heartbeat_due or self.view.index == 0
-        if not (asked_for or self._record_to_propose()):
+        at_once = self._heartbeat_due or self.view.index == 0 or self._record_to_propose()
+        if not at_once and (not len(self.mempool) or self._gathers()):
             return
         built = self._build()
         if built is None:
             return
         block, parent = built
         self._heartbeat_due = False
+        self._proposed_ms = self._now_ms
         self.ledger.blocks[block.hash] = block
         self._out.persist.append(BlockRecord(block))
         vote = self._sign(VoteKind.NOTARIZE, self.view, block.hash, 0)
         proposal = Proposal(block, parent, vote.signature)
         self._out.send.append(Send(None, ProposalMessage(self.boot.incarnation, proposal)))
+
+    def _gathers(self) -> bool:
+        """R1: True while a larger block is worth a moment: our last one is not final yet.
+
+        A block costs every member the same work whatever is in it. Where messages take longer than
+        ``gather_ms``, nothing waits: the view before was notarized no sooner.
+        """
+        left_ms = self._proposed_ms + self.durations.gather_ms - self._now_ms
+        if left_ms <= 0 or not unfinalized(self.view, self.ledger.tip.view):
+            return False
+        if not self._is_gathering:
+            self._is_gathering = True
+            self._set_timer(Timer.GATHER, left_ms)
+        return True
 
     def _build(self) -> tuple[Block, Certificate | None] | None:
         """A block for the current view with its parent's proof.

@@ -122,6 +122,8 @@ class State:
         self._left: dict[int, int] = {}  # highest index that we were in, of terms that we left
         self._failed_terms = 0  # in a row, since something became final (R13)
         self._heartbeat_due = False
+        self._proposed_ms = 0  # when we proposed last
+        self._is_gathering = False  # True while the timer for it is set
         self._helped: dict[int, View] = {}  # our view when a seat was last shown the way to it
         # By epoch and term: the newest block that we took from its leader, as the leader signed it.
         self.signed: dict[tuple[int, int], tuple[Header, bytes]] = {}

@@ -129,6 +129,7 @@ class TimingConfig:
     leader_timeout_ms: int = 2_000  # silence after which the leader is voted out
     leader_timeout_max_ms: int = 16_000  # cap of its linear growth
     heartbeat_ms: int = 300  # an idle leader proposes an empty block this often
+    gather_ms: int = 20  # a leader's blocks are so far apart while the last one is not final
     retry_ms: int = 500  # own last votes are sent again this often
     stall_ms: int = 2_500  # a term in which nothing becomes final for so long counts as one
     probe_ms: int = 1_000  # members are challenged this often; a leader that misses three goes
@@ -260,7 +261,10 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "format": _Key(choice("json", "pretty"), env=True),
         "level": _Key(choice("debug", "info", "warning", "error"), env=True),
     },
-    "timing": {name.name: _DURATION for name in fields(TimingConfig)},
+    "timing": {
+        **{name.name: _DURATION for name in fields(TimingConfig)},
+        "gather_ms": _Key(integer(0, 1_000), env=True),
+    },
     "snapshots": {name.name: _Key(integer(1, 2**32 - 1)) for name in fields(SnapshotsConfig)},
     "insecure": {name.name: _Key(flag) for name in fields(InsecureConfig)},
 }

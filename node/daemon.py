@@ -488,6 +488,7 @@ def durations(t: TimingConfig) -> Durations:
     return Durations(
         leader_ms=t.leader_timeout_ms,
         heartbeat_ms=t.heartbeat_ms,
+        gather_ms=t.gather_ms,
         stall_ms=t.stall_ms,
         retry_ms=t.retry_ms,
         probe_ms=t.probe_ms,

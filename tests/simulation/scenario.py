@@ -88,6 +88,7 @@ class Scenario:
     group_commit_ms: float = 0.0
     serve_blocks: int = 64
     epoch_settle_ms: int = 3000
+    gather_ms: int = 0
     checkpoints: Checkpoints = Checkpoints()  # noqa: RUF009 - frozen
 
 
@@ -171,6 +172,7 @@ def build(seed: int, settings: Settings, adversaries: tuple[str, ...]) -> Scenar
     scenario.group_commit_ms = rng.choice((0.0, 0.0, 2.0))
     scenario.serve_blocks = rng.choice((3, 64))
     scenario.epoch_settle_ms = rng.choice((0, 100, 1000, 3000))
+    scenario.gather_ms = Random(f"gather {seed}").choice((0, 20, 200))
     _schedule(rng, scenario)
     scenario.checkpoints = Checkpoints(rng.choice((2, 8, 1024)), rng.choice((3, 20)))
     if settings.absences:

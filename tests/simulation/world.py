@@ -207,7 +207,8 @@ class World:
         founders = {s: v for s, v in self.registrable.items() if s not in scenario.outside}
         self.validators = ValidatorSet(0, tuple(founders.values()), seed)
         self.chain = SimChain(self, founders)
-        self.durations = Durations(epoch_settle_ms=scenario.epoch_settle_ms)
+        settle_ms, gather_ms = scenario.epoch_settle_ms, scenario.gather_ms
+        self.durations = Durations(epoch_settle_ms=settle_ms, gather_ms=gather_ms)
         self.oracle = Oracle(self)
         self.losses = Losses(self)
         self.network = Network(self)
