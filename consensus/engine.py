@@ -209,7 +209,7 @@ class Engine(Watching):
         elif self.catchup.target is not None:
             state, reason = "syncing", "fetching finalized blocks"
         elif self.is_abstaining:
-            epoch, term = self._abstain_until
+            epoch, term = self.forgets_until
             state = "abstaining"
             reason = f"the vote log was rolled back: no vote before term {term} of epoch {epoch}"
         return Status(

@@ -189,15 +189,20 @@ class State:
 
     @property
     def is_abstaining(self) -> bool:
-        """R10: True where a rolled-back store may have forgotten a vote of ours.
+        """R10: True where a rolled-back store may have forgotten a vote of ours."""
+        return (self.validators.epoch, self.view.term) < self.forgets_until
+
+    @property
+    def forgets_until(self) -> tuple[int, int]:
+        """R10: the epoch and term from which on the vote log is whole for sure.
 
         In the epoch that follows the one of the rule, two terms may have passed unseen by those
         who told us: the one in which they stood, not having anything to show of it, and the next.
         """
         epoch, term = self._abstain_until
-        if self.validators.epoch == epoch + 1:
-            return term > 0 and self.view.term < ABSTAIN_TERMS + 1
-        return (self.validators.epoch, self.view.term) < self._abstain_until
+        if term > 0 and self.validators.epoch == epoch + 1:
+            return epoch + 1, ABSTAIN_TERMS + 1
+        return epoch, term
 
     def _gate_is_closed(self, term: int) -> bool:
         """R4: True when we sent a nullify vote in this term."""

@@ -480,6 +480,8 @@ def test_a_rollback_shows_though_all_that_was_forgotten_lies_in_the_epoch_before
     assert engine.validators.epoch == 1
     assert engine.boot.done
     assert engine.is_abstaining
+    engine._abstain_until = (0, 7)  # what it was told in the epoch before counts here from term 3 on
+    assert "no vote before term 3 of epoch 1" in engine.status().reason
 
 
 # --- revocation ---
