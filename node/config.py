@@ -129,7 +129,7 @@ class TimingConfig:
     leader_timeout_ms: int = 2_000  # silence after which the leader is voted out
     leader_timeout_max_ms: int = 16_000  # cap of its linear growth
     heartbeat_ms: int = 300  # an idle leader proposes an empty block this often
-    gather_ms: int = 20  # a leader's blocks are so far apart while the last one is not final
+    gather_ms: int = 50  # a leader's blocks are so far apart while the last one is not final
     retry_ms: int = 500  # own last votes are sent again this often
     stall_ms: int = 2_500  # a term in which nothing becomes final for so long counts as one
     probe_ms: int = 1_000  # members are challenged this often; a leader that misses three goes

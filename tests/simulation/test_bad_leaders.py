@@ -19,7 +19,7 @@ from tests.simulation.planted import Directed, NoStallTimer
 from tests.simulation.reign import DEFAULTS, Reign, Writer, replaced_after
 
 # What the daemon runs with by default (``node.config``), where it differs from the core's.
-DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, gather_ms=20, stall_ms=2500)
+DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, gather_ms=50, stall_ms=2500)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])

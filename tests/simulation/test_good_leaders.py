@@ -11,7 +11,7 @@ from tests.simulation.planted import Directed
 from tests.simulation.reign import Reign, Writer
 
 # What the daemon runs with by default (``node.config``), where it differs from the core's.
-DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, gather_ms=20, stall_ms=2500)
+DAEMON = Durations(leader_ms=2000, heartbeat_ms=300, gather_ms=50, stall_ms=2500)
 PAUSES_MS = (900.0, 1600.0, 2400.0, 2900.0)  # a link outlives three seconds of silence
 
 

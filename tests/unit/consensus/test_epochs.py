@@ -480,7 +480,7 @@ def test_a_rollback_shows_though_all_that_was_forgotten_lies_in_the_epoch_before
     assert engine.validators.epoch == 1
     assert engine.boot.done
     assert engine.is_abstaining
-    engine._abstain_until = (0, 7)  # what it was told in the epoch before counts here from term 3 on
+    engine._abstain_until = (0, 7)  # of what it was told in the epoch before
     assert "no vote before term 3 of epoch 1" in engine.status().reason
 
 

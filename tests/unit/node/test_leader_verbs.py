@@ -102,5 +102,6 @@ def test_the_command_line_of_the_operator(
 def test_the_timers_of_the_core_are_those_of_the_configuration() -> None:
     d = durations(config(1).timing)
     assert (d.leader_ms, d.heartbeat_ms, d.stall_ms) == (2000, 300, 2500)
+    assert d.gather_ms == 50
     assert (d.probe_ms, d.censor_ms, d.slow_ms) == (1000, 2000, 1500)
     assert (d.behind_chain_ms, d.patience_ms) == (60_000, 60_000)
