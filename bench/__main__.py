@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import secrets
 import signal
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 
 from deploy.testnet.launch import Say, progress
@@ -62,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return handshake.main(words[1:])
     if words[:1] == ["leaders"]:
         return leaders.main(words[1:])
+    arguments = _arguments(words)
+    # What the testnet's own transactions say would stand in the report.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
-        return trio.run(_main, _arguments(words))
+        return trio.run(_main, arguments)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_FAILED
