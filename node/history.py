@@ -283,12 +283,6 @@ class HistoryTable:
         if gone:
             self._db.execute("DELETE FROM history WHERE revision <= ?", (gone,))
 
-    def clear(self) -> None:
-        """Forgets all rows: the state was replaced by one that they do not lead to."""
-        self._db.execute("DELETE FROM history")
-        self._sizes.clear()
-        self._bytes = 0
-
     def rows(self) -> list[Row]:
         """All rows, ascending."""
         return self._db.execute("SELECT revision, first, data FROM history ORDER BY 1").fetchall()

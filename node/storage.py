@@ -146,6 +146,9 @@ class Store(Served):
             db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
         found = dict(db.execute("SELECT name, value FROM meta"))
         db.execute("COMMIT")
+        if found.get("schema") != SCHEMA_VERSION:
+            was = found.get("schema")
+            raise StorageError(f"the store has schema {was!r}, this release has {SCHEMA_VERSION}")
         for name, value in identity.items():
             if found.get(name) != value:
                 raise StorageError(f"the store belongs to another {name}")

@@ -34,7 +34,7 @@ from consensus.types import (
     VoteKind,
 )
 from node import votelog
-from node.storage import DATABASE_FILE, StorageError, Store
+from node.storage import DATABASE_FILE, SCHEMA_VERSION, StorageError, Store
 from tests.unit.node.small_cluster import CLUSTER, GENESIS
 
 SEAT = 3
@@ -213,6 +213,15 @@ def test_a_store_of_somebody_else_is_refused(tmp_path: Path, changes: dict[str, 
     open_store(tmp_path).close()
     with pytest.raises(StorageError, match="another"):
         open_store(tmp_path, **changes)
+
+
+def test_a_store_of_another_release_says_of_which_schema_it_is(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_FILE)) as db:
+        db.execute("UPDATE meta SET value = 4 WHERE name = 'schema'")
+        db.commit()
+    with pytest.raises(StorageError, match=f"has schema 4, this release has {SCHEMA_VERSION}"):
+        open_store(tmp_path)
 
 
 def test_what_an_earlier_run_left_in_the_log_of_the_database_is_written_into_it_at_the_start(
