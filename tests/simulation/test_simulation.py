@@ -56,7 +56,7 @@ def test_above_a_third_every_fork_convicts_a_third_and_nobody_honest() -> None:
     settings = Settings(
         byzantine=2, above_third=True, adversaries=("twin", "promiscuous"), calm_ms=5_000
     )
-    report = campaign.run(range(540, 565), settings)
+    report = campaign.run(range(630, 655), settings)
     _hold(report)
     assert any(o.forked for o in report.outcomes), "no fork at all: the liars are too tame"
 
