@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
 
+import structlog
 import trio
 
 from tests.nemesis import disks
@@ -30,6 +32,7 @@ def main() -> int:
         if not disks.available():
             parser.error("--disks needs root, mkfs.ext4 and loop devices")
         disks.own_mounts()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     first, _, last = arguments.seeds.partition("..")
     bad = 0
     for seed in range(int(first), int(last or first) + 1):

@@ -73,7 +73,7 @@ async def run(
     every, log_entries = rng.choice((32, 128, 2_000)), rng.choice((8, 64, 1_024))
     settings = (f"snapshots.every_blocks={every}", "snapshots.checkpoint_blocks=16")
     base = free_base_port(count)
-    relays = Relays({seat: base + 10 + seat for seat in range(1, count + 1)})
+    relays = Relays({seat: base + layout.P2P_PORT + seat for seat in range(1, count + 1)})
     with _seams(relays, own_disks, log_entries) as disks:
         try:
             async with trio.open_nursery() as nursery:
