@@ -29,6 +29,8 @@ class Relays:
         self._delay_s = delay_ms / 1000
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._servers: list[asyncio.Server] = []
+        self._ends: set[_Way] = set()
 
     def start(self) -> None:
         """Listen. Raises BenchError."""
@@ -37,10 +39,13 @@ class Relays:
         self._loop = loop = asyncio.new_event_loop()
         try:
             for port in self._ports:
-                relay = partial(_Dialled, port, self._delay_s)
+                relay = partial(_Dialled, self._ends, self._delay_s, port)
                 server = loop.create_server(relay, "127.0.0.1", port + self.offset)
-                loop.run_until_complete(server)
+                self._servers.append(loop.run_until_complete(server))
         except OSError as error:
+            self._close()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
             raise BenchError(f"a relay cannot listen: {error}") from None
         self._thread = threading.Thread(target=loop.run_forever, name="relays", daemon=True)
         self._thread.start()
@@ -49,15 +54,26 @@ class Relays:
         """End all links and the thread."""
         if self._loop is None or self._thread is None:
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._close)
+        self._loop.call_soon_threadsafe(self._loop.call_soon, self._loop.stop)  # after what closes
         self._thread.join()
+        self._loop.close()
         self._thread = None
+
+    def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for end in self._ends:
+            if end.transport is not None:
+                end.transport.abort()
 
 
 class _Way(asyncio.Protocol):
     """One end of a link; what it reads is written to the other end a moment later."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, ends: set[_Way], delay_s: float) -> None:
+        self._ends = ends
         self._delay_s = delay_s
         self.transport: asyncio.Transport | None = None
         self.other: _Way | None = None
@@ -65,11 +81,13 @@ class _Way(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self._ends.add(self)
 
     def data_received(self, data: bytes) -> None:
         asyncio.get_running_loop().call_later(self._delay_s, self._deliver, data)
 
     def connection_lost(self, _: Exception | None) -> None:
+        self._ends.discard(self)
         asyncio.get_running_loop().call_later(self._delay_s, self._end)
 
     def _deliver(self, data: bytes) -> None:
@@ -84,8 +102,8 @@ class _Way(asyncio.Protocol):
 class _Dialled(_Way):
     """The end of who dialled; it dials the node itself."""
 
-    def __init__(self, port: int, delay_s: float) -> None:
-        super().__init__(delay_s)
+    def __init__(self, ends: set[_Way], delay_s: float, port: int) -> None:
+        super().__init__(ends, delay_s)
         self._port = port
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -96,7 +114,7 @@ class _Dialled(_Way):
 
     async def _dial(self) -> None:
         assert self.transport is not None
-        other = _Way(self._delay_s)
+        other = _Way(self._ends, self._delay_s)
         other.other, self.other = self, other
         try:
             loop = asyncio.get_running_loop()

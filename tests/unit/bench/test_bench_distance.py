@@ -1,5 +1,6 @@
 """Relays between nodes that are far from each other."""
 
+import contextlib
 import socket
 import threading
 
@@ -25,7 +26,7 @@ def _listener() -> socket.socket:
 
 def _answer_once(listener: socket.socket) -> None:
     peer, _ = listener.accept()
-    with peer:
+    with peer, contextlib.suppress(ConnectionResetError):
         while data := peer.recv(4096):
             peer.sendall(data.upper())
 
@@ -52,6 +53,24 @@ def test_what_nodes_say_comes_through_whole_and_in_order_both_ways() -> None:
             assert not node.is_alive(), "the end of a link comes through too"
         finally:
             relays.stop()
+
+
+def test_links_end_with_the_relays_and_the_port_is_free_again() -> None:
+    with _listener() as listener:
+        port = listener.getsockname()[1]
+        for _ in range(2):
+            relays = Relays([port], delay_ms=2.0)
+            relays.start()
+            node = threading.Thread(target=_answer_once, args=(listener,))
+            node.start()
+            with socket.create_connection(("127.0.0.1", port + relays.offset), TIMEOUT_S) as link:
+                link.sendall(b"a")
+                assert link.recv(1) == b"A"
+                relays.stop()
+                with contextlib.suppress(ConnectionResetError):
+                    assert link.recv(1) == b""
+            node.join(TIMEOUT_S)
+            assert not node.is_alive()
 
 
 def test_a_node_that_is_down_ends_the_link_and_a_taken_port_is_told() -> None:
