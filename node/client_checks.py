@@ -13,6 +13,7 @@ import anyio
 import httpx
 
 from attest.bounded_json import parse_json
+from consensus.keccak import keccak256
 from node.client_errors import ClusterError, SeatNotActive, WrongCluster, WrongInstance
 
 ANSWER_BYTES_MAX = 256 * 1024
@@ -119,9 +120,7 @@ def _same_hex(one: Any, other: Any) -> bool:
 
 
 def _selector(signature: str) -> bytes:
-    from Crypto.Hash import keccak  # only applications that give an rpc_url need it
-
-    return keccak.new(digest_bits=256, data=signature.encode()).digest()[:4]
+    return keccak256(signature.encode())[:4]
 
 
 def _decode_member(result: str, seat: int) -> tuple[int, bytes]:

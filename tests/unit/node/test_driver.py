@@ -196,6 +196,8 @@ async def test_nothing_of_a_block_is_told_before_the_votes_under_it_are_on_disk(
             clients.start_soon(tell, partial(driver.execute, command, 30))
             clients.start_soon(tell, KeyValues(_Host(driver)).leases)
             await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(OutcomeUnknown, match="disk"):
+                await driver.execute(command, 0)
             on_disk.set()
         nursery.cancel_scope.cancel()
     assert told == [True] * 3
